@@ -1,0 +1,37 @@
+# The commands of README.md. Everything lands in .venv, data and .dagster beside this file; `make clean` removes all three.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export DAGSTER_HOME := $(CURDIR)
+# Dagster's home-grown usage statistics are off in dagster.yaml; the hub's are off here.
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test ui clean lock
+
+demo: $(VENV)/.installed ## documents to packed sequences on the embedded default
+	$(BIN)/python -m el_assets run
+
+test: $(VENV)/.installed-test ## lint, types and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+ui: $(VENV)/.installed ## the Dagster UI on http://127.0.0.1:3000
+	$(BIN)/python -m el_assets register
+	$(BIN)/dagster dev -w workspace.yaml
+
+clean: ## everything that the other targets made
+	rm -rf $(VENV) data .dagster .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .[test]
+	touch $@
+
+lock: $(VENV)/.installed-test ## pin what is installed now; local build tags such as +cpu are not pinned
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock

@@ -1,0 +1,1 @@
+"""Software-defined assets that make and choose long-context training data."""

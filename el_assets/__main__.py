@@ -1,0 +1,70 @@
+"""`python -m el_assets`: the workspace from a shell, for people who do not open the UI."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+# Command-line option -> (variable of the settings, help).
+OPTIONS = {
+    "profile": ("EL_PROFILE", "preset of settings: reference (default) or paper"),
+    "corpus": ("EL_CORPUS", "where documents come from: python-docs:, parquet:PATH-OR-GLOB, jsonl:PATH-OR-GLOB"),
+    "store": ("EL_STORE", "folder for tables and index (default: data)"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m el_assets", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser(
+        "run",
+        help="register shards and materialize them",
+        description="Register the corpus's shards, materialize what is missing or stale, and print a summary. "
+        "Every other setting is an EL_* variable; .env.example lists them.",
+    )
+    _add_options(run)
+    run.add_argument("--shards", metavar="A,B", help="only these shards, by name (default: all)")
+    run.add_argument("--select", choices=("index", "entropylong"), help="only this part (default: all)")
+    run.add_argument("--force", action="store_true", help="recompute tables even if they are up to date")
+    register = commands.add_parser("register", help="register the corpus's shards, so that the UI offers them")
+    _add_options(register)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0 on success, 1 on failure, 2 for bad input."""
+    options = parser().parse_args(arguments)
+    # The settings' variables are the one way in, so that code locations loaded later in this process agree with the command line.
+    for name, (variable, _) in OPTIONS.items():
+        if getattr(options, name) is not None:
+            os.environ[variable] = getattr(options, name)
+    try:
+        _set_home()
+        from el_assets import commands
+
+        return commands.run(options) if options.command == "run" else commands.register()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
+    for name, (variable, text) in OPTIONS.items():
+        command.add_argument(f"--{name}", metavar=name.upper(), help=f"{text} [{variable}]")
+
+
+def _set_home() -> None:
+    """Use the Dagster instance of the working directory unless DAGSTER_HOME names another."""
+    if os.environ.get("DAGSTER_HOME"):
+        return
+    if not Path("dagster.yaml").is_file():
+        raise ValueError("no dagster.yaml here; run from the repository's root, or set DAGSTER_HOME to a folder that has one")
+    os.environ["DAGSTER_HOME"] = str(Path.cwd())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

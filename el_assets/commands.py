@@ -1,0 +1,132 @@
+"""What `python -m el_assets` does: register shards, run the jobs on the Dagster instance, say what came of it.
+
+The runs execute in this process, on the instance that the UI reads, so that they stand there with lineage and metadata.
+"""
+
+import argparse
+import os
+import socket
+import sys
+import time
+
+import dagster as dg
+from dagster import DagsterInstance
+
+from el_assets.automation import range_tags
+from el_assets.definitions import defs
+from el_assets.partitions import contiguous_ranges, register_shards
+from el_assets.shard_runs import open_corpus_of
+from el_assets.summary import Stage, print_summary
+from el_resources.settings import Settings
+
+JOBS_OF = {"index": ("build_index",), "entropylong": ("build_sequences",), None: ("build_index", "build_sequences")}
+PROCESS_TAG = "entropylong/process"
+
+
+def register() -> int:
+    """Register the shards of the corpus that the settings name."""
+    settings = Settings.load()
+    with DagsterInstance.get() as instance:
+        shards = register_shards(instance, open_corpus_of(settings))
+    print(f"{len(shards)} shards of {settings.corpus} are registered: {_listed(shards)}")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Materialize the chosen part for the chosen shards; 0 where everything succeeded and every source could be read."""
+    settings = Settings.load(force=options.force or None)
+    with DagsterInstance.get() as instance:
+        _close_lost_runs(instance)
+        registered = register_shards(instance, open_corpus_of(settings))
+        shards = _chosen(options.shards, registered)
+        print(f"{len(shards)} of {len(registered)} shards of {settings.corpus}: {_listed(shards)}", flush=True)
+        started, stages, succeeded = time.monotonic(), [], True
+        for job, tags in _runs(options.select, shards, registered):
+            result = _execute(instance, job, tags, settings)
+            stages += _stages(instance, result)
+            succeeded = result.success
+            if not succeeded:
+                print(_failure(result), file=sys.stderr)
+                break
+        readable = print_summary(settings, shards, stages, seconds=time.monotonic() - started) if succeeded else True
+    return 0 if succeeded and readable else 1
+
+
+def _runs(select: str | None, shards: list[str], registered: list[str]) -> list[tuple[str, dict[str, str]]]:
+    """(job, tags) in order; a job over shards runs once per contiguous range."""
+    ranges = [range_tags(*ends) for ends in contiguous_ranges(set(shards), registered)]
+    return [("observe_models", {}), *((job, tags) for job in JOBS_OF[select] for tags in ranges)]
+
+
+def _execute(
+    instance: DagsterInstance, job: str, tags: dict[str, str], settings: Settings
+) -> dg.ExecuteInProcessResult:
+    run_config = {
+        "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
+        "resources": {"settings": {"config": {"force": settings.force}}},
+    }
+    return defs.resolve_job_def(job).execute_in_process(
+        instance=instance,
+        tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+        run_config=run_config,
+        raise_on_error=False,
+    )
+
+
+def _stages(instance: DagsterInstance, result: dg.ExecuteInProcessResult) -> list[Stage]:
+    """Seconds and forwards of each asset of a run, in the order of their ends."""
+    keys = {event.step_key for event in result.get_asset_materialization_events()}
+    forwards: dict[str, int] = {}
+    for event in result.get_asset_materialization_events():
+        value = event.materialization.metadata.get("forwards_in_this_run")
+        if value is not None and event.step_key is not None:
+            forwards[event.step_key] = forwards.get(event.step_key, 0) + int(value.value)  # type: ignore[arg-type]
+    stats = [s for s in instance.get_run_step_stats(result.run_id) if s.step_key in keys and s.end_time and s.start_time]
+    return [
+        Stage(s.step_key, (s.end_time or 0) - (s.start_time or 0), forwards.get(s.step_key, 0))
+        for s in sorted(stats, key=lambda s: s.end_time or 0)
+    ]
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    """What failed, by step and check, with the cause."""
+    lines = []
+    for event in result.get_step_failure_events():
+        error = event.step_failure_data.error
+        while error is not None and error.cause is not None:
+            error = error.cause
+        lines.append(f"{event.step_key}: {error.message.strip() if error else 'no cause recorded'}")
+    return "the run failed\n  " + "\n  ".join(lines)
+
+
+def _chosen(asked: str | None, registered: list[str]) -> list[str]:
+    if asked is None:
+        return registered
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    unknown = [name for name in names if name not in registered]
+    if unknown or not names:
+        raise ValueError(f"unknown shard {', '.join(map(repr, unknown)) or repr(asked)}; the corpus has {_listed(registered)}")
+    return [shard for shard in registered if shard in names]
+
+
+def _listed(shards: list[str]) -> str:
+    return ", ".join(shards[:6]) + (f" and {len(shards) - 6} more" if len(shards) > 6 else "")
+
+
+def _close_lost_runs(instance: DagsterInstance) -> None:
+    """Mark runs whose process on this machine is gone as failed, and free their place in the pools; else they would block the next."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])):
+        host, _, pid = run.tags.get(PROCESS_TAG, "").partition(":")
+        if host == socket.gethostname() and not _is_alive(int(pid)):
+            instance.report_run_failed(run, "its process is gone; what it had written stays, the rest is made by the next run")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,144 @@
+"""The corpus and its retrieval index, as assets."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+
+from el_assets.corpus.chunks import chunks_table, with_vectors
+from el_assets.corpus.documents import document_facts, documents_table, usable
+from el_assets.partitions import corpus_shards, registered_shards
+from el_assets.progress import progress
+from el_assets.recipes import RECIPES, Cookbook
+from el_assets.shard_runs import Made, materialize_shards, open_corpus_of
+from el_resources.causal_lm import ModelChoice
+from el_resources.context_store import ContextStore, ShardChunks
+from el_resources.corpus_source import CorruptShardError
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables, refuse_mixed_settings
+from el_resources.text_encoder import open_encoder
+from el_resources.text_splitting import split_text
+
+ENCODE_ROWS = 4096
+INDEX_COLUMNS = ("chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vector")
+
+
+@dg.asset(
+    group_name="corpus",
+    kinds={"parquet"},
+    partitions_def=corpus_shards,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=64),
+    code_version=RECIPES["documents"].code_version,
+)
+def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
+    """One row per source document of the shard, in the source's order.
+
+    Documents that cannot serve (empty, whitespace only, with NUL characters, not UTF-8, exact duplicates within the shard) stay
+    as rows with their reason and without text. A file that cannot be read gives an empty table that names the file and the cause;
+    the check `sources_are_readable` fails for it, and the other shards go on.
+    """
+    source = open_corpus_of(settings)
+
+    def make(shard: str) -> Made:
+        try:
+            table = documents_table(source.documents(shard), source.uri)
+        except CorruptShardError as error:
+            context.log.error(f"{error}; repair or remove the file, the other shards go on")
+            return Made(frame=documents_table([], source.uri), facts={"documents": 0, "unreadable": str(error)})
+        return Made(frame=table, facts=document_facts(table))
+
+    return materialize_shards(context, settings, make)
+
+
+@dg.asset(
+    group_name="corpus",
+    kinds={"parquet"},
+    deps=[documents, "text_encoder"],
+    partitions_def=corpus_shards,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=64),
+    code_version=RECIPES["context_chunks"].code_version,
+)
+def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
+    """One row per retrieval chunk: a passage of at most `chunk_tokens` scorer tokens, cut at text boundaries, with its vector.
+
+    The paper does not state its chunk size; NExtLong, its sibling, packs lines to at most 2,048 characters.
+    """
+    tables = ShardTables(settings.store)
+    tokenizer = ModelChoice.long(settings).tokenizer().backend
+    encoder = open_encoder(settings.encoder, device=settings.device, trust_remote_code=settings.trust_remote_code)
+
+    def make(shard: str) -> Made:
+        texts = usable(tables.scan("documents", shard)).select("doc_id", "text").collect()
+        with progress(context, f"split {shard}", texts.height, "documents") as advance:
+            spans = []
+            for text in texts["text"]:
+                spans.append(split_text(text, tokenizer, settings.chunk_tokens))
+                advance(1)
+        chunks = chunks_table(texts, spans)
+        with progress(context, f"encode {shard}", chunks.height, "chunks") as advance:
+            vectors = encoder.encode(chunks["text"].to_list(), on_progress=advance)
+        facts = {"chunks": chunks.height, "tokens": int(chunks["n_tokens"].sum()), "encoder": encoder.name}
+        return Made(frame=with_vectors(chunks, vectors), facts=facts)
+
+    return materialize_shards(context, settings, make)
+
+
+@dg.asset(group_name="corpus", kinds={"lancedb"}, deps=[context_chunks], code_version="1")
+def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
+    """LanceDB over the chunks of every registered shard: vectors for cosine search and full text for BM25.
+
+    Synced shard by shard (changed: replaced; gone: deleted) and tagged by content, so that what was retrieved can name what it was
+    retrieved from. Building it again over the same chunks changes nothing. The only writer of the store.
+    """
+    tables = ShardTables(settings.store)
+    stamps = tables.stamps("context_chunks", registered_shards(context.instance))
+    if not stamps:
+        raise ValueError(f"no shard has context_chunks in store {settings.store!r}; materialize context_chunks first")
+    refuse_mixed_settings(stamps)
+    shards = {
+        shard: ShardChunks(fingerprint=stamp.fingerprint, batches=partial(index_batches, tables, shard))
+        for shard, stamp in stamps.items()
+    }
+    encoder = Cookbook(settings, tables).model_fingerprint("encoder")
+    n_chunks = sum(int(stamp.facts["rows"]) for stamp in stamps.values())
+    with progress(context, "sync index", n_chunks, "chunks") as advance:
+        report = context_store(settings).sync(
+            shards,
+            settings={"encoder": encoder},
+            exact_row_limit=settings.exact_search_rows,
+            on_progress=lambda shard, n_rows: advance(n_rows),
+        )
+    context.log.info(f"retrieval_index: {report.n_rows:,} chunks, tag {report.tag}, {'changed' if report.changed else 'up to date'}")
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": report.n_rows,
+            "dagster/uri": str(tables.store / "context_store"),
+            "index_tag": report.tag,
+            "skipped": not report.changed,
+            "shards": len(shards),
+            "shards_added": len(report.added),
+            "shards_replaced": len(report.replaced),
+            "shards_deleted": len(report.deleted),
+            "encoder": settings.encoder,
+        },
+        data_version=dg.DataVersion(report.tag),
+    )
+
+
+def context_store(settings: Settings) -> ContextStore:
+    """The retrieval index of the settings' store."""
+    return ContextStore(str(ShardTables(settings.store).store / "context_store"))
+
+
+def index_batches(tables: ShardTables, shard: str) -> Iterator[pa.RecordBatch]:
+    """A shard's chunks as Arrow batches of the index's columns."""
+    frame = tables.scan("context_chunks", shard).select(INDEX_COLUMNS).collect()
+    if frame.is_empty():
+        return
+    dimension = len(frame["vector"][0])
+    shaped = frame.with_columns(pl.col("vector").list.to_array(dimension), shard=pl.lit(shard))
+    yield from shaped.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches(max_chunksize=ENCODE_ROWS)
+
+

@@ -1,0 +1,75 @@
+"""Source documents to the `documents` table: stable ids, content hashes, and a reason for every document that is not used.
+
+Nothing is dropped: a document that cannot serve stays as a row with its `set_aside_reason` and no text.
+"""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import polars as pl
+
+from el_assets.schemas import polars_schema
+from el_resources.corpus_source import SourceDocument
+
+
+def documents_table(documents: Iterable[SourceDocument], source_uri: str) -> pl.DataFrame:
+    """The `documents` table of one shard, in the source's order.
+
+    An exact duplicate is a document whose text already stood in the shard. Two different texts under one source id are told
+    apart by a piece of their hash.
+    """
+    rows, seen_texts, seen_ids = [], set(), set()
+    for document in documents:
+        content_hash = text_hash(document.text)
+        reason = document.set_aside_reason or _reason(document.text)
+        if reason is None and content_hash in seen_texts:
+            reason = "exact_duplicate"
+        if reason is None:
+            seen_texts.add(content_hash)
+        doc_id = document.source_id or content_hash
+        while doc_id in seen_ids:
+            doc_id = f"{doc_id}#{content_hash[:8]}"
+        seen_ids.add(doc_id)
+        rows.append(
+            {
+                "doc_id": doc_id,
+                "text": "" if reason else document.text,
+                "source": source_uri,
+                "url": document.url,
+                "license": document.license,
+                "n_chars": len(document.text),
+                "content_hash": content_hash,
+                "set_aside_reason": reason,
+            }
+        )
+    return pl.DataFrame(rows, schema=polars_schema("documents"), orient="row")
+
+
+def usable(documents: pl.LazyFrame) -> pl.LazyFrame:
+    """The documents that were not set aside."""
+    return documents.filter(pl.col("set_aside_reason").is_null())
+
+
+def document_facts(table: pl.DataFrame) -> dict[str, object]:
+    """Counts for the materialization: used, and set aside by reason."""
+    reasons = table["set_aside_reason"].drop_nulls().value_counts().sort("set_aside_reason")
+    return {
+        "documents": table["set_aside_reason"].null_count(),
+        "characters": int(table.filter(pl.col("set_aside_reason").is_null())["n_chars"].sum()),
+        "set_aside": dict(reasons.iter_rows()),
+    }
+
+
+def text_hash(text: str) -> str:
+    """Hash of a text: 32 hex digits."""
+    return blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+
+
+def _reason(text: str) -> str | None:
+    if not text:
+        return "empty"
+    if not text.strip():
+        return "whitespace"
+    if "\0" in text:
+        return "nul"
+    return None

@@ -1,0 +1,123 @@
+"""Which documents are roots, and where a language model is uncertain in them.
+
+EntropyLong (arXiv 2510.02330), "high-entropy positions": τ = μ + α·σ over the document's own token entropies; the anchors are the
+positions with entropy above τ. Eligibility, skipping and capping are ours; the `paper` profile switches the last two off.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import polars as pl
+
+from el_assets.schemas import polars_schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootLimits:
+    """What a document must fulfil to be a root, in scorer tokens.
+
+    Attributes:
+        shortest, longest: the user's own bounds; longest 0 is none.
+        window: the scorer's window. BOS, the longest chunk, the separator and the root must fit it together.
+        chunk, separator: tokens of the longest chunk and of the separator.
+        sequence: L; a root may fill at most half of a sequence.
+    """
+
+    shortest: int
+    longest: int
+    window: int
+    chunk: int
+    separator: int
+    sequence: int
+
+    def reason_against(self, n_tokens: int) -> str | None:
+        """Why a document of this length is not a root; None where it is one."""
+        if n_tokens < self.shortest:
+            return "shorter_than_root_tokens_min"
+        if 1 + self.chunk + self.separator + n_tokens > self.window:
+            return "does_not_fit_window_with_a_context"
+        if n_tokens > self.sequence // 2:
+            return "longer_than_half_a_sequence"
+        if self.longest and n_tokens > self.longest:
+            return "longer_than_root_tokens_max"
+        return None
+
+
+def sample_roots(
+    doc_ids: Sequence[str], n_tokens: Sequence[int], limits: RootLimits, *, count: int, seed: int
+) -> tuple[list[int], dict[str, int]]:
+    """Indices of the sampled roots, in the documents' order, and how many documents were ineligible for which reason.
+
+    The sample is the `count` eligible documents with the smallest hash of seed and id (all where count is 0), so it does not
+    depend on the order of documents, and other documents that come or go change it little.
+    """
+    reasons = [limits.reason_against(n) for n in n_tokens]
+    eligible = [index for index, reason in enumerate(reasons) if reason is None]
+    chosen = sorted(eligible, key=lambda index: seeded_hash(seed, "root", doc_ids[index]))[: count or None]
+    ineligible = Counter(reason for reason in reasons if reason is not None)
+    return sorted(chosen), {"eligible": len(eligible), **dict(sorted(ineligible.items()))}
+
+
+def threshold(entropy_nats: np.ndarray, alpha: float) -> tuple[float, float, float]:
+    """(μ, σ, τ = μ + ασ) of a document's token entropies [n], in nats; σ over the n tokens, without Bessel's correction."""
+    entropy = entropy_nats.astype(np.float64)
+    mean, std = float(entropy.mean()), float(entropy.std())
+    return mean, std, mean + alpha * std
+
+
+def find_anchors(entropy_nats: np.ndarray, threshold_nats: float, *, skip: int, cap: int) -> np.ndarray:
+    """Positions with entropy above the threshold, ascending, int32.
+
+    Args:
+        entropy_nats: [n_tokens].
+        skip: positions at the start that are never anchors.
+        cap: where more are found the highest entropies stay (ties: the earlier position), so that a sweep of α upwards
+            remains valid; 0 keeps all.
+    """
+    positions = np.flatnonzero(entropy_nats > threshold_nats)
+    positions = positions[positions >= skip]
+    if cap and len(positions) > cap:
+        highest_first = np.argsort(-entropy_nats[positions], kind="stable")
+        positions = np.sort(positions[highest_first[:cap]])
+    return positions.astype(np.int32)
+
+
+def entropy_map_row(
+    doc_id: str,
+    content_hash: str,
+    token_ids: np.ndarray,
+    entropy_nats: np.ndarray,
+    nll_nats: np.ndarray,
+    *,
+    alpha: float,
+    skip: int,
+    cap: int,
+) -> dict[str, object]:
+    """One root's row of `entropy_maps`."""
+    mean, std, tau = threshold(entropy_nats, alpha)
+    return {
+        "doc_id": doc_id,
+        "content_hash": content_hash,
+        "token_ids": token_ids,
+        "entropy_nats": entropy_nats,
+        "nll_nats": nll_nats,
+        "mean_nats": mean,
+        "std_nats": std,
+        "threshold_nats": tau,
+        "anchors": find_anchors(entropy_nats, tau, skip=skip, cap=cap),
+        "n_above_threshold": int((entropy_nats > tau).sum()),
+    }
+
+
+def entropy_maps_table(rows: list[dict[str, object]]) -> pl.DataFrame:
+    """The `entropy_maps` table of one shard."""
+    return pl.DataFrame(rows, schema=polars_schema("entropy_maps"), orient="row")
+
+
+def seeded_hash(seed: int, *parts: str) -> int:
+    """64 bits that depend on the seed and the parts only: the same on every machine and in every process."""
+    text = "\0".join((str(seed), *parts))
+    return int.from_bytes(blake2b(text.encode("utf-8"), digest_size=8).digest())

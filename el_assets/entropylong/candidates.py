@@ -1,0 +1,191 @@
+"""Candidate contexts for uncertain positions: retrieved chunks, and random controls.
+
+EntropyLong, "query and retrieval": the query is the text of tokens [t - w, t + w), and each anchor gets K candidates by cosine.
+K counts what is left after three exclusions, since verification rewards repetition: the root's own chunks, chunks whose
+5-word shingles mostly stand in the root, and further chunks with a text that the anchor already has.
+
+Controls are a few random chunks per root, scored at all its anchors. They are drawn by consistent hashing (each chunk and each draw
+has a place on a ring; a draw takes the next chunk), so that an index that grew keeps nearly all of them.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from el_assets.entropylong.anchors import seeded_hash
+from el_assets.schemas import polars_schema
+
+SHINGLE_WORDS = 5
+# Results beyond K that are asked for at once, so that few searches must be repeated for what exclusions took.
+SLACK = 24
+_WORD = re.compile(r"\w+")
+
+# (indices of the queries, results wanted of each) -> query_index, chunk_id, doc_id, shard, content_hash, text, similarity
+Search = Callable[[np.ndarray, int], pl.DataFrame]
+
+
+def shingles(text: str) -> frozenset[tuple[str, ...]]:
+    """The text's runs of five words, case folded; a shorter text is one shingle, a text without words none."""
+    words = _WORD.findall(text.casefold())
+    if len(words) < SHINGLE_WORDS:
+        return frozenset({tuple(words)} if words else ())
+    return frozenset(zip(*(words[offset:] for offset in range(SHINGLE_WORDS)), strict=False))
+
+
+def containment(chunk: frozenset[tuple[str, ...]], root: frozenset[tuple[str, ...]]) -> float:
+    """Share of the chunk's shingles that stand in the root; 0 for a chunk without words."""
+    return len(chunk & root) / len(chunk) if chunk else 0.0
+
+
+@dataclass
+class Exclusions:
+    """Which chunks may not serve a root, each judged once, and how many were excluded for which reason.
+
+    Attributes:
+        root_texts: text of every root, by document id.
+        limit: a chunk with a larger share of its shingles in the root is a near-duplicate.
+    """
+
+    root_texts: Mapping[str, str]
+    limit: float
+    counts: dict[str, int] = field(default_factory=lambda: {"own_chunks": 0, "near_duplicates": 0})
+    _root_shingles: dict[str, frozenset[tuple[str, ...]]] = field(default_factory=dict)
+    _judged: dict[tuple[str, str], bool] = field(default_factory=dict)
+
+    def allows(self, root: str, chunk_id: str, chunk_doc_id: str, text: str) -> bool:
+        """Whether the chunk may be a context or a control of the root."""
+        key = (root, chunk_id)
+        if key not in self._judged:
+            self._judged[key] = self._judge(root, chunk_doc_id, text)
+        return self._judged[key]
+
+    def _judge(self, root: str, chunk_doc_id: str, text: str) -> bool:
+        if chunk_doc_id == root:
+            self.counts["own_chunks"] += 1
+            return False
+        if root not in self._root_shingles:
+            self._root_shingles[root] = shingles(self.root_texts[root])
+        if containment(shingles(text), self._root_shingles[root]) > self.limit:
+            self.counts["near_duplicates"] += 1
+            return False
+        return True
+
+
+def retrieve(queries: pl.DataFrame, search: Search, exclusions: Exclusions, *, k: int, n_chunks: int) -> pl.DataFrame:
+    """The K best allowed chunks of every query; fewer only where the whole index holds no more.
+
+    Args:
+        queries: `doc_id`, `anchor`, `query_text`, one row per anchor.
+        search: answers for some of the queries by their row numbers.
+        n_chunks: rows of the index.
+
+    Returns:
+        Columns of `candidate_contexts`, `is_control` False.
+    """
+    roots = queries["doc_id"].to_list()
+    pending, wanted = np.arange(queries.height), k + SLACK
+    kept: list[pl.DataFrame] = []
+    while len(pending):
+        wanted = min(wanted, n_chunks)
+        found = _allowed(search(pending, wanted), roots, exclusions).filter(pl.col("rank") < k)
+        counts = dict(found.group_by("query_index").len().iter_rows())
+        filled = np.array([wanted >= n_chunks or counts.get(int(query), 0) == k for query in pending])
+        kept.append(found.filter(pl.col("query_index").is_in(pending[filled].tolist())))
+        pending, wanted = pending[~filled], wanted * 4
+    numbered = queries.with_row_index("query_index").with_columns(pl.col("query_index").cast(pl.Int64))
+    found = pl.concat(kept).drop("doc_id").join(numbered, on="query_index", how="inner")
+    return _candidate_rows(found.with_columns(is_control=pl.lit(False)))
+
+
+def _allowed(found: pl.DataFrame, roots: list[str], exclusions: Exclusions) -> pl.DataFrame:
+    """The allowed results with their rank; of equal texts the best result of each query stays."""
+    allowed = [
+        exclusions.allows(roots[query], chunk_id, doc_id, text)
+        for query, chunk_id, doc_id, text in found.select("query_index", "chunk_id", "doc_id", "text").iter_rows()
+    ]
+    return (
+        found.with_columns(pl.col("query_index").cast(pl.Int64))
+        .filter(pl.Series(allowed, dtype=pl.Boolean))
+        .unique(["query_index", "content_hash"], keep="first", maintain_order=True)
+        .with_columns(rank=pl.int_range(pl.len(), dtype=pl.Int32).over("query_index"))
+    )
+
+
+@dataclass(frozen=True)
+class ControlRing:
+    """All chunks of the index on a ring of 64-bit hashes, sorted by their place.
+
+    Attributes:
+        places: [n_chunks], ascending.
+        chunk_ids: [n_chunks], in the same order.
+    """
+
+    places: list[int]
+    chunk_ids: list[str]
+
+    @classmethod
+    def of(cls, chunk_ids: list[str], *, seed: int) -> "ControlRing":
+        ring = sorted((seeded_hash(seed, "ring", chunk_id), chunk_id) for chunk_id in chunk_ids)
+        return cls([place for place, _ in ring], [chunk_id for _, chunk_id in ring])
+
+    def walk(self, start: int) -> Iterator[str]:
+        """Chunk ids from the first place at or behind `start`, once around."""
+        first = bisect_left(self.places, start)
+        yield from self.chunk_ids[first:]
+        yield from self.chunk_ids[:first]
+
+
+def draw_controls(root: str, ring: ControlRing, is_free: Callable[[str], bool], *, count: int, seed: int) -> list[str]:
+    """Random chunks for a root; fewer than `count` only where the index holds no more that are free.
+
+    Args:
+        is_free: whether a chunk may be a control of this root (allowed, and not retrieved for it).
+    """
+    controls: list[str] = []
+    for draw in range(count):
+        for chunk_id in ring.walk(seeded_hash(seed, "control", root, str(draw))):
+            if chunk_id not in controls and is_free(chunk_id):
+                controls.append(chunk_id)
+                break
+    return controls
+
+
+def control_rows(anchors: pl.DataFrame, controls: pl.DataFrame) -> pl.DataFrame:
+    """Every control at every anchor of its root.
+
+    Args:
+        anchors: `doc_id`, `anchor`.
+        controls: `root`, `chunk_id`, `shard`, `content_hash`.
+    """
+    rows = anchors.select("doc_id", "anchor").join(controls, left_on="doc_id", right_on="root", how="inner")
+    return _candidate_rows(
+        rows.with_columns(
+            query_text=pl.lit(None, pl.String),
+            rank=pl.lit(None, pl.Int32),
+            similarity=pl.lit(None, pl.Float32),
+            is_control=pl.lit(True),
+        )
+    )
+
+
+def query_texts(entropy_maps: pl.DataFrame, decode: Callable[[np.ndarray], str], *, half_width: int) -> pl.DataFrame:
+    """`doc_id`, `anchor`, `query_text` for every anchor: the text of tokens [anchor - w, anchor + w) of its root."""
+    rows = [
+        (doc_id, anchor, decode(np.asarray(token_ids[max(0, anchor - half_width) : anchor + half_width])))
+        for doc_id, token_ids, anchors in entropy_maps.select("doc_id", "token_ids", "anchors").iter_rows()
+        for anchor in anchors
+    ]
+    return pl.DataFrame(rows, schema={"doc_id": pl.String, "anchor": pl.Int32, "query_text": pl.String}, orient="row")
+
+
+def _candidate_rows(found: pl.DataFrame) -> pl.DataFrame:
+    schema = polars_schema("candidate_contexts")
+    return (
+        found.rename({"shard": "chunk_shard", "content_hash": "chunk_hash"})
+        .select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+        .sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
+    )

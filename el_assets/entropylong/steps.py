@@ -1,0 +1,365 @@
+"""One shard of each EntropyLong table: reads what the step needs, calls the pure functions, counts what it did.
+
+The assets (el_assets.entropylong.assets) say what each table is; here stands how a shard of it comes about.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from el_assets.corpus.documents import usable
+from el_assets.entropylong.anchors import RootLimits, entropy_map_row, entropy_maps_table, sample_roots
+from el_assets.entropylong.candidates import (
+    ControlRing,
+    Exclusions,
+    control_rows,
+    draw_controls,
+    query_texts,
+    retrieve,
+)
+from el_assets.entropylong.packing import Group, Segment, leftovers_table, make_group, pack, sequences_table
+from el_assets.entropylong.selection import KeepRule, judge, keep_contexts, pass_rates
+from el_assets.entropylong.verification import (
+    Joint,
+    blocks,
+    pairs_with_before,
+    per_pair_cost,
+    plan_units,
+    score_units,
+    split_known,
+    with_reductions,
+)
+from el_assets.shard_runs import Made
+from el_resources.causal_lm import ModelChoice
+from el_resources.context_store import PinnedIndex
+from el_resources.settings import Settings
+from el_resources.shard_tables import MissingTableError, ShardTables
+from el_resources.text_encoder import TextEncoder, open_encoder
+from el_resources.tokenization import ModelTokenizer
+
+if TYPE_CHECKING:
+    from el_resources.scoring.engine import ScoringEngine
+
+Advance = Callable[[int], None]
+# Starts a progress display: (what, total, unit) -> context manager that yields `advance(units since the last call)`.
+Show = Callable[[str, int, str], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What every step of a shard has at hand."""
+
+    settings: Settings
+    tables: ShardTables
+    tokenizer: ModelTokenizer
+    show: Show
+
+    def separator_ids(self) -> np.ndarray:
+        return self.tokenizer.encode(self.settings.separator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searching:
+    """A pinned index with what its searches need; made once for all shards of a run.
+
+    Attributes:
+        encoder: None where retrieval is by full text.
+        chunks: `chunk_id, doc_id, shard, content_hash` of the whole index.
+        ring: its chunks, ready for drawing controls.
+    """
+
+    index: PinnedIndex
+    encoder: TextEncoder | None
+    chunks: pl.DataFrame
+    ring: ControlRing
+
+    @classmethod
+    def of(cls, index: PinnedIndex, settings: Settings) -> "Searching":
+        encoder = None
+        if settings.retriever == "dense":
+            encoder = open_encoder(
+                settings.encoder, device=settings.device, trust_remote_code=settings.trust_remote_code
+            )
+        chunks = index.chunk_ids()
+        ring = ControlRing.of(chunks["chunk_id"].to_list(), seed=settings.seed)
+        return cls(index=index, encoder=encoder, chunks=chunks, ring=ring)
+
+
+class Meter:
+    """Forwards, tokens and seconds that an engine spends between construction and `facts`."""
+
+    def __init__(self, engine: "ScoringEngine") -> None:
+        self.engine = engine
+        self.before = (engine.forwards, engine.tokens, engine.seconds)
+
+    def facts(self) -> dict[str, object]:
+        forwards, tokens, seconds = (
+            now - then for now, then in zip((self.engine.forwards, self.engine.tokens, self.engine.seconds), self.before, strict=True)
+        )
+        return {
+            "forwards": int(forwards),
+            "tokens": int(tokens),
+            "scoring_seconds": round(float(seconds), 3),
+            "tokens_per_second": round(tokens / seconds) if seconds else 0,
+        }
+
+
+def map_entropy(step: Step, shard: str, engine: "ScoringEngine", model: ModelChoice) -> Made:
+    """`entropy_maps` of a shard: sampled roots, scored at every token."""
+    settings = step.settings
+    texts = usable(step.tables.scan("documents", shard)).select("doc_id", "content_hash", "text").collect()
+    tokens = step.tokenizer.encode_batch(texts["text"].to_list())
+    limits = RootLimits(
+        shortest=settings.root_tokens_min,
+        longest=settings.root_tokens_max,
+        window=engine.window,
+        chunk=settings.chunk_tokens,
+        separator=len(step.separator_ids()),
+        sequence=settings.sequence_tokens,
+    )
+    chosen, counts = sample_roots(
+        texts["doc_id"].to_list(), [len(ids) for ids in tokens], limits, count=settings.roots_per_shard, seed=settings.seed
+    )
+    meter = Meter(engine)
+    sequences = [tokens[index] for index in chosen]
+    with step.show(f"entropy {shard}", sum(len(ids) for ids in sequences), "tokens") as advance:
+        scores = engine.score(sequences, on_progress=advance)
+    rows = [
+        entropy_map_row(
+            *texts.select("doc_id", "content_hash").row(index),
+            tokens[index],
+            score.entropy_nats,
+            score.nll_nats,
+            alpha=settings.alpha,
+            skip=settings.skip_tokens,
+            cap=settings.max_anchors,
+        )
+        for index, score in zip(chosen, scores, strict=True)
+    ]
+    table = entropy_maps_table(rows)
+    facts = {
+        **meter.facts(),
+        **{f"documents_{name}": count for name, count in counts.items()},
+        "anchors": int(table["anchors"].list.len().sum()),
+        "root_tokens": int(table["token_ids"].list.len().sum()),
+        "vocab_size": engine.vocab_size,
+        "model": model.name,
+        "model_has_bos": step.tokenizer.has_bos,
+    }
+    return Made(frame=table, facts=facts)
+
+
+def find_candidates(step: Step, shard: str, searching: Searching) -> Made:
+    """`candidate_contexts` of a shard: retrieved chunks and controls of every anchor."""
+    settings = step.settings
+    maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids", "anchors"])
+    queries = query_texts(maps, step.tokenizer.decode, half_width=settings.query_half_width)
+    exclusions = Exclusions(
+        {doc_id: step.tokenizer.decode(np.asarray(ids)) for doc_id, ids, _ in maps.iter_rows()},
+        settings.near_duplicate_containment,
+    )
+    with step.show(f"retrieve {shard}", queries.height, "queries") as advance:
+        search = _search(searching, queries["query_text"].to_list(), advance)
+        retrieved = retrieve(queries, search, exclusions, k=settings.candidates_per_anchor, n_chunks=searching.index.n_rows)
+    excluded = dict(exclusions.counts)
+    controls = _draw(step, searching, queries, retrieved, exclusions)
+    table = pl.concat([retrieved, controls]).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
+    facts = {
+        "anchors": queries.height,
+        "retrieved_pairs": retrieved.height,
+        "control_pairs": controls.height,
+        "unique_units": table.select("doc_id", "chunk_hash").n_unique(),
+        "excluded_own_chunks": excluded["own_chunks"],
+        "excluded_near_duplicates": excluded["near_duplicates"],
+        "chunks_in_index": searching.index.n_rows,
+    }
+    return Made(frame=table, facts=facts, pinned={"index_tag": searching.index.tag})
+
+
+def _search(
+    searching: Searching, texts: list[str], advance: Advance
+) -> Callable[[np.ndarray, int], pl.DataFrame]:
+    """Answers for some of the texts by their numbers; result columns as PinnedIndex's, numbered by text."""
+    index, encoder = searching.index, searching.encoder
+    vectors = encoder.encode(texts) if encoder is not None and texts else None
+
+    def search(numbers: np.ndarray, k: int) -> pl.DataFrame:
+        if vectors is None:
+            found = index.search_text([texts[number] for number in numbers], k)
+        else:
+            found = index.search_dense(vectors[numbers], k)
+        advance(len(numbers))
+        return found.with_columns(query_index=pl.Series(numbers).gather(found["query_index"]).cast(pl.Int64))
+
+    return search
+
+
+def _draw(
+    step: Step, searching: Searching, queries: pl.DataFrame, retrieved: pl.DataFrame, exclusions: Exclusions
+) -> pl.DataFrame:
+    """`candidate_contexts` rows of every root's controls."""
+    index, chunks = searching.index, searching.chunks
+    place = {chunk_id: row for row, chunk_id in enumerate(chunks["chunk_id"])}
+    taken = {root: set(ids) for root, ids in retrieved.group_by("doc_id").agg("chunk_hash").iter_rows()}
+    drawn: list[tuple[str, str, str, str]] = []
+    for root in queries["doc_id"].unique(maintain_order=True):
+        hashes = taken.setdefault(root, set())
+
+        def is_free(chunk_id: str, root: str = root, hashes: set[str] = hashes) -> bool:
+            _, doc_id, _, content_hash = chunks.row(place[chunk_id])
+            if content_hash in hashes or doc_id == root:
+                return False
+            (text,) = index.texts([chunk_id])["text"]
+            return exclusions.allows(root, chunk_id, doc_id, text)
+
+        for chunk_id in draw_controls(
+            root, searching.ring, is_free, count=step.settings.controls_per_root, seed=step.settings.seed
+        ):
+            _, _, chunk_shard, content_hash = chunks.row(place[chunk_id])
+            hashes.add(content_hash)
+            drawn.append((root, chunk_id, chunk_shard, content_hash))
+    columns = ["root", "chunk_id", "shard", "content_hash"]
+    return control_rows(queries, pl.DataFrame(drawn, schema={c: pl.String for c in columns}, orient="row"))
+
+
+def score_contexts(step: Step, shard: str, engine: "ScoringEngine", scorer_fingerprint: str) -> Made:
+    """`context_scores` of a shard: every candidate and control, one forward per unique (root, chunk)."""
+    maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids", "entropy_nats", "nll_nats", "anchors"])
+    pairs = pairs_with_before(step.tables.read("candidate_contexts", shard), maps)
+    basis = {"scorer": scorer_fingerprint, "separator": step.settings.separator}
+    known, new = split_known(pairs, _earlier_scores(step, shard, basis))
+    roots = {doc_id: np.asarray(ids, dtype=np.int32) for doc_id, ids in maps.select("doc_id", "token_ids").iter_rows()}
+    chunks = chunk_tokens(step, pairs)
+    joint = Joint(step.separator_ids())
+    units = plan_units(new)
+    meter = Meter(engine)
+    scored = _score_blocks(step, shard, engine, units, roots, chunks, joint)
+    after = new.join(pl.concat(scored), on=["doc_id", "chunk_hash", "anchor"], how="inner") if scored else known.clear()
+    table = with_reductions(pl.concat([known, after])).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
+    assert table.height == pairs.height, (table.height, pairs.height)
+    facts = {
+        **meter.facts(),
+        "pairs": pairs.height,
+        "pairs_reused": known.height,
+        "units": len(units),
+        **per_pair_cost(pairs, roots, chunks, joint),
+        "basis": basis,
+    }
+    return Made(frame=table, facts=facts)
+
+
+def _score_blocks(
+    step: Step,
+    shard: str,
+    engine: "ScoringEngine",
+    units: Sequence[Any],
+    roots: Mapping[str, np.ndarray],
+    chunks: Mapping[str, np.ndarray],
+    joint: Joint,
+) -> list[pl.DataFrame]:
+    """Scores of all units, block by block; progress counts the tokens that the model reads."""
+    total = sum(len(chunks[u.chunk_hash]) + len(joint.separator_ids) + 1 + u.anchors[-1] for u in units)
+    with step.show(f"verify {shard}", total, "tokens") as advance:
+
+        def score(
+            sequences: list[np.ndarray], positions: list[np.ndarray]
+        ) -> list[tuple[np.ndarray, np.ndarray]]:
+            scores = engine.score(sequences, positions, on_progress=advance)
+            return [(score.entropy_nats, score.nll_nats) for score in scores]
+
+        return [score_units(block, roots, chunks, joint, score) for block in blocks(units)]
+
+
+def _earlier_scores(step: Step, shard: str, basis: Mapping[str, str]) -> pl.DataFrame | None:
+    """The shard's present table, if its scores mean the same as those to be made."""
+    stamp = step.tables.stamp("context_scores", shard)
+    if step.settings.force or stamp is None or stamp.facts.get("basis") != basis:
+        return None
+    return step.tables.read("context_scores", shard)
+
+
+def chunk_tokens(step: Step, wanted: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Token ids by content hash of the chunks in `chunk_id`, `chunk_shard`, `chunk_hash`.
+
+    Raises:
+        MissingTableError: a chunk is no longer in its shard's context_chunks.
+    """
+    texts: dict[str, str] = {}
+    for (chunk_shard,), rows in wanted.select("chunk_id", "chunk_shard", "chunk_hash").unique().group_by("chunk_shard"):
+        ids = rows["chunk_id"].to_list()
+        found = step.tables.scan("context_chunks", str(chunk_shard)).filter(pl.col("chunk_id").is_in(ids))
+        texts.update(found.select("content_hash", "text").collect().iter_rows())
+    gone = wanted.filter(~pl.col("chunk_hash").is_in(list(texts)))
+    if not gone.is_empty():
+        raise MissingTableError(
+            f"{gone['chunk_id'].n_unique()} chunks are no longer in context_chunks, the first is {gone['chunk_id'][0]!r}; "
+            "materialize retrieval_index and then candidate_contexts again"
+        )
+    return dict(zip(texts, step.tokenizer.encode_batch(list(texts.values())), strict=True))
+
+
+def verify_pairs(step: Step, shard: str) -> Made:
+    """`verified_pairs` of a shard: the keep rule over stored scores; no model."""
+    settings = step.settings
+    scores = step.tables.read("context_scores", shard)
+    rule = KeepRule(epsilon=settings.epsilon, criterion=settings.criterion, beats_controls=settings.beats_controls)
+    by_epsilon = KeepRule(epsilon=settings.epsilon, criterion=settings.criterion, beats_controls=False)
+    judged = judge(scores, rule)
+    table, n_capped = keep_contexts(judged, max_uses=settings.max_chunk_uses)
+    plain = pass_rates(judge(scores, by_epsilon), seed=settings.seed)
+    facts = {
+        "contexts": table.height,
+        "roots_with_contexts": table["doc_id"].n_unique(),
+        "contexts_dropped_by_use_cap": n_capped,
+        "mean_best_reduction": table["best_reduction"].mean(),
+        **pass_rates(judged, seed=settings.seed).facts(),
+        "epsilon_only": plain.facts(),
+    }
+    return Made(frame=table, facts=facts)
+
+
+def pack_sequences(step: Step, shard: str) -> Made:
+    """`packed_sequences` and `packing_leftovers` of a shard."""
+    settings = step.settings
+    pairs = step.tables.read("verified_pairs", shard)
+    maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids"])
+    roots = {doc_id: np.asarray(ids, dtype=np.int32) for doc_id, ids in maps.iter_rows()}
+    groups = _groups(step, pairs, roots)
+    sequences, leftovers = pack(groups, length=settings.sequence_tokens, end_of_text=step.tokenizer.eos_id, seed=settings.seed)
+    without = {doc_id: len(ids) for doc_id, ids in roots.items() if doc_id not in set(pairs["doc_id"])}
+    table, left = sequences_table(shard, sequences), leftovers_table(leftovers, without)
+    context_tokens = sum(s.n_tokens for segments in sequences for s in segments if s.kind == "context")
+    facts = {
+        "sequences": table.height,
+        "packed_tokens": int(table["n_tokens"].sum()),
+        "context_tokens": context_tokens,
+        "packed_contexts": sum(s.kind == "context" for segments in sequences for s in segments),
+        "packed_roots": sum(s.kind == "root" for segments in sequences for s in segments),
+        "leftovers": dict(left["reason"].value_counts().sort("reason").iter_rows()),
+    }
+    return Made(frame=table, facts=facts, side_tables={"packing_leftovers": left})
+
+
+def _groups(step: Step, pairs: pl.DataFrame, roots: Mapping[str, np.ndarray]) -> list[Group]:
+    chunks = chunk_tokens(step, pairs)
+    contexts: dict[str, list[Segment]] = {}
+    for row in pairs.iter_rows(named=True):
+        contexts.setdefault(row["doc_id"], []).append(
+            Segment(
+                "context",
+                chunks[row["chunk_hash"]],
+                doc_id=row["chunk_id"].rpartition("@")[0],
+                chunk_id=row["chunk_id"],
+                chunk_shard=row["chunk_shard"],
+                anchors=row["anchors"],
+                reductions=row["reductions"],
+            )
+        )
+    separator = step.separator_ids()
+    return [
+        make_group(Segment("root", roots[doc_id], doc_id=doc_id), segments, separator, seed=step.settings.seed)
+        for doc_id, segments in contexts.items()
+    ]

@@ -1,0 +1,23 @@
+"""Jobs, cut so that a run has one partition definition and a one-shard click never rebuilds the index."""
+
+import dagster as dg
+
+observe_models = dg.define_asset_job(
+    "observe_models",
+    selection=dg.AssetSelection.assets("short_model", "long_model", "text_encoder"),
+    description="Record which weights the settings name now.",
+)
+build_index = dg.define_asset_job(
+    "build_index",
+    selection=dg.AssetSelection.assets("documents", "context_chunks", "retrieval_index"),
+    description="Read shards, cut them into chunks and sync the retrieval index.",
+)
+build_sequences = dg.define_asset_job(
+    "build_sequences",
+    selection=dg.AssetSelection.assets(
+        "entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences"
+    ),
+    description="EntropyLong for the chosen shards, from entropy maps to packed sequences.",
+)
+
+JOBS = [observe_models, build_index, build_sequences]

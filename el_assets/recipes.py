@@ -1,0 +1,136 @@
+"""What each table is made from, and the hash that says whether a stored table still follows from it.
+
+A table's recipe is the hash of its code version, the fingerprints of the tables of the same shard that it reads, the method
+settings and the models that it depends on. Inputs that span shards (the retrieval index) are pinned, not part of it: a newer
+index does not make finished shards stale (see el_resources.shard_tables.Stamp).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from el_resources.causal_lm import ModelChoice
+from el_resources.corpus_source import CorpusSource
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables, Stamp, digest
+from el_resources.text_encoder import encoder_fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a table depends on.
+
+    Attributes:
+        code_version: raised whenever the code that makes the table changes its content.
+        inputs: tables of the same shard.
+        settings: fields of `Settings`.
+        models: `scorer`, `tokenizer`, `encoder`.
+    """
+
+    code_version: str
+    inputs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+
+RECIPES: dict[str, Recipe] = {
+    "documents": Recipe(code_version="1", settings=("text_column",)),
+    "context_chunks": Recipe(
+        code_version="1", inputs=("documents",), settings=("chunk_tokens",), models=("tokenizer", "encoder")
+    ),
+    "entropy_maps": Recipe(
+        code_version="1",
+        inputs=("documents",),
+        settings=(
+            "alpha",
+            "chunk_tokens",
+            "max_anchors",
+            "root_tokens_max",
+            "root_tokens_min",
+            "roots_per_shard",
+            "seed",
+            "separator",
+            "sequence_tokens",
+            "skip_tokens",
+        ),
+        models=("scorer",),
+    ),
+    "candidate_contexts": Recipe(
+        code_version="1",
+        inputs=("entropy_maps",),
+        settings=(
+            "candidates_per_anchor",
+            "controls_per_root",
+            "near_duplicate_containment",
+            "query_half_width",
+            "retriever",
+            "seed",
+        ),
+        models=("encoder",),
+    ),
+    "context_scores": Recipe(
+        code_version="1", inputs=("candidate_contexts", "entropy_maps"), settings=("separator",), models=("scorer",)
+    ),
+    "verified_pairs": Recipe(
+        code_version="1",
+        inputs=("context_scores",),
+        settings=("beats_controls", "criterion", "epsilon", "max_chunk_uses", "seed"),
+    ),
+    "packed_sequences": Recipe(
+        code_version="1",
+        inputs=("verified_pairs", "entropy_maps"),
+        settings=("separator", "seed", "sequence_tokens"),
+        models=("tokenizer",),
+    ),
+}
+
+# In the order in which they are made.
+ENTROPYLONG_TABLES = tuple(RECIPES)
+
+
+class Cookbook:
+    """Recipes under one run's settings; model fingerprints are computed once."""
+
+    def __init__(self, settings: Settings, tables: ShardTables, source: CorpusSource | None = None) -> None:
+        self.settings = settings
+        self.tables = tables
+        self.source = source
+        self._models: dict[str, str] = {}
+
+    def model_fingerprint(self, role: str) -> str:
+        """Fingerprint of the `scorer`, its `tokenizer` or the `encoder`."""
+        if role not in self._models:
+            if role == "encoder":
+                self._models[role] = encoder_fingerprint(self.settings.encoder)
+            else:
+                scorer = ModelChoice.long(self.settings)
+                self._models[role] = scorer.fingerprint() if role == "scorer" else scorer.tokenizer_fingerprint()
+        return self._models[role]
+
+    def draft(self, asset: str, shard: str) -> Stamp:
+        """The stamp that a table made now would carry, before facts and pinned inputs.
+
+        Raises:
+            MissingTableError: an input has not been made.
+        """
+        recipe = RECIPES[asset]
+        inputs = {name: self.tables.require_stamp(name, shard) for name in recipe.inputs}
+        own: dict[str, Any] = self.settings.subset(recipe.settings)
+        models = {role: self.model_fingerprint(role) for role in recipe.models}
+        parts: dict[str, Any] = {
+            "asset": asset,
+            "code_version": recipe.code_version,
+            "inputs": {name: stamp.fingerprint for name, stamp in inputs.items()},
+            "settings": own,
+            "models": models,
+        }
+        if asset == "documents":
+            assert self.source is not None, "documents are made from a source"
+            parts["source"] = self.source.shard_fingerprint(shard)
+        lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}
+        return Stamp(asset=asset, partition=shard, recipe=digest(parts), settings={**lineage, **models, **own})
+
+    def is_current(self, asset: str, shard: str) -> bool:
+        """Whether the stored table still follows from its inputs and the settings."""
+        stored = self.tables.stamp(asset, shard)
+        return stored is not None and stored.recipe == self.draft(asset, shard).recipe

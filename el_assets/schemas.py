@@ -1,0 +1,173 @@
+"""The tables' columns: the single source of their names, types, units and meaning.
+
+`conform` is called before every write, so that no table can carry a column that is not described here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import dagster as dg
+import polars as pl
+
+TOKENS = pl.List(pl.Int32())
+SCORES = pl.List(pl.Float32())
+POSITIONS = pl.List(pl.Int32())
+
+SEGMENT = pl.Struct(
+    {
+        "kind": pl.String(),
+        "doc_id": pl.String(),
+        "chunk_id": pl.String(),
+        "chunk_shard": pl.String(),
+        "start": pl.Int32(),
+        "end": pl.Int32(),
+        "cut": pl.Int32(),
+        "anchors": POSITIONS,
+        "reductions": SCORES,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its polars type and what it means, with the unit."""
+
+    dtype: pl.DataType
+    description: str
+
+
+TableSchema = Mapping[str, Column]
+
+_DOC_ID = Column(pl.String(), "Document's stable id: the source's own, else a hash of the text.")
+_ROOT_ID = Column(pl.String(), "Root document's id.")
+_CHUNK_ID = Column(pl.String(), "Chunk's id: document, first character and a hash of the text.")
+_CHUNK_SHARD = Column(pl.String(), "Corpus shard that holds the chunk.")
+_CONTENT_HASH = Column(pl.String(), "Hash of the text, 32 hex digits.")
+_ANCHOR = Column(pl.Int32(), "Position of the uncertain token in the root, from 0.")
+
+DOCUMENTS: TableSchema = {
+    "doc_id": _DOC_ID,
+    "text": Column(pl.String(), "The document's text; empty where it was set aside."),
+    "source": Column(pl.String(), "Corpus URI that the document came from."),
+    "url": Column(pl.String(), "Address of the original, where the source gives one."),
+    "license": Column(pl.String(), "Licence of the text, where the source gives one."),
+    "n_chars": Column(pl.Int64(), "Characters of the text as read."),
+    "content_hash": _CONTENT_HASH,
+    "set_aside_reason": Column(
+        pl.String(), "Why the document is not used: empty, whitespace, nul, not_utf8, exact_duplicate; null where it is."
+    ),
+}
+
+CONTEXT_CHUNKS: TableSchema = {
+    "chunk_id": _CHUNK_ID,
+    "doc_id": _DOC_ID,
+    "start_char": Column(pl.Int64(), "First character of the chunk in its document."),
+    "end_char": Column(pl.Int64(), "Character behind the chunk's last."),
+    "text": Column(pl.String(), "The chunk: the document's characters [start_char, end_char)."),
+    "n_tokens": Column(pl.Int32(), "Scorer tokens of the chunk by itself."),
+    "content_hash": _CONTENT_HASH,
+    "vector": Column(SCORES, "Retrieval embedding, unit length (zeros where the chunk has no known token)."),
+}
+
+ENTROPY_MAPS: TableSchema = {
+    "doc_id": _ROOT_ID,
+    "content_hash": _CONTENT_HASH,
+    "token_ids": Column(TOKENS, "The root's scorer tokens, without BOS."),
+    "entropy_nats": Column(SCORES, "Entropy in nats of the distribution that predicts each token."),
+    "nll_nats": Column(SCORES, "Negative log-likelihood in nats of each token."),
+    "mean_nats": Column(pl.Float64(), "μ: mean entropy of the root's tokens."),
+    "std_nats": Column(pl.Float64(), "σ: standard deviation of the entropy of the root's tokens."),
+    "threshold_nats": Column(pl.Float64(), "τ = μ + ασ."),
+    "anchors": Column(POSITIONS, "Positions with entropy above τ, ascending; the highest ones where their number is capped."),
+    "n_above_threshold": Column(pl.Int32(), "Positions above τ before skipping and capping."),
+}
+
+CANDIDATE_CONTEXTS: TableSchema = {
+    "doc_id": _ROOT_ID,
+    "anchor": _ANCHOR,
+    "query_text": Column(pl.String(), "The root's text around the anchor, tokens [anchor - w, anchor + w)."),
+    "chunk_id": _CHUNK_ID,
+    "chunk_shard": _CHUNK_SHARD,
+    "chunk_hash": Column(pl.String(), "Hash of the chunk's text."),
+    "rank": Column(pl.Int32(), "Rank among the anchor's candidates, from 0; null for controls."),
+    "similarity": Column(pl.Float32(), "Cosine (dense) or BM25 (full_text) of query and chunk; null for controls."),
+    "is_control": Column(pl.Boolean(), "A random chunk, scored to measure what chance passes."),
+}
+
+CONTEXT_SCORES: TableSchema = {
+    **{name: column for name, column in CANDIDATE_CONTEXTS.items() if name != "query_text"},
+    "root_hash": Column(pl.String(), "Hash of the root's tokens."),
+    "entropy_before_nats": Column(pl.Float32(), "H: entropy at the anchor without the context."),
+    "entropy_after_nats": Column(pl.Float32(), "H': entropy at the anchor with the context in front of the root."),
+    "nll_before_nats": Column(pl.Float32(), "NLL of the true token at the anchor without the context."),
+    "nll_after_nats": Column(pl.Float32(), "NLL of the true token at the anchor with the context in front."),
+    "reduction": Column(pl.Float32(), "ΔI = (H - H') / H, a share of H."),
+    "nll_reduction": Column(pl.Float32(), "(NLL - NLL') / NLL, a share of the NLL before."),
+}
+
+VERIFIED_PAIRS: TableSchema = {
+    "doc_id": _ROOT_ID,
+    "chunk_id": _CHUNK_ID,
+    "chunk_shard": _CHUNK_SHARD,
+    "chunk_hash": Column(pl.String(), "Hash of the chunk's text."),
+    "anchors": Column(POSITIONS, "The root's anchors that the context verifies, ascending."),
+    "reductions": Column(SCORES, "ΔI at those anchors."),
+    "nll_reductions": Column(SCORES, "Relative fall of the true token's NLL at those anchors."),
+    "similarities": Column(SCORES, "Similarity of each anchor's query to the chunk."),
+    "best_reduction": Column(pl.Float32(), "The largest of the reductions."),
+}
+
+PACKED_SEQUENCES: TableSchema = {
+    "sequence_id": Column(pl.String(), "Shard and number of the sequence."),
+    "token_ids": Column(TOKENS, "Exactly L scorer tokens; one attention span: do not mask its documents from each other."),
+    "n_tokens": Column(pl.Int32(), "Tokens of the sequence."),
+    "segments": Column(
+        pl.List(SEGMENT),
+        "What each token span is: kind (context, root, separator, end_of_text), whose text, [start, end) in the sequence, "
+        "tokens cut from its head, and for contexts the root's anchors and reductions. The spans tile the sequence.",
+    ),
+}
+
+PACKING_LEFTOVERS: TableSchema = {
+    "doc_id": _ROOT_ID,
+    "reason": Column(
+        pl.String(), "no_verified_context, group_longer_than_sequence, or no_fitting_group (the rest fills no sequence)."
+    ),
+    "n_tokens": Column(pl.Int32(), "Tokens of the root with its verified contexts and joints."),
+}
+
+TABLES: dict[str, TableSchema] = {
+    "documents": DOCUMENTS,
+    "context_chunks": CONTEXT_CHUNKS,
+    "entropy_maps": ENTROPY_MAPS,
+    "candidate_contexts": CANDIDATE_CONTEXTS,
+    "context_scores": CONTEXT_SCORES,
+    "verified_pairs": VERIFIED_PAIRS,
+    "packed_sequences": PACKED_SEQUENCES,
+    "packing_leftovers": PACKING_LEFTOVERS,
+}
+
+
+def polars_schema(table: str) -> pl.Schema:
+    """Column types of a table, by name."""
+    return pl.Schema({name: column.dtype for name, column in TABLES[table].items()})
+
+
+def conform(frame: pl.DataFrame, table: str) -> pl.DataFrame:
+    """The frame in the table's column order and types.
+
+    Raises:
+        polars exceptions where a column is missing or cannot be cast without loss.
+    """
+    assert set(frame.columns) == set(TABLES[table]), (table, set(frame.columns) ^ set(TABLES[table]))
+    return frame.select(pl.col(name).cast(column.dtype) for name, column in TABLES[table].items())
+
+
+def dagster_schema(table: str) -> dg.TableSchema:
+    """The table's columns as Dagster shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name=name, type=str(column.dtype), description=column.description)
+            for name, column in TABLES[table].items()
+        ]
+    )

@@ -1,0 +1,89 @@
+"""A run over many shards: skip what is up to date, make the rest one shard at a time, say what happened for each.
+
+Every partitioned asset's body is `materialize_shards(context, settings, make)`. A shard's table is written as soon as it is made,
+so a run that dies loses at most the shard at hand, and the next run starts there.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from el_assets.metadata import table_metadata
+from el_assets.recipes import Cookbook
+from el_assets.schemas import conform
+from el_resources.corpus_source import open_corpus
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables, Stamp, digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """One shard's result.
+
+    Attributes:
+        frame: the asset's table.
+        facts: counts and costs for the stamp, JSON-ready.
+        pinned: inputs to record without depending on them.
+        side_tables: further tables of the same shard, written before the asset's own.
+    """
+
+    frame: pl.DataFrame
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    side_tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+
+
+def materialize_shards(
+    context: dg.AssetExecutionContext,
+    settings: Settings,
+    make: Callable[[str], Made],
+    *,
+    still_valid: Callable[[str], bool] = lambda shard: True,
+) -> dg.MaterializeResult:
+    """Make the run's shards of the asset at hand.
+
+    Args:
+        make: computes one shard.
+        still_valid: a further condition for skipping a shard whose recipe is unchanged.
+
+    Raises:
+        MissingTableError: a table of the same shard that the asset reads has not been made.
+    """
+    asset = context.asset_key.to_user_string()
+    tables = ShardTables(settings.store)
+    cookbook = Cookbook(settings, tables, open_corpus_of(settings) if asset == "documents" else None)
+    fingerprints = {}
+    for number, shard in enumerate(context.partition_keys, start=1):
+        draft, stored = cookbook.draft(asset, shard), tables.stamp(asset, shard)
+        skip = not settings.force and stored is not None and stored.recipe == draft.recipe and still_valid(shard)
+        stamp = stored if skip and stored is not None else _make_and_write(tables, draft, make)
+        done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
+        context.log.info(f"{asset} {number}/{len(context.partition_keys)} {shard}: {done}")
+        context.add_asset_metadata(table_metadata(tables, stamp, skipped=skip), partition_key=shard)
+        fingerprints[shard] = stamp.fingerprint
+    # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.
+    version = next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(fingerprints)
+    return dg.MaterializeResult(data_version=dg.DataVersion(version))
+
+
+def open_corpus_of(settings: Settings) -> Any:
+    """The corpus that the settings name. Raises ValueError (see open_corpus)."""
+    return open_corpus(settings.corpus, text_column=settings.text_column or None)
+
+
+def _make_and_write(tables: ShardTables, draft: Stamp, make: Callable[[str], Made]) -> Stamp:
+    started = time.monotonic()
+    made = make(draft.partition)
+    seconds = round(time.monotonic() - started, 3)
+    for name, frame in made.side_tables.items():
+        side = replace(draft, asset=name, facts={"rows": frame.height})
+        tables.write(conform(frame, name), side)
+    stamp = replace(
+        draft, pinned=dict(made.pinned), facts={"rows": made.frame.height, "seconds": seconds, **made.facts}
+    )
+    tables.write(conform(made.frame, draft.asset), stamp)
+    return stamp

@@ -1,0 +1,101 @@
+"""The table that ends a run: what was made, at what quality and cost, and where it lies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from el_assets.entropylong.selection import KeepRule, PassRates, judge, pass_rates
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables, Stamp
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An asset of this run: wall seconds, and sequences that went through the model."""
+
+    name: str
+    seconds: float
+    forwards: int
+
+
+def print_summary(settings: Settings, shards: Sequence[str], stages: Sequence[Stage], *, seconds: float) -> bool:
+    """Print the summary of the tables that exist; False where a source file could not be read."""
+    tables = ShardTables(settings.store)
+    rows = [*_corpus_rows(tables, shards), *_entropylong_rows(settings, tables, shards)]
+    width = max(len(label) for label, _ in rows)
+    print()
+    for label, value in rows:
+        print(f"  {label:<{width}}  {value}")
+    print(f"  {'seconds':<{width}}  {seconds:.0f}: " + ", ".join(f"{s.name} {s.seconds:.1f}" for s in stages))
+    forwards = sum(stage.forwards for stage in stages)
+    done = f"{forwards:,}" if forwards else "0: every table was up to date and none was written"
+    print(f"  {'forwards in this run':<{width}}  {done}")
+    print(f"  {'tables':<{width}}  {tables.store / 'tables'}")
+    print(f"  {'look at it':<{width}}  make ui, then http://127.0.0.1:3000\n")
+    unreadable = [s.facts["unreadable"] for s in tables.stamps("documents", shards).values() if "unreadable" in s.facts]
+    for problem in unreadable:
+        print(f"  not read: {problem}")
+    return not unreadable
+
+
+def _corpus_rows(tables: ShardTables, shards: Sequence[str]) -> list[tuple[str, str]]:
+    documents, chunks = tables.stamps("documents", shards), tables.stamps("context_chunks", shards)
+    set_aside = sum(sum(stamp.facts.get("set_aside", {}).values()) for stamp in documents.values())
+    rows = [("documents", f"{_total(documents, 'documents'):,}" + (f" ({set_aside:,} set aside)" if set_aside else ""))]
+    if chunks:
+        rows.append(("chunks", f"{_total(chunks, 'chunks'):,}"))
+    return rows
+
+
+def _entropylong_rows(settings: Settings, tables: ShardTables, shards: Sequence[str]) -> list[tuple[str, str]]:
+    packed = tables.stamps("packed_sequences", shards)
+    if not packed:
+        return []
+    maps, scores = tables.stamps("entropy_maps", packed), tables.stamps("context_scores", packed)
+    pairs = tables.stamps("verified_pairs", packed)
+    packed_tokens, context_tokens = _total(packed, "packed_tokens"), _total(packed, "context_tokens")
+    share = f"{100 * context_tokens / packed_tokens:.0f} %" if packed_tokens else "-"
+    units, per_pair = _total(scores, "units"), _total(scores, "per_pair_forwards")
+    return [
+        ("roots", f"{_total(maps, 'rows'):,} of {_total(maps, 'documents_eligible'):,} eligible"),
+        ("anchors", f"{_total(maps, 'anchors'):,}"),
+        ("pairs scored", f"{per_pair:,} in {units:,} forwards"),
+        *_rate_rows(settings, tables, packed),
+        ("verified contexts", f"{_total(pairs, 'contexts'):,} for {_total(pairs, 'roots_with_contexts'):,} roots"),
+        ("share of packed tokens", f"{share} contexts, the rest roots and joints"),
+        ("sequences", f"{_total(packed, 'sequences'):,} of {settings.sequence_tokens:,} tokens, {_per_shard(packed)}"),
+    ]
+
+
+def _rate_rows(settings: Settings, tables: ShardTables, packed: dict[str, Stamp]) -> list[tuple[str, str]]:
+    """Pass rates under the rule of the tables and under epsilon alone, over all shards."""
+    scores = tables.scan_many("context_scores", packed).collect()
+    made_under = next(iter(tables.stamps("verified_pairs", packed).values())).settings
+    rule = KeepRule(**{name: made_under[name] for name in ("epsilon", "criterion", "beats_controls")})
+    rows = [(f"pass ε = {rule.epsilon} alone", _rates(scores, KeepRule(**{**_fields(rule), "beats_controls": False}), settings.seed))]
+    if rule.beats_controls:
+        rows.append(("  and beat all controls", _rates(scores, rule, settings.seed)))
+    return rows
+
+
+def _fields(rule: KeepRule) -> dict[str, Any]:
+    return {"epsilon": rule.epsilon, "criterion": rule.criterion, "beats_controls": rule.beats_controls}
+
+
+def _rates(scores: pl.DataFrame, rule: KeepRule, seed: int) -> str:
+    rates: PassRates = pass_rates(judge(scores, rule), seed=seed)
+    retrieved, null = (f"{100 * rate:.1f} %" if rate is not None else "-" for rate in (rates.retrieved, rates.null))
+    interval = f" [{rates.fdr_interval[0]:.2f}, {rates.fdr_interval[1]:.2f}]" if rates.fdr_interval else ""
+    fdr = f"{rates.fdr:.2f}{interval}" if rates.fdr is not None else "-"
+    return f"retrieved {retrieved}, random {null}, estimated FDR {fdr}"
+
+
+def _total(stamps: dict[str, Stamp], fact: str) -> int:
+    return sum(int(stamp.facts.get(fact, 0)) for stamp in stamps.values())
+
+
+def _per_shard(packed: dict[str, Stamp]) -> str:
+    counts = [int(stamp.facts["sequences"]) for stamp in packed.values()]
+    return f"{min(counts)} to {max(counts)} a shard"

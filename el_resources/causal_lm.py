@@ -1,0 +1,96 @@
+"""The Dagster resource that hands out scoring engines: one load per model and run, whatever the number of shards."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from el_resources.model_files import model_fingerprint, model_window, resolve_model, tokenizer_fingerprint
+from el_resources.settings import Settings
+from el_resources.tokenization import ModelTokenizer
+
+if TYPE_CHECKING:
+    from el_resources.scoring.engine import ScoringEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """A causal language model as the settings name it; nothing is loaded until it is asked for."""
+
+    name: str
+    revision: str
+    dtype: str
+    device: str
+    trust_remote_code: bool
+
+    @classmethod
+    def long(cls, settings: Settings) -> "ModelChoice":
+        """The model that scores the corpus."""
+        return cls._of(settings, settings.long_model, settings.long_model_revision)
+
+    @classmethod
+    def short(cls, settings: Settings) -> "ModelChoice":
+        """Its short-window sibling."""
+        return cls._of(settings, settings.short_model, settings.short_model_revision)
+
+    @classmethod
+    def _of(cls, settings: Settings, name: str, revision: str) -> "ModelChoice":
+        return cls(
+            name=name,
+            revision=revision,
+            dtype=settings.dtype,
+            device=settings.device,
+            trust_remote_code=settings.trust_remote_code,
+        )
+
+    def folder(self) -> Path:
+        """The folder with its files; a hub model is downloaded first. Raises ValueError (see resolve_model)."""
+        return resolve_model(self.name, self.revision or None)
+
+    def window(self) -> int:
+        """Tokens that the model reads at once, BOS included."""
+        return model_window(self.folder())
+
+    def fingerprint(self) -> str:
+        """Hash of weights, tokenizer, dtype setting and window."""
+        return model_fingerprint(self.folder(), dtype=self.dtype)
+
+    def tokenizer_fingerprint(self) -> str:
+        return tokenizer_fingerprint(self.folder())
+
+    def tokenizer(self) -> ModelTokenizer:
+        return ModelTokenizer.from_folder(self.folder(), trust_remote_code=self.trust_remote_code)
+
+
+class CausalLM(dg.ConfigurableResource):
+    """Scoring engines of a run, loaded on first use."""
+
+    _engines: "dict[ModelChoice, ScoringEngine]" = PrivateAttr(default_factory=dict)
+
+    def engine(self, choice: ModelChoice) -> "ScoringEngine":
+        """The engine of a model; the same object for the same choice until the run ends."""
+        if choice not in self._engines:
+            from el_resources.scoring.engine import ScoringEngine
+
+            self._engines[choice] = ScoringEngine.from_folder(
+                choice.folder(),
+                bos_id=choice.tokenizer().bos_id,
+                dtype=choice.dtype,
+                device=choice.device,
+                trust_remote_code=choice.trust_remote_code,
+            )
+        return self._engines[choice]
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CausalLM"]:
+        """Frees the models when the run ends, so that a long-lived process does not keep them."""
+        try:
+            yield self
+        finally:
+            self._engines.clear()
+            gc.collect()

@@ -1,0 +1,114 @@
+"""Where documents come from: one interface over every kind of corpus.
+
+`open_corpus(uri)` reads the scheme and hands out the source. Every source guarantees:
+- `shards()` is deterministic; its names are readable, unique and valid Dagster partition keys.
+- A shard name is looked up, never joined to a path, so no name reaches a file outside the corpus.
+- `shard_fingerprint()` follows from the shard's content and from how it is read, never from a file's name or times.
+- `documents()` streams in bounded memory. A document that is not UTF-8 is yielded with its reason, not dropped, and
+  every string that is yielded can be encoded as UTF-8.
+- Opening reads nothing: a path is looked at when shards are first asked for.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceDocument:
+    """One document as its source has it.
+
+    Attributes:
+        source_id: the source's own stable id, None if it has none.
+        text: the text; empty when it could not be decoded.
+        set_aside_reason: `not_utf8` when the text could not be decoded. Every other reason is decided downstream.
+    """
+
+    source_id: str | None
+    text: str
+    url: str = ""
+    license: str = ""
+    set_aside_reason: str | None = None
+
+
+class CorpusSource(Protocol):
+    """A corpus cut into shards."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def shards(self) -> list[str]:
+        """Names of the shards, which are partition keys."""
+        ...
+
+    def shard_fingerprint(self, shard: str) -> str:
+        """Hash of the shard's content and of what decides how it is read."""
+        ...
+
+    def documents(self, shard: str) -> Iterator[SourceDocument]:
+        """The shard's documents in their stored order; raises CorruptShardError where its bytes are not its format."""
+        ...
+
+
+class CorruptShardError(ValueError):
+    """A shard's file cannot be read as its format. Other shards are not affected."""
+
+    def __init__(self, shard: str, path: str, reason: str) -> None:
+        super().__init__(shard, path, reason)
+        self.shard = shard
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"shard {self.shard!r} cannot be read from {self.path}: {self.reason}"
+
+
+def open_corpus(uri: str, *, text_column: str | None = None) -> CorpusSource:
+    """The source that `uri` names: `python-docs:`, `parquet:PATH` or `jsonl:PATH`, PATH a file, folder or glob.
+
+    `text_column` (the setting `EL_TEXT_COLUMN`) names the column or key that holds the text; empty means `text`.
+    """
+    scheme, colon, location = uri.partition(":")
+    if not colon or scheme not in _OPENERS:
+        raise ValueError(
+            f"corpus {uri!r} has no known scheme; use one of {', '.join(f'{name}:' for name in _OPENERS)}"
+            " (files need theirs too, as in parquet:data/*.parquet)"
+        )
+    return _OPENERS[scheme](uri, location, text_column or None)
+
+
+def unknown_shard(shard: str, uri: str, known: list[str]) -> ValueError:
+    """The error for a shard that a corpus does not have."""
+    shown = ", ".join(repr(name) for name in known[:5])
+    return ValueError(f"corpus {uri!r} has no shard {shard!r}; it has {len(known)}: {shown}{', …' * (len(known) > 5)}")
+
+
+# The readers import this module's types, so they are imported when their scheme is named.
+def _open_python_docs(uri: str, location: str, text_column: str | None) -> CorpusSource:
+    from el_resources.python_docs import PythonDocs
+
+    if location:
+        raise ValueError(f"corpus {uri!r}: python-docs: is one fixed corpus, write it with nothing after the colon")
+    if text_column:
+        warnings.warn(f"text column {text_column!r} is not used: python-docs: has no columns", stacklevel=3)
+    return PythonDocs()
+
+
+def _open_parquet(uri: str, location: str, text_column: str | None) -> CorpusSource:
+    from el_resources.corpus_files import ParquetCorpus
+
+    return ParquetCorpus(uri=uri, location=location, text_column=text_column)
+
+
+def _open_jsonl(uri: str, location: str, text_column: str | None) -> CorpusSource:
+    from el_resources.corpus_files import JsonlCorpus
+
+    return JsonlCorpus(uri=uri, location=location, text_column=text_column)
+
+
+_OPENERS: dict[str, Callable[[str, str, str | None], CorpusSource]] = {
+    "python-docs": _open_python_docs,
+    "parquet": _open_parquet,
+    "jsonl": _open_jsonl,
+}

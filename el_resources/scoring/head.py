@@ -1,0 +1,98 @@
+"""From hidden states to entropy and negative log-likelihood, without ever holding the logits of a whole sequence.
+
+Shapes: R rows whose predictions are wanted, D hidden width, V vocabulary.
+
+Algorithm: the head runs on a bounded chunk of rows at a time; entropy `-Σ p ln p` and NLL `-ln p(target)` come from the
+same fp32 exponentials.
+Guarantees: scores are fp32 whatever the weights' dtype. What some models do to their logits after the head, scaling
+(Granite, Cohere, Falcon-H1) and soft-capping (Gemma), is applied; a model that does anything else is refused.
+Costs: three fp32 buffers of chunk rows × V; with weights of another dtype their logits beside them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PROBE_TOKENS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularyHead:
+    """A model's output embeddings and what it does to the logits behind them."""
+
+    projection: nn.Module
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def from_model(cls, model: Any) -> "VocabularyHead":
+        """The head of a causal language model, compared on a few tokens with the logits that the model itself gives."""
+        projection = model.get_output_embeddings()
+        if projection is None:
+            raise ValueError(f"{type(model).__name__} has no output embeddings; give a causal language model")
+        config = model.config.get_text_config()
+        head = cls(
+            projection=projection, scale=_scale(config), softcap=getattr(config, "final_logit_softcapping", None)
+        )
+        head._check_against(model)
+        return head
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """Logits of rows, in the weights' dtype."""
+        logits_RV: Tensor = self.projection(hidden_RD)
+        if self.scale != 1.0:
+            logits_RV = logits_RV * self.scale
+        if self.softcap is not None:
+            logits_RV = torch.tanh(logits_RV / self.softcap) * self.softcap
+        return logits_RV
+
+    def scores(self, hidden_RD: Tensor, targets_R: Tensor, head_rows: int) -> tuple[Tensor, Tensor]:
+        """Entropy and NLL, in nats, of each row's prediction, at most `head_rows` rows at a time."""
+        chunks = zip(hidden_RD.split(head_rows), targets_R.split(head_rows), strict=True)
+        scored = [entropy_and_nll(self.logits(hidden), targets) for hidden, targets in chunks]
+        entropies, nlls = zip(*scored, strict=True)
+        return torch.cat(entropies), torch.cat(nlls)
+
+    @torch.inference_mode()
+    def _check_against(self, model: Any) -> None:
+        """Refuse a model whose own logits are not this head's."""
+        n_tokens = min(_PROBE_TOKENS, model.get_input_embeddings().weight.shape[0])
+        inputs_1N = torch.arange(n_tokens, device=model.device)[None]
+        expected_1NV = model(input_ids=inputs_1N, use_cache=False).logits.float()
+        logits_1NV = self.logits(model.base_model(input_ids=inputs_1N, use_cache=False).last_hidden_state).float()
+        # Both ways round alike; what is looked for is a factor or a cap that this module does not know of.
+        tolerance = 1e-2 * float(expected_1NV.abs().max()) + 1e-6
+        gap = float((expected_1NV - logits_1NV).abs().max())
+        if not gap <= tolerance:
+            raise ValueError(
+                f"{type(model).__name__} changes its logits behind the head in a way that is not known here "
+                f"(they differ by {gap:.3g}); score with another model, or add its rule to el_resources/scoring/head.py"
+            )
+
+
+def entropy_and_nll(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy of each row's distribution and the NLL of its target, in nats and fp32.
+
+    With s = logits - max and Z = Σ exp(s): `H = ln Z - Σ s exp(s) / Z` and `NLL = ln Z - s[target]`. Where the
+    probability is, s is near 0, so that the sums round about a fifth as much as those of p ln p.
+    """
+    logits_RV = logits_RV.float()
+    shifted_RV = logits_RV - logits_RV.amax(dim=-1, keepdim=True)
+    target_R = shifted_RV.gather(-1, targets_R[:, None]).squeeze(-1)
+    # A token that a model rules out has a logit of -inf, and 0 · inf is not a number.
+    shifted_RV.clamp_(min=torch.finfo(torch.float32).min)
+    weights_RV = shifted_RV.exp()
+    total_R = weights_RV.sum(dim=-1)
+    entropy_R = total_R.log() - weights_RV.mul_(shifted_RV).sum(dim=-1) / total_R
+    return entropy_R.clamp_(min=0.0), total_R.log() - target_R  # a certain row may round to just below zero
+
+
+def _scale(config: Any) -> float:
+    """The factor between head and logits. Granite's config states a divisor, the others a factor."""
+    for name in ("logit_scale", "lm_head_multiplier"):
+        if getattr(config, name, None) is not None:
+            return float(getattr(config, name))
+    divisor = getattr(config, "logits_scaling", None)
+    return 1.0 if divisor is None else 1.0 / float(divisor)

@@ -1,0 +1,177 @@
+"""One settings object: what a run depends on, where it comes from, and what it may be.
+
+Precedence, highest first: a launchpad's or caller's value, the environment (`EL_ALPHA=1.5`), the profile (`EL_PROFILE`),
+the defaults below, which are the `reference` profile. Method settings enter the fingerprints of the tables that depend on
+them (el_assets.recipes names which); storage and device settings do not.
+
+`[?]` in a description marks what the EntropyLong paper does not state.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import dagster as dg
+from pydantic import Field, ValidationError, model_validator
+
+ENVIRONMENT_PREFIX = "EL_"
+UNLIMITED = 0  # what a cap is set to when it is switched off
+
+# The paper's values; every addition of ours off. What it keeps: eligibility, the exclusion of own and near-duplicate
+# chunks, and the measurement of the controls.
+PROFILES: dict[str, dict[str, Any]] = {
+    "reference": {},
+    "paper": {
+        "corpus": "hf:HuggingFaceFW/fineweb-edu/sample-10BT",
+        "long_model": "meta-llama/Meta-Llama-3-8B",
+        "encoder": "sentence-transformers:BAAI/bge-base-en-v1.5",
+        "chunk_tokens": 512,
+        "roots_per_shard": UNLIMITED,
+        "root_tokens_min": 1,
+        "root_tokens_max": UNLIMITED,
+        "skip_tokens": 0,
+        "max_anchors": UNLIMITED,
+        "candidates_per_anchor": 32,
+        "beats_controls": False,
+        "max_chunk_uses": UNLIMITED,
+        "sequence_tokens": 131_072,
+    },
+}
+
+
+class Settings(dg.ConfigurableResource):
+    """Every setting of the workspace, with its bounds. Built by `Settings.load()`; overridable per run in the launchpad."""
+
+    profile: Literal["reference", "paper"] = Field(
+        default="reference", description="Preset that the other defaults come from (EL_PROFILE): `reference`, offline in minutes on 2 cores, or `paper`."
+    )
+    store: str = Field(default="data", min_length=1, description="Folder that holds tables, the retrieval index and exports.")
+    corpus: str = Field(
+        default="python-docs:",
+        description="Where documents come from: `python-docs:`, `parquet:PATH-OR-GLOB` or `jsonl:PATH-OR-GLOB`.",
+    )
+    text_column: str = Field(default="", description="Text column of the corpus where it is not called `text`.")
+
+    short_model: str = Field(
+        default="reference:short", description="Short-window sibling of `long_model`: a name, a folder or a hub id."
+    )
+    long_model: str = Field(
+        default="reference:long", description="The model that scores the corpus: a name, a folder or a hub id."
+    )
+    short_model_revision: str = Field(default="", description="Hub revision of `short_model`; empty: its main branch.")
+    long_model_revision: str = Field(default="", description="Hub revision of `long_model`; empty: its main branch.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Weights in memory. `auto`: float32 on a CPU, the checkpoint's own on a GPU."
+    )
+    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    trust_remote_code: bool = Field(default=False, description="Run Python code that ships with a model. Off unless you set it.")
+    encoder: str = Field(
+        default="reference-idf",
+        description="Dense retrieval encoder: `reference-idf` (embedded) or `sentence-transformers:NAME-OR-FOLDER`.",
+    )
+
+    chunk_tokens: int = Field(default=128, ge=8, le=8192, description="[?] Longest retrieval chunk, in scorer tokens.")
+    roots_per_shard: int = Field(
+        default=12, ge=0, description="Root documents sampled per shard, by hash; 0 takes every eligible document."
+    )
+    root_tokens_min: int = Field(default=128, ge=1, description="[?] Shortest root, in scorer tokens.")
+    root_tokens_max: int = Field(
+        default=640, ge=0, description="[?] Longest root, in scorer tokens; 0 leaves only the limits of window and sequence."
+    )
+    alpha: float = Field(
+        default=2.0, ge=-10, le=20, allow_inf_nan=False, description="Anchors are positions with entropy above mean + alpha * std."
+    )
+    skip_tokens: int = Field(default=8, ge=0, description="[?] Positions at a root's start that are never anchors.")
+    max_anchors: int = Field(default=8, ge=0, description="Anchors kept per root, highest entropy first; 0 keeps all.")
+
+    query_half_width: int = Field(default=16, ge=1, le=2048, description="w: a query is the tokens [anchor - w, anchor + w).")
+    retriever: Literal["dense", "full_text"] = Field(default="dense", description="Cosine over vectors, or BM25 over text.")
+    candidates_per_anchor: int = Field(default=8, ge=1, le=1000, description="K: chunks retrieved per anchor, after exclusions.")
+    near_duplicate_containment: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="A chunk is excluded when more than this share of its 5-word shingles stands in the root.",
+    )
+    controls_per_root: int = Field(
+        default=4, ge=0, le=64, description="Random chunks scored at every anchor of a root, to measure what chance passes."
+    )
+    separator: str = Field(default="\n\n", description="[?] Text between a context and what follows it.")
+
+    epsilon: float = Field(
+        default=0.4, gt=-1, lt=1, allow_inf_nan=False, description="Keep a context when its relative reduction exceeds this."
+    )
+    criterion: Literal["entropy", "nll", "both"] = Field(
+        default="entropy", description="What must fall by more than epsilon: entropy (paper), the true token's NLL, or both."
+    )
+    beats_controls: bool = Field(
+        default=True, description="Keep a context only if it also reduces more than every control at the same anchor."
+    )
+    max_chunk_uses: int = Field(
+        default=8, ge=0, description="Roots of one shard that may keep the same chunk, strongest first; 0: no cap."
+    )
+    sequence_tokens: int = Field(default=2048, ge=16, description="L: tokens in a packed sequence, exactly.")
+
+    seed: int = Field(default=0, ge=0, description="Seeds root sampling, controls and shuffles.")
+    exact_search_rows: int = Field(
+        default=100_000, ge=0, description="Up to this many chunks retrieval is exact; beyond it an approximate index is built."
+    )
+    force: bool = Field(default=False, description="Recompute shards even if their tables are up to date.")
+
+    @model_validator(mode="after")
+    def _bounds_that_span_fields(self) -> "Settings":
+        if self.root_tokens_max and self.root_tokens_max < self.root_tokens_min:
+            raise ValueError(
+                f"root_tokens_max={self.root_tokens_max} is below root_tokens_min={self.root_tokens_min}; "
+                "raise the one or lower the other (0 removes the upper bound)"
+            )
+        if self.beats_controls and not self.controls_per_root:
+            raise ValueError("beats_controls needs controls_per_root of at least 1; got 0")
+        return self
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None, **overrides: Any) -> "Settings":
+        """Settings from overrides, environment and profile.
+
+        Args:
+            environment: `EL_*` variables; the process's own where None. An unknown `EL_*` name is an error.
+            overrides: win over the environment; None means not given.
+
+        Raises:
+            ValueError: names the variable or argument, its value, and what is allowed.
+        """
+        given = {k: v for k, v in overrides.items() if v is not None}
+        from_environment = _environment_values(os.environ if environment is None else environment, set(cls.model_fields))
+        profile = given.get("profile", from_environment.get("profile", "reference"))
+        if profile not in PROFILES:
+            raise ValueError(f"profile {profile!r} is unknown; choose one of {sorted(PROFILES)}")
+        try:
+            return cls(**{**PROFILES[profile], **from_environment, **given})
+        except ValidationError as error:
+            raise ValueError(_in_words(error)) from None
+
+    def subset(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """The named settings, in a JSON-ready dict; what goes into a fingerprint."""
+        return {name: getattr(self, name) for name in sorted(names)}
+
+
+# Variables of the same prefix that are not settings of a run.
+OTHER_VARIABLES = {"EL_EXECUTION"}
+
+
+def _environment_values(environment: Mapping[str, str], fields: set[str]) -> dict[str, str]:
+    """`{field: text}` for every `EL_<FIELD>`; a misspelt name is refused, since ignoring it would silently change results."""
+    named = {k: v for k, v in environment.items() if k.startswith(ENVIRONMENT_PREFIX) and k not in OTHER_VARIABLES}
+    unknown = sorted(k for k in named if k.removeprefix(ENVIRONMENT_PREFIX).lower() not in fields)
+    if unknown:
+        raise ValueError(f"unknown setting {', '.join(unknown)}; .env.example lists every EL_* variable")
+    return {k.removeprefix(ENVIRONMENT_PREFIX).lower(): v for k, v in named.items()}
+
+
+def _in_words(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        value = "" if not name else f"{name} (EL_{name.upper()}) = {problem['input']!r}: "
+        lines.append(f"{value}{problem['msg'].removeprefix('Value error, ')}")
+    return "invalid settings: " + "; ".join(lines)

@@ -1,0 +1,192 @@
+"""One Parquet table per asset and partition: `<store>/tables/<asset>/<partition>.parquet`.
+
+Guarantees:
+- A table is there whole or not at all: it is written beside its place and renamed (a single PUT on an object store).
+- Its stamp (what it was made from, what it cost) travels in the Parquet metadata, so table and stamp cannot part.
+- A partition key never becomes a path: it is percent-encoded, and hashed where the file system's name limit would be passed.
+- A reader over many partitions refuses to mix settings.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from typing import Any, cast
+from urllib.parse import quote
+
+import polars as pl
+from upath import UPath
+
+STAMP_KEY = "entropylong"
+UNPARTITIONED = "all"
+# File systems allow 255 bytes; the temporary name and the suffix take some of them.
+LONGEST_FILE_STEM = 180
+
+
+class MissingTableError(ValueError):
+    """A table that a step needs has not been made."""
+
+
+class MixedSettingsError(ValueError):
+    """Partitions of one asset were made under different settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """What a table was made from and what making it cost.
+
+    Attributes:
+        asset, partition: the table's name.
+        recipe: hash of inputs, settings, models and code version; a table is stale when this no longer follows from them.
+        fingerprint: what tables made from this one depend on: the recipe and the pinned inputs.
+        settings: every method setting that this table and the tables behind it were made under.
+        pinned: inputs that are recorded, but whose newer versions do not make the table stale (an index tag).
+        facts: counts and costs of the making, in JSON-ready values.
+    """
+
+    asset: str
+    partition: str
+    recipe: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        return digest({"recipe": self.recipe, "pinned": dict(self.pinned)}) if self.pinned else self.recipe
+
+
+class ShardTables:
+    """The tables of one store."""
+
+    def __init__(self, store: str) -> None:
+        self.store = UPath(store)
+
+    def path(self, asset: str, partition: str = UNPARTITIONED) -> UPath:
+        """Where a table lies or would lie."""
+        return self.store / "tables" / asset / f"{file_stem(partition)}.parquet"
+
+    def exists(self, asset: str, partition: str = UNPARTITIONED) -> bool:
+        return self.path(asset, partition).exists()
+
+    def write(self, frame: pl.DataFrame, stamp: Stamp) -> None:
+        """Put a table in its place, atomically, replacing an older one.
+
+        Raises:
+            ValueError: the store is not writable; names the store and the setting.
+        """
+        path = self.path(stamp.asset, stamp.partition)
+        metadata = {STAMP_KEY: json.dumps(asdict(stamp))}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.protocol not in ("", "file"):
+                with path.open("wb") as file:
+                    frame.write_parquet(cast(Any, file), metadata=metadata)
+                return
+            temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                frame.write_parquet(str(temporary), metadata=metadata)
+                os.replace(temporary, path)  # noqa: PTH105 - the atomic rename is meant; UPath.rename may copy
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"the store {str(self.store)!r} is not writable ({error}); set EL_STORE to a folder that you may write to"
+            ) from error
+
+    def stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp | None:
+        """The stamp of a table; None where the table is missing or is not one of ours."""
+        path = self.path(asset, partition)
+        if not path.exists():
+            return None
+        metadata = pl.read_parquet_metadata(str(path))
+        return Stamp(**json.loads(metadata[STAMP_KEY])) if STAMP_KEY in metadata else None
+
+    def require_stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp:
+        """The stamp of a table that must be there.
+
+        Raises:
+            MissingTableError: names the asset, the partition and the remedy.
+        """
+        stamp = self.stamp(asset, partition)
+        if stamp is None:
+            raise MissingTableError(
+                f"table {asset!r} has no partition {partition!r} in store {str(self.store)!r}; materialize {asset} for it first"
+            )
+        return stamp
+
+    def scan(self, asset: str, partition: str = UNPARTITIONED) -> pl.LazyFrame:
+        """A table, lazily. Raises MissingTableError."""
+        self.require_stamp(asset, partition)
+        return pl.scan_parquet(str(self.path(asset, partition)), glob=False)
+
+    def read(self, asset: str, partition: str = UNPARTITIONED, columns: list[str] | None = None) -> pl.DataFrame:
+        """A table, or some of its columns. Raises MissingTableError."""
+        frame = self.scan(asset, partition)
+        return (frame.select(columns) if columns else frame).collect()
+
+    def stamps(self, asset: str, partitions: Iterable[str]) -> dict[str, Stamp]:
+        """Stamps of those partitions whose table exists."""
+        found = ((partition, self.stamp(asset, partition)) for partition in partitions)
+        return {partition: stamp for partition, stamp in found if stamp is not None}
+
+    def scan_many(self, asset: str, partitions: Iterable[str]) -> pl.LazyFrame:
+        """The partitions whose tables exist, as one frame with their key in `shard`.
+
+        Raises:
+            MixedSettingsError: two partitions were made under different settings; names both.
+            MissingTableError: none of them exists.
+        """
+        stamps = self.stamps(asset, partitions)
+        if not stamps:
+            raise MissingTableError(f"table {asset!r} has no partition yet in store {str(self.store)!r}; materialize {asset} first")
+        refuse_mixed_settings(stamps)
+        return pl.concat(
+            [self.scan(asset, partition).with_columns(shard=pl.lit(partition)) for partition in stamps], how="vertical"
+        )
+
+    def remove(self, asset: str, partition: str = UNPARTITIONED) -> None:
+        self.path(asset, partition).unlink(missing_ok=True)
+
+
+def refuse_mixed_settings(stamps: Mapping[str, Stamp]) -> None:
+    """Raise MixedSettingsError unless all stamps carry equal settings."""
+    (first_key, first), *others = stamps.items()
+    for key, other in others:
+        if other.settings == first.settings:
+            continue
+        names = sorted(set(first.settings) | set(other.settings))
+        differing = [name for name in names if first.settings.get(name) != other.settings.get(name)]
+        listed = "; ".join(
+            f"{name} is {first.settings.get(name)!r} in {first_key!r} and {other.settings.get(name)!r} in {key!r}"
+            for name in differing
+        )
+        raise MixedSettingsError(
+            f"partitions of {first.asset!r} were made under different settings: {listed}. "
+            f"Materialize {first.asset} for all of them under one setting"
+        )
+
+
+def digest(value: Any) -> str:
+    """Hash of a JSON-ready value: 32 hex digits, equal for equal values whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def file_stem(partition: str) -> str:
+    """A file name for any partition key: percent-encoded, and cut with a hash where it would be too long.
+
+    Raises:
+        ValueError: the key is empty.
+    """
+    if not partition:
+        raise ValueError("a partition key must not be empty")
+    stem = quote(partition, safe=" ")
+    if stem.startswith("."):  # a leading dot hides a file, and marks a temporary one
+        stem = "%2E" + stem[1:]
+    if len(stem) <= LONGEST_FILE_STEM:
+        return stem
+    return f"{stem[: LONGEST_FILE_STEM - 33]}~{digest(partition)}"
+

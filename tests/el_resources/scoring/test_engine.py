@@ -1,0 +1,337 @@
+"""The engine against plain transformers, one sequence at a time, with log-softmax over full logits in float64.
+
+Tolerances are several times the largest gap seen. With fp32 weights the two ways differ by the order of sums (2e-5 nats
+on text). With bf16 weights they differ by the rounding of activations and logits, which moves with the shape of a batch:
+0.02 nats with random weights, and 0.1 at worst on text, whose logits reach 16, where bf16 steps by 0.06.
+"""
+
+import inspect
+import json
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from el_resources.model_files import REFERENCE_FOLDER
+from el_resources.scoring import ScoringEngine, TokenScores, input_lengths
+from el_resources.tokenization import ModelTokenizer
+
+BOS = 1
+VOCABULARY = 211
+WINDOW = 96
+LENGTHS = [1, 40, 2, WINDOW - 1, 17, 0, 3, 40, 64, WINDOW - 2]
+DTYPES = [torch.float32, torch.bfloat16]
+TOLERANCE_NATS = {torch.float32: 1e-4, torch.bfloat16: 0.08}
+TEXT_TOLERANCE_NATS = {torch.float32: 1e-4, torch.bfloat16: 0.3}
+
+_SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": WINDOW,
+    # Wider than the 0.02 of real models, so that the distributions are not all close to uniform.
+    "initializer_range": 0.2,
+}
+_GPT2_SHAPE = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": WINDOW}
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-grouped-untied": ("LlamaConfig", {**_SHAPE, "tie_word_embeddings": False}),
+    "llama-tied": ("LlamaConfig", {**_SHAPE, "num_key_value_heads": 4, "tie_word_embeddings": True}),
+    "qwen2-biased-tied": ("Qwen2Config", {**_SHAPE, "tie_word_embeddings": True}),
+    "mistral-sliding-window": ("MistralConfig", {**_SHAPE, "sliding_window": 16}),
+    "gemma2-capped-logits": ("Gemma2Config", {**_SHAPE, "head_dim": 8, "final_logit_softcapping": 2.0}),
+    "granite-divided-logits": ("GraniteConfig", {**_SHAPE, "logits_scaling": 4.0}),
+    "cohere-multiplied-logits": ("CohereConfig", {**_SHAPE, "logit_scale": 0.25}),
+    "gpt2-learned-positions": ("GPT2Config", {**_GPT2_SHAPE, "initializer_range": 0.2}),
+}
+
+
+def build_model(architecture: str, **changes: object) -> Any:
+    """A model with random weights; the same ones each time."""
+    config_class, options = ARCHITECTURES[architecture]
+    specials = {"bos_token_id": BOS, "eos_token_id": 2, "pad_token_id": None}
+    config = getattr(transformers, config_class)(**{**options, **specials, **changes})
+    torch.manual_seed(2025)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+@torch.inference_mode()
+def plain_scores(model: Any, token_ids: NDArray[np.integer[Any]], bos_id: int = BOS) -> TokenScores:
+    """The naive way: the whole model over one sequence, and log-softmax over its full logits."""
+    inputs = torch.tensor([[bos_id, *token_ids.tolist()]], device=model.device)
+    log_p = torch.log_softmax(model(input_ids=inputs).logits[0, :-1].double(), dim=-1)
+    entropy = -(log_p.exp() * log_p).sum(dim=-1)
+    nll = -log_p.gather(-1, inputs[0, 1:, None])[:, 0]
+    return TokenScores(entropy_nats=entropy.float().cpu().numpy(), nll_nats=nll.float().cpu().numpy())
+
+
+def largest_gap(found: list[TokenScores], expected: list[TokenScores]) -> float:
+    """Nats between two lists of scores, at worst."""
+    gaps = [0.0]
+    for one, other in zip(found, expected, strict=True):
+        for name in ("entropy_nats", "nll_nats"):
+            a, b = getattr(one, name), getattr(other, name)
+            assert a.shape == b.shape and a.dtype == b.dtype == np.float32
+            gaps.append(float(np.abs(a - b).max(initial=0.0)))
+    return max(gaps)
+
+
+def random_sequences(lengths: list[int]) -> list[NDArray[np.int32]]:
+    """Token ids without structure; the same ones each time."""
+    generator = np.random.default_rng(7)
+    return [generator.integers(0, VOCABULARY, length, dtype=np.int32) for length in lengths]
+
+
+@pytest.fixture(scope="module")
+def reference() -> ScoringEngine:
+    """The long reference model in fp32 on the CPU."""
+    return ScoringEngine.from_folder(REFERENCE_FOLDER / "long", bos_id=0, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[NDArray[np.int32]]:
+    """Real text of several lengths, as the reference model's tokens."""
+    source = inspect.getsource(json.decoder) + inspect.getsource(inspect)
+    ids = ModelTokenizer.from_folder(REFERENCE_FOLDER / "long").encode(source)
+    bounds = np.cumsum([0, 1, 300, 128, 600, 2, 450])
+    return [ids[start:end] for start, end in pairwise(bounds)]
+
+
+# --- against plain transformers
+
+
+def gap_to_plain_model(model: Any) -> float:
+    """Nats between engine and plain model on random sequences, in small batches and chunks."""
+    sequences = random_sequences(LENGTHS)
+    found = ScoringEngine(model, bos_id=BOS, max_batch_tokens=200, head_rows=7).score(sequences)
+    return largest_gap(found, [plain_scores(model, sequence) for sequence in sequences])
+
+
+def gap_on_text(texts: list[NDArray[np.int32]], dtype: torch.dtype, device: str) -> float:
+    """Nats between engine and plain model on text, with the reference model's weights."""
+    folder, name = REFERENCE_FOLDER / "long", str(dtype).removeprefix("torch.")
+    engine = ScoringEngine.from_folder(folder, bos_id=0, dtype=name, device=device)
+    assert (engine.dtype, engine.device.type) == (name, device)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+    return largest_gap(engine.score(texts), [plain_scores(model, text, bos_id=0) for text in texts])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_scores_are_those_of_the_plain_model(architecture: str, dtype: torch.dtype) -> None:
+    assert gap_to_plain_model(build_model(architecture).to(dtype)) <= TOLERANCE_NATS[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scores_of_text_are_those_of_the_plain_model(texts: list[NDArray[np.int32]], dtype: torch.dtype) -> None:
+    assert gap_on_text(texts, dtype, "cpu") <= TEXT_TOLERANCE_NATS[dtype]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_scores_on_a_gpu_are_those_of_the_plain_model(architecture: str, dtype: torch.dtype) -> None:
+    assert gap_to_plain_model(build_model(architecture).to("cuda", dtype)) <= TOLERANCE_NATS[dtype]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scores_of_text_on_a_gpu_are_those_of_the_plain_model(
+    texts: list[NDArray[np.int32]], dtype: torch.dtype
+) -> None:
+    assert gap_on_text(texts, dtype, "cuda") <= TEXT_TOLERANCE_NATS[dtype]
+
+
+@pytest.mark.gpu
+def test_a_gpu_and_a_cpu_agree(reference: ScoringEngine, texts: list[NDArray[np.int32]]) -> None:
+    engine = ScoringEngine.from_folder(REFERENCE_FOLDER / "long", bos_id=0, dtype="float32")
+    assert engine.device.type == "cuda"
+    assert largest_gap(engine.score(texts), reference.score(texts)) <= TEXT_TOLERANCE_NATS[torch.float32]
+
+
+def test_dtype_auto_is_fp32_on_a_cpu(reference: ScoringEngine) -> None:
+    assert reference.dtype == "float32"  # the checkpoint is bf16
+
+
+@pytest.mark.gpu
+def test_dtype_auto_is_the_checkpoints_on_a_gpu() -> None:
+    assert ScoringEngine.from_folder(REFERENCE_FOLDER / "long", bos_id=0).dtype == "bfloat16"
+
+
+def test_a_recurrent_model_needs_only_a_window() -> None:
+    config = transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)
+    model = transformers.MambaForCausalLM(config)
+    with pytest.raises(ValueError, match=r"states no max_position_embeddings; give the window explicitly"):
+        ScoringEngine(model, bos_id=BOS)
+    sequences = random_sequences([5, 30])
+    found = ScoringEngine(model, bos_id=BOS, window=64).score(sequences)
+    assert largest_gap(found, [plain_scores(model, sequence) for sequence in sequences]) <= 1e-4
+
+
+# --- models whose answers are known
+
+
+def test_a_model_without_a_clue_has_the_entropy_of_its_vocabulary() -> None:
+    model = build_model("llama-grouped-untied")
+    torch.nn.init.zeros_(model.lm_head.weight)  # every logit is 0
+    scores = ScoringEngine(model, bos_id=BOS).score(random_sequences([20]))[0]
+    np.testing.assert_allclose(scores.entropy_nats, math.log(VOCABULARY), rtol=1e-6)
+    np.testing.assert_allclose(scores.nll_nats, math.log(VOCABULARY), rtol=1e-6)
+
+
+def successor_model() -> Any:
+    """A model that is sure that token i is followed by i + 1: logit 200 there, 0 elsewhere.
+
+    Attention and MLP add nothing, so the last hidden state is the token's own: one-hot over 16 entries, which the norm
+    (weight 1) scales to length 4; the head maps entry i to 50 × 4 at token i + 1.
+    """
+    shape = {"vocab_size": 16, "hidden_size": 16, "tie_word_embeddings": False}
+    model = build_model("llama-grouped-untied", **shape)
+    for layer in model.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(torch.eye(16))
+        model.lm_head.weight.copy_(50 * torch.eye(16).roll(1, dims=0))
+    return model
+
+
+def test_each_score_belongs_to_the_token_that_is_predicted() -> None:
+    engine = ScoringEngine(successor_model(), bos_id=4)
+    as_predicted, one_wrong = engine.score([np.array([5, 6, 7, 8]), np.array([5, 6, 9, 10])])
+    np.testing.assert_allclose(as_predicted.entropy_nats, [0, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(as_predicted.nll_nats, [0, 0, 0, 0], atol=1e-3)
+    np.testing.assert_allclose(one_wrong.nll_nats, [0, 0, 200, 0], atol=1e-2)  # 7 was expected in place of 9
+
+
+def test_reference_model_reads_text_better_than_chance(
+    reference: ScoringEngine, texts: list[NDArray[np.int32]]
+) -> None:
+    nll = np.concatenate([scores.nll_nats for scores in reference.score(texts)])
+    assert nll.mean() < 4.0  # ln 8192 = 9.0
+
+
+# --- what is run, and what is not
+
+
+def test_wanted_positions_come_back_in_their_order(reference: ScoringEngine, texts: list[NDArray[np.int32]]) -> None:
+    wanted = [np.array([0]), np.array([250, 3, 3]), np.array([], dtype=np.int64), np.array([599, 0]), [], np.arange(9)]
+    everything = reference.score(texts)
+    expected = [
+        TokenScores(entropy_nats=all_.entropy_nats[list(chosen)], nll_nats=all_.nll_nats[list(chosen)])
+        for all_, chosen in zip(everything, wanted, strict=True)
+    ]
+    assert largest_gap(reference.score(texts, wanted), expected) <= 1e-4
+
+
+def test_a_sequence_is_read_up_to_its_last_wanted_position() -> None:
+    engine = ScoringEngine(build_model("llama-tied"), bos_id=BOS)
+    sequences = random_sequences([50, 30, 40])
+    wanted = [np.array([9, 4]), np.array([], dtype=np.int64), np.array([0])]
+    # Token 9 is predicted from BOS and 9 tokens, token 0 from BOS alone; the second sequence is not run.
+    assert input_lengths(sequences, wanted).tolist() == [10, 0, 1]
+    assert input_lengths(sequences).tolist() == [50, 30, 40]
+    engine.score(sequences, wanted)
+    assert (engine.forwards, engine.tokens) == (2, 11)
+    engine.score(sequences)
+    assert (engine.forwards, engine.tokens) == (5, 131)
+    assert engine.seconds > 0
+
+
+def test_nothing_to_score_runs_nothing() -> None:
+    engine = ScoringEngine(build_model("llama-tied"), bos_id=BOS)
+    empty = np.array([], dtype=np.int32)
+    assert engine.score([]) == []
+    assert [len(scores.entropy_nats) for scores in engine.score([empty, np.array([5])], [empty, empty])] == [0, 0]
+    assert [len(scores.nll_nats) for scores in engine.score([empty])] == [0]
+    assert (engine.forwards, engine.tokens) == (0, 0)
+
+
+def test_progress_counts_the_tokens_of_this_call() -> None:
+    engine = ScoringEngine(build_model("llama-tied"), bos_id=BOS, max_batch_tokens=60)
+    for _ in range(2):
+        seen: list[int] = []
+        engine.score(random_sequences([20, 50, 30]), on_progress=seen.append)
+        assert seen == [50, 100]  # 50 alone; 30 and 20, padded to 60
+
+
+def test_logits_are_never_held_for_more_rows_than_allowed() -> None:
+    model = build_model("llama-grouped-untied")
+    engine = ScoringEngine(model, bos_id=BOS, head_rows=8)
+    rows: list[int] = []
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: rows.append(logits.shape[0]))
+    engine.score(random_sequences([50]), [np.arange(30, 50)])
+    assert rows == [8, 8, 4]
+
+
+def test_attention_runs_without_a_mask(reference: ScoringEngine, texts: list[NDArray[np.int32]]) -> None:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        reference.score(texts)
+    kernels = {event.key for event in profile.key_averages() if "scaled_dot_product" in event.key}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in kernels
+    assert "aten::_scaled_dot_product_attention_math" not in kernels
+
+
+# --- repetition
+
+
+def test_the_same_call_gives_the_same_bytes(reference: ScoringEngine, texts: list[NDArray[np.int32]]) -> None:
+    first, second = reference.score(texts), reference.score(texts)
+    for one, other in zip(first, second, strict=True):
+        assert one.entropy_nats.tobytes() == other.entropy_nats.tobytes()
+        assert one.nll_nats.tobytes() == other.nll_nats.tobytes()
+
+
+def test_company_in_a_batch_moves_scores_by_rounding_only(
+    reference: ScoringEngine, texts: list[NDArray[np.int32]]
+) -> None:
+    alone = [reference.score([text])[0] for text in texts]
+    assert largest_gap(reference.score(texts), alone) <= 1e-4
+
+
+# --- input that is refused
+
+
+@pytest.mark.parametrize(
+    ("sequences", "positions", "message"),
+    [
+        ([[5], [5] * WINDOW], None, r"sequence 1 has 96 tokens, with BOS 97, and the model's window is 96"),
+        ([[5], [7, VOCABULARY]], None, r"sequence 1: token id 211 is outside the model's vocabulary of 211"),
+        ([[-1]], None, r"sequence 0: token id -1 is outside the model's vocabulary of 211"),
+        ([[5, 6]], [[2]], r"position 2 of sequence 0 does not exist: the sequence has 2 tokens"),
+        ([[5, 6]], [[-1]], r"position -1 of sequence 0 does not exist"),
+        ([[5], [6]], [[0]], r"1 lists of positions for 2 sequences"),
+        ([[0.5]], None, r"are integers; got an array of float64"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_runs(
+    sequences: list[list[int]], positions: list[list[int]] | None, message: str
+) -> None:
+    engine = ScoringEngine(build_model("llama-tied"), bos_id=BOS)
+    wanted = None if positions is None else [np.array(chosen) for chosen in positions]
+    with pytest.raises(ValueError, match=message):
+        engine.score([np.array(sequence) for sequence in sequences], wanted)
+    assert engine.forwards == 0
+
+
+def test_bad_settings_are_refused() -> None:
+    model = build_model("llama-tied")
+    with pytest.raises(ValueError, match=r"bos_id: token id 211 is outside"):
+        ScoringEngine(model, bos_id=VOCABULARY)
+    with pytest.raises(ValueError, match=r"head_rows is 0; give at least 1"):
+        ScoringEngine(model, bos_id=BOS, head_rows=0)
+    with pytest.raises(ValueError, match=r"window is 0; give at least 1"):
+        ScoringEngine(model, bos_id=BOS, window=0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the message is for machines without a GPU")
+def test_a_missing_gpu_is_named() -> None:
+    with pytest.raises(ValueError, match=r"device 'cuda' is not there"):
+        ScoringEngine.from_folder(REFERENCE_FOLDER / "long", bos_id=0, device="cuda")
