@@ -35,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 on failure, 2 for bad input."""
     options = parser().parse_args(arguments)
-    # The settings' variables are the one way in, so that code locations loaded later in this process agree with the command line.
+    # The settings' variables are the one way in, so that code locations loaded later in this process agree with the
+    # command line.
     for name, (variable, _) in OPTIONS.items():
         if getattr(options, name) is not None:
             os.environ[variable] = getattr(options, name)
@@ -62,7 +63,9 @@ def _set_home() -> None:
     if os.environ.get("DAGSTER_HOME"):
         return
     if not Path("dagster.yaml").is_file():
-        raise ValueError("no dagster.yaml here; run from the repository's root, or set DAGSTER_HOME to a folder that has one")
+        raise ValueError(
+            "no dagster.yaml here; run from the repository's root, or set DAGSTER_HOME to a folder that has one"
+        )
     os.environ["DAGSTER_HOME"] = str(Path.cwd())
 
 

@@ -1,7 +1,7 @@
-"""Daily schedules that ask for what is missing or stale, and for nothing where nothing is. Off until a person switches them on.
+"""Daily schedules that ask for what is missing or stale, if anything is. Off until a person switches them on.
 
-A run asks for one contiguous range that spans the unfinished shards: shards in between that are up to date are skipped, which
-is cheaper than loading a model once per isolated shard.
+A run asks for one contiguous range that spans the unfinished shards: shards in between that are up to date are skipped,
+which is cheaper than loading a model once per isolated shard.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import dagster as dg
 
 from el_assets.jobs import build_index, build_sequences
 from el_assets.partitions import registered_shards
-from el_assets.recipes import Cookbook
+from el_assets.recipes import Cookbook, OtherModelError
 from el_assets.shard_runs import open_corpus_of
 from el_resources.settings import Settings
 from el_resources.shard_tables import MissingTableError, ShardTables
@@ -30,7 +30,7 @@ def unfinished(settings: Settings, shards: Sequence[str], tables_of_job: Sequenc
 def _is_finished(cookbook: Cookbook, shard: str, tables_of_job: Sequence[str]) -> bool:
     try:
         return all(cookbook.is_current(table, shard) for table in tables_of_job)
-    except MissingTableError:
+    except (MissingTableError, OtherModelError):
         return False
 
 
@@ -39,9 +39,12 @@ def range_tags(first: str, last: str) -> dict[str, str]:
     return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 
 
-def spanning_ranges(wanted: Sequence[str], registered: Sequence[str], size: int = SHARDS_PER_RUN) -> Iterator[tuple[str, str]]:
-    """Ranges of at most `size` registered shards that together hold all wanted ones, each beginning and ending with one."""
-    numbers = [number for number, shard in enumerate(registered) if shard in set(wanted)]
+def spanning_ranges(
+    wanted: Sequence[str], registered: Sequence[str], size: int = SHARDS_PER_RUN
+) -> Iterator[tuple[str, str]]:
+    """Ranges of at most `size` registered shards that hold all wanted ones, each beginning and ending with one."""
+    asked = set(wanted)
+    numbers = [number for number, shard in enumerate(registered) if shard in asked]
     while numbers:
         held = [number for number in numbers if number < numbers[0] + size]
         yield registered[held[0]], registered[held[-1]]
@@ -61,7 +64,7 @@ def _requests(
 
 @dg.schedule(job=build_index, cron_schedule="0 2 * * *", default_status=dg.DefaultScheduleStatus.STOPPED)
 def daily_index(context: dg.ScheduleEvaluationContext, settings: Settings) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Every day at 02:00: read, chunk and index the registered shards whose documents or chunks are missing or stale."""
+    """Every day at 02:00: read, chunk and index the shards whose documents or chunks are missing or stale."""
     yield from _requests(context, settings, CORPUS_TABLES)
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import time
+from collections import Counter
 
 import dagster as dg
 from dagster import DagsterInstance
@@ -33,7 +34,7 @@ def register() -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Materialize the chosen part for the chosen shards; 0 where everything succeeded and every source could be read."""
+    """Materialize the chosen part of the chosen shards; 0 where all of it succeeded and every source could be read."""
     settings = Settings.load(force=options.force or None)
     with DagsterInstance.get() as instance:
         _close_lost_runs(instance)
@@ -74,16 +75,18 @@ def _execute(
 
 
 def _stages(instance: DagsterInstance, result: dg.ExecuteInProcessResult) -> list[Stage]:
-    """Seconds and forwards of each asset of a run, in the order of their ends."""
-    keys = {event.step_key for event in result.get_asset_materialization_events()}
-    forwards: dict[str, int] = {}
+    """Seconds, forwards and written tables of each asset of a run, in the order of their ends."""
+    forwards, written = Counter[str](), Counter[str]()
     for event in result.get_asset_materialization_events():
-        value = event.materialization.metadata.get("forwards_in_this_run")
-        if value is not None and event.step_key is not None:
-            forwards[event.step_key] = forwards.get(event.step_key, 0) + int(value.value)  # type: ignore[arg-type]
-    stats = [s for s in instance.get_run_step_stats(result.run_id) if s.step_key in keys and s.end_time and s.start_time]
+        metadata, step = event.materialization.metadata, str(event.step_key)
+        if "forwards_in_this_run" in metadata:
+            forwards[step] += int(metadata["forwards_in_this_run"].value)  # type: ignore[arg-type]
+        written[step] += not metadata["skipped"].value
+    stats = [
+        s for s in instance.get_run_step_stats(result.run_id) if s.step_key in written and s.end_time and s.start_time
+    ]
     return [
-        Stage(s.step_key, (s.end_time or 0) - (s.start_time or 0), forwards.get(s.step_key, 0))
+        Stage(s.step_key, (s.end_time or 0) - (s.start_time or 0), forwards[s.step_key], written[s.step_key])
         for s in sorted(stats, key=lambda s: s.end_time or 0)
     ]
 
@@ -105,7 +108,9 @@ def _chosen(asked: str | None, registered: list[str]) -> list[str]:
     names = [name.strip() for name in asked.split(",") if name.strip()]
     unknown = [name for name in names if name not in registered]
     if unknown or not names:
-        raise ValueError(f"unknown shard {', '.join(map(repr, unknown)) or repr(asked)}; the corpus has {_listed(registered)}")
+        raise ValueError(
+            f"unknown shard {', '.join(map(repr, unknown)) or repr(asked)}; the corpus has {_listed(registered)}"
+        )
     return [shard for shard in registered if shard in names]
 
 
@@ -114,11 +119,14 @@ def _listed(shards: list[str]) -> str:
 
 
 def _close_lost_runs(instance: DagsterInstance) -> None:
-    """Mark runs whose process on this machine is gone as failed, and free their place in the pools; else they would block the next."""
+    """Fail runs whose process on this machine is gone and free their place in the pools, where they block others."""
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])):
         host, _, pid = run.tags.get(PROCESS_TAG, "").partition(":")
-        if host == socket.gethostname() and not _is_alive(int(pid)):
-            instance.report_run_failed(run, "its process is gone; what it had written stays, the rest is made by the next run")
+        # In containers process ids repeat: a run that names this very process was started by an earlier one.
+        if host == socket.gethostname() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
+            instance.report_run_failed(
+                run, "its process is gone; what it had written stays, the rest is made by the next run"
+            )
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 

@@ -4,8 +4,8 @@ import warnings
 
 import dagster as dg
 
-# Backfill policies, observable sources and partitioned checks are what the graph is built on; that they are beta or preview is known,
-# and their versions are pinned.
+# Backfill policies, observable sources and partitioned checks are what the graph is built on; that they are beta or
+# preview is known, and their versions are pinned.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 

@@ -1,4 +1,4 @@
-"""What a materialization shows in the UI: rows, columns, place, cost, settings, models; per partition where there are many."""
+"""What a materialization shows in the UI: rows, columns, place, cost, settings and models, per partition."""
 
 from typing import Any
 

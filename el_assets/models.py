@@ -1,4 +1,4 @@
-"""The models as external assets: observed with the fingerprint of their weights, so that lineage names what scored the data."""
+"""The models as external assets: observed with their fingerprints, so that lineage names what scored the data."""
 
 import dagster as dg
 
@@ -15,7 +15,7 @@ def long_model(settings: Settings) -> dg.ObserveResult:
 
 @dg.observable_source_asset(group_name="models", name="short_model")
 def short_model(settings: Settings) -> dg.ObserveResult:
-    """The short-window sibling of `long_model` (`EL_SHORT_MODEL`): same tokenizer and architecture, shorter training window."""
+    """The short-window sibling of `long_model` (`EL_SHORT_MODEL`): same tokenizer and architecture."""
     return _observed(ModelChoice.short(settings))
 
 

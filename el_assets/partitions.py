@@ -1,4 +1,4 @@
-"""Corpus shards: dynamic partitions, registered by a sensor or by `python -m el_assets`, never while definitions load."""
+"""Corpus shards: dynamic partitions, registered by `python -m el_assets`, never while definitions load."""
 
 import dagster as dg
 
@@ -15,6 +15,10 @@ def registered_shards(instance: dg.DagsterInstance) -> list[str]:
 def register_shards(instance: dg.DagsterInstance, source: CorpusSource) -> list[str]:
     """Make the registered shards those of the source; tables of shards that went stay on disk, unused.
 
+    Returns:
+        The shards in registration order, by which Dagster reads ranges. It is the source's own order until shards are
+        added later: those come last.
+
     Raises:
         ValueError: the source lists no shard.
     """
@@ -24,7 +28,7 @@ def register_shards(instance: dg.DagsterInstance, source: CorpusSource) -> list[
     for gone in sorted(set(registered_shards(instance)) - set(shards)):
         instance.delete_dynamic_partition("corpus_shards", gone)
     instance.add_dynamic_partitions("corpus_shards", shards)
-    return shards
+    return registered_shards(instance)
 
 
 def contiguous_ranges(wanted: set[str], registered: list[str]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar in a terminal, and a line with rate and time left in the run's log every few seconds."""
+"""Progress of long steps: a bar in a terminal, and every few seconds a log line with rate and time left."""
 
 import sys
 import time
@@ -12,10 +12,10 @@ LOG_EVERY_SECONDS = 10.0
 
 
 @contextmanager
-def progress(
-    context: dg.AssetExecutionContext, what: str, total: int, unit: str
-) -> Iterator[Callable[[int], None]]:
-    """Yields `advance(n)`, to be called with the units done since its last call. The bar appears once the work has taken a second, and is gone when it ends before.
+def progress(context: dg.AssetExecutionContext, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yields `advance(n)`, to be called with the units done since its last call.
+
+    The bar appears once the work has taken a second; shorter work shows none.
 
     Args:
         what: what is being done, with the shard.

@@ -1,8 +1,8 @@
 """What each table is made from, and the hash that says whether a stored table still follows from it.
 
-A table's recipe is the hash of its code version, the fingerprints of the tables of the same shard that it reads, the method
-settings and the models that it depends on. Inputs that span shards (the retrieval index) are pinned, not part of it: a newer
-index does not make finished shards stale (see el_resources.shard_tables.Stamp).
+A table's recipe is the hash of its code version, the fingerprints of the tables of the same shard that it reads, the
+method settings and the models that it depends on. Inputs that span shards (the retrieval index) are pinned, not part of
+it: a newer index does not make finished shards stale (see el_resources.shard_tables.Stamp).
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ RECIPES: dict[str, Recipe] = {
             "sequence_tokens",
             "skip_tokens",
         ),
-        models=("scorer",),
+        models=("scorer", "tokenizer"),
     ),
     "candidate_contexts": Recipe(
         code_version="1",
@@ -88,6 +88,10 @@ RECIPES: dict[str, Recipe] = {
 ENTROPYLONG_TABLES = tuple(RECIPES)
 
 
+class OtherModelError(ValueError):
+    """A table's inputs were made with another model than the table would be."""
+
+
 class Cookbook:
     """Recipes under one run's settings; model fingerprints are computed once."""
 
@@ -112,6 +116,7 @@ class Cookbook:
 
         Raises:
             MissingTableError: an input has not been made.
+            OtherModelError: an input was made with another model than the settings name now.
         """
         recipe = RECIPES[asset]
         inputs = {name: self.tables.require_stamp(name, shard) for name in recipe.inputs}
@@ -128,9 +133,21 @@ class Cookbook:
             assert self.source is not None, "documents are made from a source"
             parts["source"] = self.source.shard_fingerprint(shard)
         lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}
+        _refuse_other_models(asset, shard, lineage, models)
         return Stamp(asset=asset, partition=shard, recipe=digest(parts), settings={**lineage, **models, **own})
 
     def is_current(self, asset: str, shard: str) -> bool:
         """Whether the stored table still follows from its inputs and the settings."""
         stored = self.tables.stamp(asset, shard)
         return stored is not None and stored.recipe == self.draft(asset, shard).recipe
+
+
+def _refuse_other_models(asset: str, shard: str, lineage: Mapping[str, Any], models: Mapping[str, str]) -> None:
+    """Token ids and entropies of one model mean nothing to another."""
+    for role, fingerprint in models.items():
+        if lineage.get(role, fingerprint) != fingerprint:
+            raise OtherModelError(
+                f"{asset} of shard {shard!r} would mix two models: what it reads was made with {role} {lineage[role]}, "
+                f"the settings name {role} {fingerprint}; "
+                "materialize entropy_maps for the shard first, or restore the model"
+            )

@@ -54,7 +54,8 @@ DOCUMENTS: TableSchema = {
     "n_chars": Column(pl.Int64(), "Characters of the text as read."),
     "content_hash": _CONTENT_HASH,
     "set_aside_reason": Column(
-        pl.String(), "Why the document is not used: empty, whitespace, nul, not_utf8, exact_duplicate; null where it is."
+        pl.String(),
+        "Why the document is not used: empty, whitespace, nul, not_utf8, exact_duplicate; null where it is.",
     ),
 }
 
@@ -78,7 +79,9 @@ ENTROPY_MAPS: TableSchema = {
     "mean_nats": Column(pl.Float64(), "μ: mean entropy of the root's tokens."),
     "std_nats": Column(pl.Float64(), "σ: standard deviation of the entropy of the root's tokens."),
     "threshold_nats": Column(pl.Float64(), "τ = μ + ασ."),
-    "anchors": Column(POSITIONS, "Positions with entropy above τ, ascending; the highest ones where their number is capped."),
+    "anchors": Column(
+        POSITIONS, "Positions with entropy above τ, ascending; the highest ones where their number is capped."
+    ),
     "n_above_threshold": Column(pl.Int32(), "Positions above τ before skipping and capping."),
 }
 
@@ -119,11 +122,13 @@ VERIFIED_PAIRS: TableSchema = {
 
 PACKED_SEQUENCES: TableSchema = {
     "sequence_id": Column(pl.String(), "Shard and number of the sequence."),
-    "token_ids": Column(TOKENS, "Exactly L scorer tokens; one attention span: do not mask its documents from each other."),
+    "token_ids": Column(
+        TOKENS, "Exactly L scorer tokens; one attention span: do not mask its documents from each other."
+    ),
     "n_tokens": Column(pl.Int32(), "Tokens of the sequence."),
     "segments": Column(
         pl.List(SEGMENT),
-        "What each token span is: kind (context, root, separator, end_of_text), whose text, [start, end) in the sequence, "
+        "What each token span is: kind (context, root, separator, end_of_text), whose text, [start, end) in the "
         "tokens cut from its head, and for contexts the root's anchors and reductions. The spans tile the sequence.",
     ),
 }
@@ -131,7 +136,8 @@ PACKED_SEQUENCES: TableSchema = {
 PACKING_LEFTOVERS: TableSchema = {
     "doc_id": _ROOT_ID,
     "reason": Column(
-        pl.String(), "no_verified_context, group_longer_than_sequence, or no_fitting_group (the rest fills no sequence)."
+        pl.String(),
+        "no_verified_context, group_longer_than_sequence, or no_fitting_group (the rest fills no sequence).",
     ),
     "n_tokens": Column(pl.Int32(), "Tokens of the root with its verified contexts and joints."),
 }

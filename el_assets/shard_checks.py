@@ -1,7 +1,7 @@
 """Checks over shards: one property, a plain function `shard -> problems`, one result that names the shards that fail.
 
-A partitioned check looks at the shards of its run; a global one at every registered shard whose table exists, and says how many.
-Failing checks say what to do next.
+A partitioned check looks at the shards of its run; a global one at every registered shard whose table exists, and says
+how many. Failing checks say what to do next.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,9 @@ def shard_check(asset: Any, problems: Problems, *, remedy: str, blocking: bool =
     return check
 
 
-def all_shards_check(asset: Any, problems: Callable[[ShardTables, list[str]], dict[str, list[str]]], *, remedy: str) -> dg.AssetChecksDefinition:
+def all_shards_check(
+    asset: Any, problems: Callable[[ShardTables, list[str]], dict[str, list[str]]], *, remedy: str
+) -> dg.AssetChecksDefinition:
     """A warning over all registered shards: `problems` gives what is wrong, by shard or by thing.
 
     It is asked only where the asset's table exists for at least one of them.

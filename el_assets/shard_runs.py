@@ -1,7 +1,7 @@
 """A run over many shards: skip what is up to date, make the rest one shard at a time, say what happened for each.
 
-Every partitioned asset's body is `materialize_shards(context, settings, make)`. A shard's table is written as soon as it is made,
-so a run that dies loses at most the shard at hand, and the next run starts there.
+Every partitioned asset's body is `materialize_shards(context, settings, make)`. A shard's table is written as soon as
+it is made, so a run that dies loses at most the shard at hand, and the next run starts there.
 """
 
 import time

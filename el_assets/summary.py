@@ -6,18 +6,19 @@ from typing import Any
 
 import polars as pl
 
-from el_assets.entropylong.selection import KeepRule, PassRates, judge, pass_rates
+from el_assets.entropylong.selection import KeepRule, PassRates, judge, over_shards, pass_rates
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp
 
 
 @dataclass(frozen=True)
 class Stage:
-    """An asset of this run: wall seconds, and sequences that went through the model."""
+    """An asset of this run: wall seconds, sequences that went through the model, and tables written."""
 
     name: str
     seconds: float
     forwards: int
+    written: int
 
 
 def print_summary(settings: Settings, shards: Sequence[str], stages: Sequence[Stage], *, seconds: float) -> bool:
@@ -30,7 +31,8 @@ def print_summary(settings: Settings, shards: Sequence[str], stages: Sequence[St
         print(f"  {label:<{width}}  {value}")
     print(f"  {'seconds':<{width}}  {seconds:.0f}: " + ", ".join(f"{s.name} {s.seconds:.1f}" for s in stages))
     forwards = sum(stage.forwards for stage in stages)
-    done = f"{forwards:,}" if forwards else "0: every table was up to date and none was written"
+    written = sum(stage.written for stage in stages)
+    done = f"{forwards:,}" if forwards or written else "0: every table was up to date and none was written"
     print(f"  {'forwards in this run':<{width}}  {done}")
     print(f"  {'tables':<{width}}  {tables.store / 'tables'}")
     print(f"  {'look at it':<{width}}  make ui, then http://127.0.0.1:3000\n")
@@ -71,10 +73,15 @@ def _entropylong_rows(settings: Settings, tables: ShardTables, shards: Sequence[
 
 def _rate_rows(settings: Settings, tables: ShardTables, packed: dict[str, Stamp]) -> list[tuple[str, str]]:
     """Pass rates under the rule of the tables and under epsilon alone, over all shards."""
-    scores = tables.scan_many("context_scores", packed).collect()
+    scores = over_shards(tables.scan_many("context_scores", packed))
     made_under = next(iter(tables.stamps("verified_pairs", packed).values())).settings
     rule = KeepRule(**{name: made_under[name] for name in ("epsilon", "criterion", "beats_controls")})
-    rows = [(f"pass ε = {rule.epsilon} alone", _rates(scores, KeepRule(**{**_fields(rule), "beats_controls": False}), settings.seed))]
+    rows = [
+        (
+            f"pass ε = {rule.epsilon} alone",
+            _rates(scores, KeepRule(**{**_fields(rule), "beats_controls": False}), settings.seed),
+        )
+    ]
     if rule.beats_controls:
         rows.append(("  and beat all controls", _rates(scores, rule, settings.seed)))
     return rows

@@ -1,8 +1,8 @@
 """One settings object: what a run depends on, where it comes from, and what it may be.
 
-Precedence, highest first: a launchpad's or caller's value, the environment (`EL_ALPHA=1.5`), the profile (`EL_PROFILE`),
-the defaults below, which are the `reference` profile. Method settings enter the fingerprints of the tables that depend on
-them (el_assets.recipes names which); storage and device settings do not.
+Precedence, highest first: a launchpad's or caller's value, the environment (`EL_ALPHA=1.5`), the profile
+(`EL_PROFILE`), the defaults below, which are the `reference` profile. Method settings enter the fingerprints of the
+tables that depend on them (el_assets.recipes names which); storage and device settings do not.
 
 `[?]` in a description marks what the EntropyLong paper does not state.
 """
@@ -25,6 +25,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "corpus": "hf:HuggingFaceFW/fineweb-edu/sample-10BT",
         "long_model": "meta-llama/Meta-Llama-3-8B",
         "encoder": "sentence-transformers:BAAI/bge-base-en-v1.5",
+        "alpha": 2.0,
         "chunk_tokens": 512,
         "roots_per_shard": UNLIMITED,
         "root_tokens_min": 1,
@@ -40,12 +41,16 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 class Settings(dg.ConfigurableResource):
-    """Every setting of the workspace, with its bounds. Built by `Settings.load()`; overridable per run in the launchpad."""
+    """Every setting of the workspace, with its bounds. Built by `load()`; overridable per run in the launchpad."""
 
     profile: Literal["reference", "paper"] = Field(
-        default="reference", description="Preset that the other defaults come from (EL_PROFILE): `reference`, offline in minutes on 2 cores, or `paper`."
+        default="reference",
+        description="Preset that the other defaults come from (EL_PROFILE): `reference`, offline in minutes on "
+        "2 cores, or `paper`.",
     )
-    store: str = Field(default="data", min_length=1, description="Folder that holds tables, the retrieval index and exports.")
+    store: str = Field(
+        default="data", min_length=1, description="Folder that holds tables, the retrieval index and exports."
+    )
     corpus: str = Field(
         default="python-docs:",
         description="Where documents come from: `python-docs:`, `parquet:PATH-OR-GLOB` or `jsonl:PATH-OR-GLOB`.",
@@ -64,7 +69,9 @@ class Settings(dg.ConfigurableResource):
         default="auto", description="Weights in memory. `auto`: float32 on a CPU, the checkpoint's own on a GPU."
     )
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
-    trust_remote_code: bool = Field(default=False, description="Run Python code that ships with a model. Off unless you set it.")
+    trust_remote_code: bool = Field(
+        default=False, description="Run Python code that ships with a model. Off unless you set it."
+    )
     encoder: str = Field(
         default="reference-idf",
         description="Dense retrieval encoder: `reference-idf` (embedded) or `sentence-transformers:NAME-OR-FOLDER`.",
@@ -76,17 +83,29 @@ class Settings(dg.ConfigurableResource):
     )
     root_tokens_min: int = Field(default=128, ge=1, description="[?] Shortest root, in scorer tokens.")
     root_tokens_max: int = Field(
-        default=640, ge=0, description="[?] Longest root, in scorer tokens; 0 leaves only the limits of window and sequence."
+        default=640,
+        ge=0,
+        description="[?] Longest root, in scorer tokens; 0 leaves only the limits of window and sequence.",
     )
     alpha: float = Field(
-        default=2.0, ge=-10, le=20, allow_inf_nan=False, description="Anchors are positions with entropy above mean + alpha * std."
+        default=2.0,
+        ge=-10,
+        le=20,
+        allow_inf_nan=False,
+        description="Anchors are positions with entropy above mean + alpha * std.",
     )
     skip_tokens: int = Field(default=8, ge=0, description="[?] Positions at a root's start that are never anchors.")
     max_anchors: int = Field(default=8, ge=0, description="Anchors kept per root, highest entropy first; 0 keeps all.")
 
-    query_half_width: int = Field(default=16, ge=1, le=2048, description="w: a query is the tokens [anchor - w, anchor + w).")
-    retriever: Literal["dense", "full_text"] = Field(default="dense", description="Cosine over vectors, or BM25 over text.")
-    candidates_per_anchor: int = Field(default=8, ge=1, le=1000, description="K: chunks retrieved per anchor, after exclusions.")
+    query_half_width: int = Field(
+        default=16, ge=1, le=2048, description="w: a query is the tokens [anchor - w, anchor + w)."
+    )
+    retriever: Literal["dense", "full_text"] = Field(
+        default="dense", description="Cosine over vectors, or BM25 over text."
+    )
+    candidates_per_anchor: int = Field(
+        default=8, ge=1, le=1000, description="K: chunks retrieved per anchor, after exclusions."
+    )
     near_duplicate_containment: float = Field(
         default=0.5,
         gt=0,
@@ -94,15 +113,23 @@ class Settings(dg.ConfigurableResource):
         description="A chunk is excluded when more than this share of its 5-word shingles stands in the root.",
     )
     controls_per_root: int = Field(
-        default=4, ge=0, le=64, description="Random chunks scored at every anchor of a root, to measure what chance passes."
+        default=4,
+        ge=0,
+        le=64,
+        description="Random chunks scored at every anchor of a root, to measure what chance passes.",
     )
     separator: str = Field(default="\n\n", description="[?] Text between a context and what follows it.")
 
     epsilon: float = Field(
-        default=0.4, gt=-1, lt=1, allow_inf_nan=False, description="Keep a context when its relative reduction exceeds this."
+        default=0.4,
+        gt=-1,
+        lt=1,
+        allow_inf_nan=False,
+        description="Keep a context when its relative reduction exceeds this.",
     )
     criterion: Literal["entropy", "nll", "both"] = Field(
-        default="entropy", description="What must fall by more than epsilon: entropy (paper), the true token's NLL, or both."
+        default="entropy",
+        description="What must fall by more than epsilon: entropy (paper), the true token's NLL, or both.",
     )
     beats_controls: bool = Field(
         default=True, description="Keep a context only if it also reduces more than every control at the same anchor."
@@ -114,7 +141,9 @@ class Settings(dg.ConfigurableResource):
 
     seed: int = Field(default=0, ge=0, description="Seeds root sampling, controls and shuffles.")
     exact_search_rows: int = Field(
-        default=100_000, ge=0, description="Up to this many chunks retrieval is exact; beyond it an approximate index is built."
+        default=100_000,
+        ge=0,
+        description="Up to this many chunks retrieval is exact; beyond it an approximate index is built.",
     )
     force: bool = Field(default=False, description="Recompute shards even if their tables are up to date.")
 
@@ -140,8 +169,13 @@ class Settings(dg.ConfigurableResource):
         Raises:
             ValueError: names the variable or argument, its value, and what is allowed.
         """
+        unknown = sorted(set(overrides) - set(cls.model_fields))
+        if unknown:
+            raise ValueError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(sorted(cls.model_fields))}")
         given = {k: v for k, v in overrides.items() if v is not None}
-        from_environment = _environment_values(os.environ if environment is None else environment, set(cls.model_fields))
+        from_environment = _environment_values(
+            os.environ if environment is None else environment, set(cls.model_fields)
+        )
         profile = given.get("profile", from_environment.get("profile", "reference"))
         if profile not in PROFILES:
             raise ValueError(f"profile {profile!r} is unknown; choose one of {sorted(PROFILES)}")
@@ -160,7 +194,7 @@ OTHER_VARIABLES = {"EL_EXECUTION"}
 
 
 def _environment_values(environment: Mapping[str, str], fields: set[str]) -> dict[str, str]:
-    """`{field: text}` for every `EL_<FIELD>`; a misspelt name is refused, since ignoring it would silently change results."""
+    """`{field: text}` for every `EL_<FIELD>`; refuses a misspelt name, since ignoring it would change results."""
     named = {k: v for k, v in environment.items() if k.startswith(ENVIRONMENT_PREFIX) and k not in OTHER_VARIABLES}
     unknown = sorted(k for k in named if k.removeprefix(ENVIRONMENT_PREFIX).lower() not in fields)
     if unknown:

@@ -3,7 +3,7 @@
 Guarantees:
 - A table is there whole or not at all: it is written beside its place and renamed (a single PUT on an object store).
 - Its stamp (what it was made from, what it cost) travels in the Parquet metadata, so table and stamp cannot part.
-- A partition key never becomes a path: it is percent-encoded, and hashed where the file system's name limit would be passed.
+- A partition key never becomes a path: it is percent-encoded, and hashed where it would pass the file system's limit.
 - A reader over many partitions refuses to mix settings.
 """
 
@@ -39,7 +39,7 @@ class Stamp:
 
     Attributes:
         asset, partition: the table's name.
-        recipe: hash of inputs, settings, models and code version; a table is stale when this no longer follows from them.
+        recipe: hash of inputs, settings, models and code version; a table is stale when it no longer follows from them.
         fingerprint: what tables made from this one depend on: the recipe and the pinned inputs.
         settings: every method setting that this table and the tables behind it were made under.
         pinned: inputs that are recorded, but whose newer versions do not make the table stale (an index tag).
@@ -93,7 +93,8 @@ class ShardTables:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
             raise ValueError(
-                f"the store {str(self.store)!r} is not writable ({error}); set EL_STORE to a folder that you may write to"
+                f"the store {str(self.store)!r} is not writable ({error}); "
+                "set EL_STORE to a folder that you may write to"
             ) from error
 
     def stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp | None:
@@ -113,7 +114,8 @@ class ShardTables:
         stamp = self.stamp(asset, partition)
         if stamp is None:
             raise MissingTableError(
-                f"table {asset!r} has no partition {partition!r} in store {str(self.store)!r}; materialize {asset} for it first"
+                f"table {asset!r} has no partition {partition!r} in store {str(self.store)!r}; "
+                f"materialize {asset} for it first"
             )
         return stamp
 
@@ -141,7 +143,9 @@ class ShardTables:
         """
         stamps = self.stamps(asset, partitions)
         if not stamps:
-            raise MissingTableError(f"table {asset!r} has no partition yet in store {str(self.store)!r}; materialize {asset} first")
+            raise MissingTableError(
+                f"table {asset!r} has no partition yet in store {str(self.store)!r}; materialize {asset} first"
+            )
         refuse_mixed_settings(stamps)
         return pl.concat(
             [self.scan(asset, partition).with_columns(shard=pl.lit(partition)) for partition in stamps], how="vertical"
@@ -183,10 +187,9 @@ def file_stem(partition: str) -> str:
     """
     if not partition:
         raise ValueError("a partition key must not be empty")
-    stem = quote(partition, safe=" ")
+    stem = quote(partition, safe=" ").replace("~", "%7E")  # a tilde marks a stem that was cut
     if stem.startswith("."):  # a leading dot hides a file, and marks a temporary one
         stem = "%2E" + stem[1:]
     if len(stem) <= LONGEST_FILE_STEM:
         return stem
     return f"{stem[: LONGEST_FILE_STEM - 33]}~{digest(partition)}"
-

@@ -1,6 +1,6 @@
 """The corpus and its retrieval index, as assets."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import dagster as dg
@@ -35,9 +35,9 @@ INDEX_COLUMNS = ("chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vect
 def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per source document of the shard, in the source's order.
 
-    Documents that cannot serve (empty, whitespace only, with NUL characters, not UTF-8, exact duplicates within the shard) stay
-    as rows with their reason and without text. A file that cannot be read gives an empty table that names the file and the cause;
-    the check `sources_are_readable` fails for it, and the other shards go on.
+    Documents that cannot serve (empty, whitespace only, with NUL characters, not UTF-8, exact duplicates within the
+    shard) stay as rows with their reason and without text. A file that cannot be read gives an empty table that names
+    the file and the cause; the check `sources_are_readable` fails for it, and the other shards go on.
     """
     source = open_corpus_of(settings)
 
@@ -61,7 +61,7 @@ def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.Mater
     code_version=RECIPES["context_chunks"].code_version,
 )
 def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per retrieval chunk: a passage of at most `chunk_tokens` scorer tokens, cut at text boundaries, with its vector.
+    """One row per retrieval chunk: at most `chunk_tokens` scorer tokens, cut at text boundaries, with its vector.
 
     The paper does not state its chunk size; NExtLong, its sibling, packs lines to at most 2,048 characters.
     """
@@ -89,8 +89,8 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
 def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """LanceDB over the chunks of every registered shard: vectors for cosine search and full text for BM25.
 
-    Synced shard by shard (changed: replaced; gone: deleted) and tagged by content, so that what was retrieved can name what it was
-    retrieved from. Building it again over the same chunks changes nothing. The only writer of the store.
+    Synced shard by shard (changed: replaced; gone: deleted) and tagged by content, so that what was retrieved can name
+    what it was retrieved from. Building it again over the same chunks changes nothing. The only writer of the store.
     """
     tables = ShardTables(settings.store)
     stamps = tables.stamps("context_chunks", registered_shards(context.instance))
@@ -110,7 +110,9 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
             exact_row_limit=settings.exact_search_rows,
             on_progress=lambda shard, n_rows: advance(n_rows),
         )
-    context.log.info(f"retrieval_index: {report.n_rows:,} chunks, tag {report.tag}, {'changed' if report.changed else 'up to date'}")
+    context.log.info(
+        f"retrieval_index: {report.n_rows:,} chunks, tag {report.tag}, {'changed' if report.changed else 'up to date'}"
+    )
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": report.n_rows,
@@ -140,5 +142,3 @@ def index_batches(tables: ShardTables, shard: str) -> Iterator[pa.RecordBatch]:
     dimension = len(frame["vector"][0])
     shaped = frame.with_columns(pl.col("vector").list.to_array(dimension), shard=pl.lit(shard))
     yield from shaped.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches(max_chunksize=ENCODE_ROWS)
-
-

@@ -29,7 +29,9 @@ def chunks_table(documents: pl.DataFrame, spans: Sequence[Sequence[Span]]) -> pl
 
 def with_vectors(chunks: pl.DataFrame, vectors: np.ndarray) -> pl.DataFrame:
     """The chunks with their vectors, [n_chunks, dimension]."""
-    return chunks.with_columns(vector=pl.Series(vectors.astype(np.float32), dtype=pl.Array(pl.Float32, vectors.shape[1])))
+    return chunks.with_columns(
+        vector=pl.Series(vectors.astype(np.float32), dtype=pl.Array(pl.Float32, vectors.shape[1]))
+    )
 
 
 def _chunk_row(doc_id: str, text: str, span: Span) -> dict[str, object]:

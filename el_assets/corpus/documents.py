@@ -1,4 +1,4 @@
-"""Source documents to the `documents` table: stable ids, content hashes, and a reason for every document that is not used.
+"""Source documents to the `documents` table: stable ids, content hashes, and a reason for each that is not used.
 
 Nothing is dropped: a document that cannot serve stays as a row with its `set_aside_reason` and no text.
 """
@@ -15,8 +15,8 @@ from el_resources.corpus_source import SourceDocument
 def documents_table(documents: Iterable[SourceDocument], source_uri: str) -> pl.DataFrame:
     """The `documents` table of one shard, in the source's order.
 
-    An exact duplicate is a document whose text already stood in the shard. Two different texts under one source id are told
-    apart by a piece of their hash.
+    An exact duplicate is a document whose text already stood in the shard. Two different texts under one source id are
+    told apart by a piece of their hash.
     """
     rows, seen_texts, seen_ids = [], set(), set()
     for document in documents:

@@ -1,7 +1,8 @@
 """Which documents are roots, and where a language model is uncertain in them.
 
-EntropyLong (arXiv 2510.02330), "high-entropy positions": τ = μ + α·σ over the document's own token entropies; the anchors are the
-positions with entropy above τ. Eligibility, skipping and capping are ours; the `paper` profile switches the last two off.
+EntropyLong (arXiv 2510.02330), "high-entropy positions": τ = μ + α·σ over the document's own token entropies; the
+anchors are the positions with entropy above τ. Eligibility, skipping and capping are ours; the `paper` profile switches
+the last two off.
 """
 
 from collections import Counter
@@ -51,8 +52,8 @@ def sample_roots(
 ) -> tuple[list[int], dict[str, int]]:
     """Indices of the sampled roots, in the documents' order, and how many documents were ineligible for which reason.
 
-    The sample is the `count` eligible documents with the smallest hash of seed and id (all where count is 0), so it does not
-    depend on the order of documents, and other documents that come or go change it little.
+    The sample is the `count` eligible documents with the smallest hash of seed and id (all where count is 0), so it
+    does not depend on the order of documents, and other documents that come or go change it little.
     """
     reasons = [limits.reason_against(n) for n in n_tokens]
     eligible = [index for index, reason in enumerate(reasons) if reason is None]
@@ -62,7 +63,7 @@ def sample_roots(
 
 
 def threshold(entropy_nats: np.ndarray, alpha: float) -> tuple[float, float, float]:
-    """(μ, σ, τ = μ + ασ) of a document's token entropies [n], in nats; σ over the n tokens, without Bessel's correction."""
+    """(μ, σ, τ = μ + ασ) of a document's token entropies [n], in nats; σ without Bessel's correction."""
     entropy = entropy_nats.astype(np.float64)
     mean, std = float(entropy.mean()), float(entropy.std())
     return mean, std, mean + alpha * std

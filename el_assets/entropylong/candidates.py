@@ -1,11 +1,11 @@
 """Candidate contexts for uncertain positions: retrieved chunks, and random controls.
 
-EntropyLong, "query and retrieval": the query is the text of tokens [t - w, t + w), and each anchor gets K candidates by cosine.
-K counts what is left after three exclusions, since verification rewards repetition: the root's own chunks, chunks whose
-5-word shingles mostly stand in the root, and further chunks with a text that the anchor already has.
+EntropyLong, "query and retrieval": the query is the text of tokens [t - w, t + w), and each anchor gets K candidates by
+cosine. K counts what is left after three exclusions, since verification rewards repetition: the root's own chunks,
+chunks whose 5-word shingles mostly stand in the root, and further chunks with a text that the anchor already has.
 
-Controls are a few random chunks per root, scored at all its anchors. They are drawn by consistent hashing (each chunk and each draw
-has a place on a ring; a draw takes the next chunk), so that an index that grew keeps nearly all of them.
+Controls are a few random chunks per root, scored at all its anchors. They are drawn by consistent hashing (each chunk
+and each draw has a place on a ring; a draw takes the next chunk), so that an index that grew keeps nearly all of them.
 """
 
 import re
@@ -24,7 +24,8 @@ SHINGLE_WORDS = 5
 SLACK = 24
 _WORD = re.compile(r"\w+")
 
-# (indices of the queries, results wanted of each) -> query_index, chunk_id, doc_id, shard, content_hash, text, similarity
+# (indices of the queries, results wanted of each) ->
+#     query_index, chunk_id, doc_id, shard, content_hash, text, similarity
 Search = Callable[[np.ndarray, int], pl.DataFrame]
 
 
@@ -86,6 +87,8 @@ def retrieve(queries: pl.DataFrame, search: Search, exclusions: Exclusions, *, k
     Returns:
         Columns of `candidate_contexts`, `is_control` False.
     """
+    if queries.is_empty():
+        return pl.DataFrame(schema=polars_schema("candidate_contexts"))
     roots = queries["doc_id"].to_list()
     pending, wanted = np.arange(queries.height), k + SLACK
     kept: list[pl.DataFrame] = []

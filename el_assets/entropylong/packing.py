@@ -1,10 +1,10 @@
 """Verified contexts and roots to sequences of exactly L tokens.
 
-EntropyLong, "assembly": S = [shuffled kept contexts ; root]. A group is one root with its contexts, joined as they were verified:
-`C1 sep C2 sep ... sep D`. Several groups, set apart by end-of-text, fill a sequence. The paper does not say how sequences are
-brought to length; here whole groups are taken in seeded order, and the overflow is cut from the head of the sequence's first
-context. No root is cut, no other context is cut, and no verified context is dropped to make a fit: a root whose group fits no
-sequence goes to the leftovers with its reason.
+EntropyLong, "assembly": S = [shuffled kept contexts ; root]. A group is one root with its contexts, joined as they were
+verified: `C1 sep C2 sep ... sep D`. Several groups, set apart by end-of-text, fill a sequence. The paper does not say
+how sequences are brought to length; here whole groups are taken in seeded order, and the overflow is cut from the head
+of the sequence's first context. No root is cut, no other context is cut, and no verified context is dropped to make a
+fit: a root whose group fits no sequence goes to the leftovers with its reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,11 @@ class Group:
 
     def segments(self) -> list[Segment]:
         separator = Segment("separator", self.separator_ids)
-        joined = [piece for context in self.contexts for piece in (context, separator)] if len(self.separator_ids) else list(self.contexts)
+        joined = (
+            [piece for context in self.contexts for piece in (context, separator)]
+            if len(self.separator_ids)
+            else list(self.contexts)
+        )
         return [*joined, self.root]
 
 
@@ -99,10 +103,11 @@ def pack(
 
 
 def _choose(groups: Sequence[Group], length: int, random: np.random.Generator) -> tuple[list[int], int] | None:
-    """Groups that together fill `length` with an overflow that one context's head can lose: (indices, overflow), or None.
+    """(indices of groups that fill `length`, overflow that one context's head can lose), or None.
 
-    Takes groups in a random order and closes the sequence with the first remaining group that makes a fit; tries further orders
-    where none does. Joints between groups (one end-of-text each) count. The group that loses the overflow comes first.
+    Takes groups in a random order and closes the sequence with the first remaining group that makes a fit; tries
+    further orders where none does. Joints between groups (one end-of-text each) count. The group that loses the
+    overflow comes first.
     """
     sizes = np.array([group.n_tokens for group in groups], dtype=np.int64)
     slacks = np.array([group.slack for group in groups], dtype=np.int64)
@@ -165,7 +170,7 @@ def sequences_table(shard: str, sequences: Sequence[Sequence[Segment]]) -> pl.Da
 
 
 def leftovers_table(leftovers: Sequence[tuple[Group, str]], without_context: Mapping[str, int]) -> pl.DataFrame:
-    """The `packing_leftovers` table: groups with their reason, and roots without a verified context with their length."""
+    """The `packing_leftovers` table: groups with their reason, and roots without a context with their length."""
     rows = [(group.root.doc_id, reason, group.n_tokens) for group, reason in leftovers]
     rows += [(doc_id, "no_verified_context", n_tokens) for doc_id, n_tokens in without_context.items()]
     return pl.DataFrame(rows, schema=polars_schema("packing_leftovers"), orient="row").sort("doc_id")

@@ -1,10 +1,11 @@
 """Which scored contexts are kept, and how many of them chance would have kept.
 
-EntropyLong keeps a context when its ΔI exceeds ε. `beats_controls` (ours) also asks that it exceed every random control at the
-same anchor, since some anchors fall for any context. The share that chance keeps is estimated from the controls at the same
-anchors: the null pass rate; its ratio to the retrieved pass rate estimates the false-discovery rate (FDR). Under `beats_controls` each
-control is tried against the *other* controls (leave-one-out); tried against all of them it could never pass, and the FDR
-would be zero by construction. A control faces one rival fewer than a candidate does, so that estimate errs upwards.
+EntropyLong keeps a context when its ΔI exceeds ε. `beats_controls` (ours) also asks that it exceed every random control
+at the same anchor, since some anchors fall for any context. The share that chance keeps is estimated from the controls
+at the same anchors: the null pass rate; its ratio to the retrieved pass rate estimates the false-discovery rate (FDR).
+Under `beats_controls` each control is tried against the *other* controls (leave-one-out); tried against all of them it
+could never pass, and the FDR would be zero by construction. A control faces one rival fewer than a candidate does, so
+that estimate errs upwards.
 """
 
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ class KeepRule:
         if self.criterion == "both":
             return pl.min_horizontal("reduction", "nll_reduction")
         return pl.col({"entropy": "reduction", "nll": "nll_reduction"}[self.criterion])
+
+
+def over_shards(scores: pl.LazyFrame) -> pl.DataFrame:
+    """Scores of many shards (their key in `shard`), root ids kept apart: they are unique within a shard only."""
+    return scores.with_columns(doc_id=pl.concat_str("shard", "doc_id", separator="\0")).drop("shard").collect()
 
 
 def judge(scores: pl.DataFrame, rule: KeepRule) -> pl.DataFrame:
@@ -73,7 +79,8 @@ class PassRates:
     Attributes:
         retrieved, null: of retrieved candidates and of random controls; None where there are none.
         fdr: null / retrieved; None where nothing retrieved passes.
-        fdr_interval: 95 % bootstrap over roots; None where fdr is, or where a resample has none.
+        fdr_interval: 95 % bootstrap over roots; None where there are fewer than two, or where fdr or that of a resample
+            is None.
     """
 
     n_retrieved: int
@@ -105,7 +112,10 @@ class PassRates:
 
 
 def pass_rates(judged: pl.DataFrame, *, seed: int) -> PassRates:
-    """Pass rates of retrieved candidates and of controls. Roots, not pairs, are resampled: pairs of one root are not independent."""
+    """Pass rates of retrieved candidates and of controls.
+
+    The interval resamples roots, not pairs: pairs of one root are not independent.
+    """
     per_root = (
         judged.group_by("doc_id", maintain_order=True)
         .agg(
@@ -130,10 +140,12 @@ def pass_rates(judged: pl.DataFrame, *, seed: int) -> PassRates:
 
 def _fdr_interval(counts_R4: np.ndarray, seed: int) -> tuple[float, float] | None:
     n_roots = len(counts_R4)
-    if not n_roots:
-        return None
-    draws_SR = np.random.default_rng(seed).integers(n_roots, size=(BOOTSTRAP_SAMPLES, n_roots))
-    sums_S4 = counts_R4[draws_SR].sum(axis=1)
+    if n_roots < 2:
+        return None  # one root says nothing about others
+    random = np.random.default_rng(seed)
+    # One resample at a time: a corpus has many roots, and all resamples at once would hold them a thousand times.
+    draws = (np.bincount(random.integers(n_roots, size=n_roots), minlength=n_roots) for _ in range(BOOTSTRAP_SAMPLES))
+    sums_S4 = np.array([draw_R @ counts_R4 for draw_R in draws])
     retrieved, passing, controls, controls_passing = sums_S4.T
     if not (passing.all() and controls.all()):
         return None  # a resample without a passing candidate has no FDR
@@ -144,12 +156,12 @@ def _fdr_interval(counts_R4: np.ndarray, seed: int) -> tuple[float, float] | Non
 def keep_contexts(judged: pl.DataFrame, *, max_uses: int) -> tuple[pl.DataFrame, int]:
     """(the `verified_pairs` table, contexts dropped by the cap on a chunk's uses).
 
-    A context is kept once per root, with all the anchors that it verifies. A chunk is kept for at most `max_uses` roots, those that it
-    serves best; 0 sets no cap.
+    A context is kept once per root, with all the anchors that it verifies. A chunk is kept for at most `max_uses`
+    roots, those that it serves best; 0 sets no cap.
     """
     pairs = (
         judged.filter(pl.col("passes") & ~pl.col("is_control"))
-        .sort("doc_id", "chunk_id", "anchor")
+        .sort("doc_id", "anchor", "chunk_id")
         .group_by("doc_id", "chunk_hash", maintain_order=True)
         .agg(
             pl.col("chunk_id").first(),
@@ -161,6 +173,7 @@ def keep_contexts(judged: pl.DataFrame, *, max_uses: int) -> tuple[pl.DataFrame,
             best_reduction=pl.col("reduction").max(),
         )
         .select(list(polars_schema("verified_pairs")))
+        .sort("doc_id", "chunk_id")
     )
     if not max_uses:
         return pairs, 0

@@ -37,7 +37,7 @@ from el_resources.causal_lm import ModelChoice
 from el_resources.context_store import PinnedIndex
 from el_resources.settings import Settings
 from el_resources.shard_tables import MissingTableError, ShardTables
-from el_resources.text_encoder import TextEncoder, open_encoder
+from el_resources.text_encoder import TextEncoder, encoder_fingerprint, open_encoder
 from el_resources.tokenization import ModelTokenizer
 
 if TYPE_CHECKING:
@@ -97,7 +97,10 @@ class Meter:
 
     def facts(self) -> dict[str, object]:
         forwards, tokens, seconds = (
-            now - then for now, then in zip((self.engine.forwards, self.engine.tokens, self.engine.seconds), self.before, strict=True)
+            now - then
+            for now, then in zip(
+                (self.engine.forwards, self.engine.tokens, self.engine.seconds), self.before, strict=True
+            )
         )
         return {
             "forwards": int(forwards),
@@ -121,23 +124,29 @@ def map_entropy(step: Step, shard: str, engine: "ScoringEngine", model: ModelCho
         sequence=settings.sequence_tokens,
     )
     chosen, counts = sample_roots(
-        texts["doc_id"].to_list(), [len(ids) for ids in tokens], limits, count=settings.roots_per_shard, seed=settings.seed
+        texts["doc_id"].to_list(),
+        [len(ids) for ids in tokens],
+        limits,
+        count=settings.roots_per_shard,
+        seed=settings.seed,
     )
     meter = Meter(engine)
     sequences = [tokens[index] for index in chosen]
+    names = texts[chosen].select("doc_id", "content_hash").iter_rows()
     with step.show(f"entropy {shard}", sum(len(ids) for ids in sequences), "tokens") as advance:
-        scores = engine.score(sequences, on_progress=advance)
+        scores = engine.score(sequences, on_progress=_increments(advance))
     rows = [
         entropy_map_row(
-            *texts.select("doc_id", "content_hash").row(index),
-            tokens[index],
+            doc_id,
+            content_hash,
+            token_ids,
             score.entropy_nats,
             score.nll_nats,
             alpha=settings.alpha,
             skip=settings.skip_tokens,
             cap=settings.max_anchors,
         )
-        for index, score in zip(chosen, scores, strict=True)
+        for (doc_id, content_hash), token_ids, score in zip(names, sequences, scores, strict=True)
     ]
     table = entropy_maps_table(rows)
     facts = {
@@ -152,6 +161,28 @@ def map_entropy(step: Step, shard: str, engine: "ScoringEngine", model: ModelCho
     return Made(frame=table, facts=facts)
 
 
+def _increments(advance: Advance) -> Advance:
+    """For a caller that reports how much is done so far: passes on what came since its last call."""
+    done = 0
+
+    def on_progress(done_so_far: int) -> None:
+        nonlocal done
+        advance(done_so_far - done)
+        done = done_so_far
+
+    return on_progress
+
+
+def refuse_other_encoder(tables: ShardTables, shard: str, settings: Settings) -> None:
+    """Raise ValueError where the shard's chunks carry another encoder's vectors: no query is similar to those."""
+    made_with = tables.require_stamp("context_chunks", shard).settings["encoder"]
+    if made_with != encoder_fingerprint(settings.encoder):
+        raise ValueError(
+            f"the chunks of shard {shard!r} were encoded by another encoder ({made_with}) than {settings.encoder!r}; "
+            "run job build_index with this encoder first, or restore EL_ENCODER"
+        )
+
+
 def find_candidates(step: Step, shard: str, searching: Searching) -> Made:
     """`candidate_contexts` of a shard: retrieved chunks and controls of every anchor."""
     settings = step.settings
@@ -163,7 +194,9 @@ def find_candidates(step: Step, shard: str, searching: Searching) -> Made:
     )
     with step.show(f"retrieve {shard}", queries.height, "queries") as advance:
         search = _search(searching, queries["query_text"].to_list(), advance)
-        retrieved = retrieve(queries, search, exclusions, k=settings.candidates_per_anchor, n_chunks=searching.index.n_rows)
+        retrieved = retrieve(
+            queries, search, exclusions, k=settings.candidates_per_anchor, n_chunks=searching.index.n_rows
+        )
     excluded = dict(exclusions.counts)
     controls = _draw(step, searching, queries, retrieved, exclusions)
     table = pl.concat([retrieved, controls]).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
@@ -179,9 +212,7 @@ def find_candidates(step: Step, shard: str, searching: Searching) -> Made:
     return Made(frame=table, facts=facts, pinned={"index_tag": searching.index.tag})
 
 
-def _search(
-    searching: Searching, texts: list[str], advance: Advance
-) -> Callable[[np.ndarray, int], pl.DataFrame]:
+def _search(searching: Searching, texts: list[str], advance: Advance) -> Callable[[np.ndarray, int], pl.DataFrame]:
     """Answers for some of the texts by their numbers; result columns as PinnedIndex's, numbered by text."""
     index, encoder = searching.index, searching.encoder
     vectors = encoder.encode(texts) if encoder is not None and texts else None
@@ -222,7 +253,7 @@ def _draw(
             hashes.add(content_hash)
             drawn.append((root, chunk_id, chunk_shard, content_hash))
     columns = ["root", "chunk_id", "shard", "content_hash"]
-    return control_rows(queries, pl.DataFrame(drawn, schema={c: pl.String for c in columns}, orient="row"))
+    return control_rows(queries, pl.DataFrame(drawn, schema=dict.fromkeys(columns, pl.String), orient="row"))
 
 
 def score_contexts(step: Step, shard: str, engine: "ScoringEngine", scorer_fingerprint: str) -> Made:
@@ -264,10 +295,8 @@ def _score_blocks(
     total = sum(len(chunks[u.chunk_hash]) + len(joint.separator_ids) + 1 + u.anchors[-1] for u in units)
     with step.show(f"verify {shard}", total, "tokens") as advance:
 
-        def score(
-            sequences: list[np.ndarray], positions: list[np.ndarray]
-        ) -> list[tuple[np.ndarray, np.ndarray]]:
-            scores = engine.score(sequences, positions, on_progress=advance)
+        def score(sequences: list[np.ndarray], positions: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+            scores = engine.score(sequences, positions, on_progress=_increments(advance))
             return [(score.entropy_nats, score.nll_nats) for score in scores]
 
         return [score_units(block, roots, chunks, joint, score) for block in blocks(units)]
@@ -295,7 +324,8 @@ def chunk_tokens(step: Step, wanted: pl.DataFrame) -> dict[str, np.ndarray]:
     gone = wanted.filter(~pl.col("chunk_hash").is_in(list(texts)))
     if not gone.is_empty():
         raise MissingTableError(
-            f"{gone['chunk_id'].n_unique()} chunks are no longer in context_chunks, the first is {gone['chunk_id'][0]!r}; "
+            f"{gone['chunk_id'].n_unique()} chunks are no longer in context_chunks, "
+            f"the first is {gone['chunk_id'][0]!r}; "
             "materialize retrieval_index and then candidate_contexts again"
         )
     return dict(zip(texts, step.tokenizer.encode_batch(list(texts.values())), strict=True))
@@ -328,8 +358,11 @@ def pack_sequences(step: Step, shard: str) -> Made:
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids"])
     roots = {doc_id: np.asarray(ids, dtype=np.int32) for doc_id, ids in maps.iter_rows()}
     groups = _groups(step, pairs, roots)
-    sequences, leftovers = pack(groups, length=settings.sequence_tokens, end_of_text=step.tokenizer.eos_id, seed=settings.seed)
-    without = {doc_id: len(ids) for doc_id, ids in roots.items() if doc_id not in set(pairs["doc_id"])}
+    sequences, leftovers = pack(
+        groups, length=settings.sequence_tokens, end_of_text=step.tokenizer.eos_id, seed=settings.seed
+    )
+    with_contexts = set(pairs["doc_id"])
+    without = {doc_id: len(ids) for doc_id, ids in roots.items() if doc_id not in with_contexts}
     table, left = sequences_table(shard, sequences), leftovers_table(leftovers, without)
     context_tokens = sum(s.n_tokens for segments in sequences for s in segments if s.kind == "context")
     facts = {

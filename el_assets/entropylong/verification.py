@@ -1,10 +1,11 @@
 """Verification: does a context in front of a root lower the model's entropy at the root's uncertain positions?
 
-EntropyLong, "verification": ΔI = (H_t - H'_t) / H_t with H' measured on [C ; D_<t], one candidate at a time. One forward of
-[BOS] C sep D answers for every anchor of D, so the work is one forward per unique (root, chunk) - a unit - cut behind its last
-wanted anchor, and never one per (anchor, chunk).
+EntropyLong, "verification": ΔI = (H_t - H'_t) / H_t with H' measured on [C ; D_<t], one candidate at a time. One
+forward of [BOS] C sep D answers for every anchor of D, so the work is one forward per unique (root, chunk) - a unit -
+cut behind its last wanted anchor, and never one per (anchor, chunk).
 
-Pairs that an earlier table of the shard scored under the same scorer and joint are taken over; only new pairs cost a forward.
+Pairs that an earlier table of the shard scored under the same scorer and joint are taken over; only new pairs cost a
+forward.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,8 +66,8 @@ def pairs_with_before(candidates: pl.DataFrame, entropy_maps: pl.DataFrame) -> p
             "doc_id",
             anchor="anchors",
             root_hash=pl.col("token_ids").map_elements(lambda ids: root_hash(ids.to_list()), return_dtype=pl.String),
-            entropy_before_nats=pl.col("entropy_nats").list.gather("anchors"),
-            nll_before_nats=pl.col("nll_nats").list.gather("anchors"),
+            entropy_before_nats=pl.col("entropy_nats").list.gather(pl.col("anchors")),
+            nll_before_nats=pl.col("nll_nats").list.gather(pl.col("anchors")),
         )
         .filter(pl.col("anchor").list.len() > 0)
         .explode("anchor", "entropy_before_nats", "nll_before_nats")
@@ -145,7 +146,9 @@ def _relative_fall(before: str, after: str) -> pl.Expr:
     return pl.when(pl.col(before) > 0).then(fall).otherwise(0.0).cast(pl.Float32)
 
 
-def per_pair_cost(pairs: pl.DataFrame, roots: Mapping[str, np.ndarray], chunks: Mapping[str, np.ndarray], joint: Joint) -> dict[str, int]:
+def per_pair_cost(
+    pairs: pl.DataFrame, roots: Mapping[str, np.ndarray], chunks: Mapping[str, np.ndarray], joint: Joint
+) -> dict[str, int]:
     """What one forward per (anchor, chunk) over BOS, chunk, separator and the whole root would have cost."""
     units = pairs.group_by("doc_id", "chunk_hash").len()
     tokens = sum(

@@ -19,7 +19,8 @@ Guarantees: scores are fp32 and come back in the order of the request. The same 
 else is in a batch moves a score by rounding only (below 1e-4 nats in fp32). All input is checked before the first
 forward.
 Costs: 2 × parameters operations a token, and 2 × D × V more a wanted row; memory of one batch's activations and one
-chunk's logits. The reference models run at about 5,000 to 8,000 tokens/s on 2 CPU cores in fp32.
+chunk's logits. On 2 CPU cores in fp32 the reference models run at about 10,000 tokens/s with every position wanted,
+14,000 with a few.
 """
 
 import time
@@ -36,7 +37,7 @@ from el_resources.scoring.batching import IntArray, PaddedBatch, ScoreRequest, p
 from el_resources.scoring.head import VocabularyHead
 
 # Padded tokens in a batch, and logits alive at once. What fits its caches suits a CPU; a GPU wants to be filled.
-CPU_BATCH_TOKENS, CPU_HEAD_LOGITS = 4096, 2**20
+CPU_BATCH_TOKENS, CPU_HEAD_LOGITS = 2048, 2**20
 CUDA_BATCH_TOKENS, CUDA_HEAD_LOGITS = 16384, 2**27
 
 

@@ -78,7 +78,7 @@ def test_chunks_give_what_the_whole_gives(head_rows: int) -> None:
     torch.testing.assert_close(found, whole, atol=1e-6, rtol=0)
 
 
-class Squared(LlamaForCausalLM):  # type: ignore[misc]
+class Squared(LlamaForCausalLM):
     """A model that squares its logits, as no model known here does."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,140 @@
+"""Fixtures that more than one test module uses."""
+
+import gzip
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+# The suite decides its settings; a developer's own would change what it tests.
+for name in [name for name in os.environ if name.startswith("EL_")]:
+    del os.environ[name]
+
+from el_assets.automation import range_tags  # noqa: E402
+from el_assets.definitions import defs  # noqa: E402
+from el_assets.partitions import register_shards, registered_shards  # noqa: E402
+from el_resources.corpus_source import SourceDocument, open_corpus  # noqa: E402
+from el_resources.settings import Settings  # noqa: E402
+from el_resources.shard_tables import ShardTables  # noqa: E402
+
+QUIET = {"console": {"config": {"log_level": "ERROR"}}}
+SEQUENCE_ASSETS = ("entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")
+
+
+@dataclass
+class Workspace:
+    """A store, a corpus folder of JSON lines and a Dagster instance on disk."""
+
+    folder: Path
+    instance: dg.DagsterInstance
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.settings = {
+            "store": str(self.folder / "store"),
+            "corpus": f"jsonl:{self.folder / 'corpus'}",
+            **self.settings,
+        }
+
+    @property
+    def tables(self) -> ShardTables:
+        return ShardTables(self.settings["store"])
+
+    def loaded(self, **overrides: Any) -> Settings:
+        """The settings as an object."""
+        return Settings.load({}, **{**self.settings, **overrides})
+
+    def write_shard(self, name: str, documents: Sequence[dict[str, Any]]) -> str:
+        """A shard's file, plain or .gz; returns its name."""
+        write_json_lines(self.folder / "corpus" / name, documents)
+        return name
+
+    def register(self) -> list[str]:
+        return register_shards(self.instance, open_corpus(self.settings["corpus"]))
+
+    def run(self, job: str, *shards: str, raises: bool = True, **overrides: Any) -> dg.ExecuteInProcessResult:
+        """Execute a job for the shards from the first to the last given (all where none is)."""
+        wanted = shards or tuple(registered_shards(self.instance))
+        config = {"settings": {"config": {**self.settings, **overrides}}}
+        return defs.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            tags=range_tags(wanted[0], wanted[-1]),
+            run_config={"resources": config, "loggers": QUIET},
+            raise_on_error=raises,
+        )
+
+    def files(self) -> dict[str, tuple[int, bytes]]:
+        """Modification time and bytes of every file of the store."""
+        root = Path(self.settings["store"])
+        return {
+            str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes())
+            for path in sorted(root.rglob("*"))
+            if path.is_file()
+        }
+
+
+def write_json_lines(path: Path, documents: Sequence[dict[str, Any]]) -> None:
+    """A JSON lines file, gzipped where its name says so; its folder is made."""
+    lines = "".join(json.dumps(document) + "\n" for document in documents).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
+
+
+def library_documents(count: int, *, offset: int = 0) -> list[dict[str, Any]]:
+    """Documentation of standard library modules of 400 to 1,400 characters, as JSON-ready documents: real text for real models."""
+    chosen = _short_library_documents()[offset : offset + count]
+    assert len(chosen) == count, len(_short_library_documents())
+    return [{"id": document.source_id, "text": document.text} for document in chosen]
+
+
+@cache
+def _short_library_documents() -> list[SourceDocument]:
+    source = open_corpus("python-docs:")
+    return [document for document in source.documents("python-docs-0") if 400 <= len(document.text) <= 1400]
+
+
+def forwards(result: dg.ExecuteInProcessResult) -> int:
+    """Sequences that a run put through the model, as its metadata has it."""
+    events = result.get_asset_materialization_events()
+    found = [event.materialization.metadata.get("forwards_in_this_run") for event in events]
+    return sum(int(value.value) for value in found if value is not None)  # type: ignore[arg-type]
+
+
+def failed_checks(result: dg.ExecuteInProcessResult) -> set[str]:
+    return {check.check_name for check in result.get_asset_check_evaluations() if not check.passed}
+
+
+@pytest.fixture
+def new_workspace(tmp_path: Path) -> Iterator[Callable[..., Workspace]]:
+    """Makes workspaces, each in a folder of its own."""
+    with workspaces(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def new_module_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Workspace]]:
+    """Makes workspaces that the tests of a module share."""
+    with workspaces(tmp_path_factory.mktemp("workspaces")) as make:
+        yield make
+
+
+@contextmanager
+def workspaces(folder: Path) -> Iterator[Callable[..., Workspace]]:
+    """Workspaces under a folder; their instances are closed in the end."""
+    with ExitStack() as instances:
+
+        def make(**settings: Any) -> Workspace:
+            place = Path(tempfile.mkdtemp(dir=folder))
+            (place / "dagster").mkdir()
+            instance = instances.enter_context(dg.DagsterInstance.local_temp(str(place / "dagster"), overrides={"telemetry": {"enabled": False}}))
+            return Workspace(place, instance, settings)
+
+        yield make

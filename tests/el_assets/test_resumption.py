@@ -1,0 +1,137 @@
+"""The command in a process of its own: killed in the middle, started again, compared with an undisturbed run."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from el_assets.commands import PROCESS_TAG
+from el_resources.shard_tables import ShardTables
+from tests.conftest import library_documents, write_json_lines
+
+ROOT = Path(__file__).parents[2]
+SHARDS = ("a.jsonl", "b.jsonl", "c.jsonl")
+ASSETS = ("documents", "context_chunks", "entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")
+SMALL = {
+    "EL_ALPHA": "0.5",
+    "EL_ROOTS_PER_SHARD": "6",
+    "EL_ROOT_TOKENS_MIN": "64",
+    "EL_CHUNK_TOKENS": "64",
+    "EL_MAX_ANCHORS": "4",
+    "EL_CANDIDATES_PER_ANCHOR": "6",
+    "EL_EPSILON": "0.05",
+    "EL_SEQUENCE_TOKENS": "600",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A working directory with the repository's dagster.yaml and a corpus of three shards."""
+    shutil.copy(ROOT / "dagster.yaml", tmp_path)
+    for number, name in enumerate(SHARDS):
+        write_json_lines(tmp_path / "corpus" / name, library_documents(6, offset=6 * number))
+    return tmp_path
+
+
+def command(home: Path, *arguments: str, store: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, **SMALL, "PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(home)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "el_assets", "run", "--corpus", f"jsonl:{home / 'corpus'}", "--store", store, *arguments],
+        cwd=home,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_after_a_kill_only_what_is_missing_is_made(home: Path) -> None:
+    process = command(home, store="killed")
+    tables = ShardTables(str(home / "killed"))
+    deadline = time.monotonic() + 240
+    while not tables.exists("context_scores", SHARDS[0]):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no shard landed in time"
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    landed = {path: path.stat().st_mtime_ns for path in (home / "killed" / "tables").rglob("*.parquet")}
+    assert not tables.exists("context_scores", SHARDS[-1]), "killed too late to show anything"
+
+    output = finish(command(home, store="killed"))
+    assert {path: path.stat().st_mtime_ns for path in landed} == landed
+    assert not list((home / "killed" / "tables").rglob("*.tmp"))
+    n_units = sum(int(tables.require_stamp("context_scores", s).facts["units"]) for s in SHARDS)
+    n_redone = sum(
+        int(tables.require_stamp("context_scores", s).facts["units"])
+        for s in SHARDS
+        if tables.path("context_scores", s) not in landed
+    )
+    assert 0 < n_redone < n_units
+    assert re.search(rf"forwards in this run +{n_redone}\n", output), output
+
+    finish(command(home, store="undisturbed"))
+    undisturbed = ShardTables(str(home / "undisturbed"))
+    for asset in ASSETS:
+        for shard in SHARDS:
+            assert_frame_equal(tables.read(asset, shard), undisturbed.read(asset, shard), abs_tol=1e-4, rel_tol=0)
+    assert sum(undisturbed.read("packed_sequences", shard).height for shard in SHARDS) > 0
+
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        killed = [run for run in instance.get_runs() if run.tags.get(PROCESS_TAG, "").endswith(f":{process.pid}")]
+        assert dg.DagsterRunStatus.FAILURE in {run.status for run in killed}, "a lost run is closed, not left running"
+
+
+def test_the_second_run_says_that_it_did_nothing(home: Path) -> None:
+    finish(command(home, "--shards", SHARDS[0], store="store"))
+    before = {path: path.read_bytes() for path in (home / "store" / "tables").rglob("*.parquet")}
+    output = finish(command(home, "--shards", SHARDS[0], store="store"))
+    assert re.search("forwards in this run +0: every table was up to date and none was written", output), output
+    assert {path: path.read_bytes() for path in (home / "store" / "tables").rglob("*.parquet")} == before
+    assert not any(SHARDS[1] in str(path) for path in before), "only the chosen shard was made"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shards", "nope"], "unknown shard 'nope'"),
+        (["--corpus", "ftp:somewhere"], "'ftp:somewhere' has no known scheme"),
+        (["--corpus", "jsonl:missing"], "missing"),
+        (["--profile", "papers"], "profile 'papers' is unknown"),
+    ],
+)
+def test_bad_input_ends_with_a_sentence_and_not_with_a_traceback(home: Path, arguments: list[str], message: str) -> None:
+    process = command(home, *arguments, store="store")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_a_corrupt_file_is_named_and_the_others_go_on(home: Path) -> None:
+    (home / "corpus" / SHARDS[1]).write_bytes(b'{"text": "fine"}\n{"text": broken\n')
+    process = command(home, store="store")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert SHARDS[1] in output
+    assert "line 2" in output
+    tables = ShardTables(str(home / "store"))
+    for shard in (SHARDS[0], SHARDS[2]):
+        assert tables.read("context_scores", shard).height > 0
+    assert tables.read("documents", SHARDS[1]).is_empty()
+    assert pl.read_parquet(home / "store" / "tables" / "packed_sequences" / f"{SHARDS[1]}.parquet").is_empty()

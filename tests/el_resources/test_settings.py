@@ -1,0 +1,150 @@
+"""Where a setting's value comes from, what it may be, and what an error says."""
+
+import json
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from el_resources.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("environment", "overrides", "sequence_tokens"),
+    [
+        ({"EL_PROFILE": "paper"}, {}, 131_072),
+        ({"EL_PROFILE": "paper", "EL_SEQUENCE_TOKENS": "4096"}, {}, 4096),
+        ({"EL_PROFILE": "paper", "EL_SEQUENCE_TOKENS": "4096"}, {"sequence_tokens": 512}, 512),
+        ({"EL_PROFILE": "paper", "EL_SEQUENCE_TOKENS": "4096"}, {"sequence_tokens": None}, 4096),
+        ({"EL_SEQUENCE_TOKENS": "4096"}, {"profile": "paper"}, 4096),
+        ({}, {"profile": "paper"}, 131_072),
+    ],
+)
+def test_overrides_win_over_environment_over_profile(
+    environment: dict[str, str], overrides: dict[str, Any], sequence_tokens: int
+) -> None:
+    assert Settings.load(environment, **overrides).sequence_tokens == sequence_tokens
+
+
+def test_an_override_of_the_profile_replaces_all_of_the_other() -> None:
+    assert Settings.load({"EL_PROFILE": "paper"}, profile="reference") == Settings.load({})
+
+
+def test_text_of_the_environment_becomes_the_fields_type() -> None:
+    found = Settings.load({"EL_ALPHA": "1.5", "EL_BEATS_CONTROLS": "false", "EL_SEED": "7", "EL_SEPARATOR": " "})
+    assert (found.alpha, found.beats_controls, found.seed, found.separator) == (1.5, False, 7, " ")
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EL_EPSILON", "0.25")
+    assert Settings.load().epsilon == 0.25
+
+
+def test_only_el_variables_are_read_and_those_of_deployments_passed_over() -> None:
+    assert Settings.load({"ALPHA": "9", "PATH": "x", "EL_EXECUTION": "ray"}) == Settings.load({})
+
+
+def test_misspelt_names_are_refused_and_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown setting EL_ALHPA, EL_EPSILONE; \.env\.example lists"):
+        Settings.load({"EL_EPSILONE": "0.2", "EL_ALHPA": "1"})
+    with pytest.raises(ValueError, match="unknown setting alhpa; choose from alpha, "):
+        Settings.load({}, alhpa=1.0)
+
+
+def test_an_unknown_profile_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"profile 'papers' is unknown; choose one of \['paper', 'reference'\]"):
+        Settings.load({"EL_PROFILE": "papers"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "allowed"),
+    [
+        ("alpha", "20.5", "less than or equal to 20"),
+        ("alpha", "nan", "finite number"),
+        ("alpha", "two", "valid number"),
+        ("epsilon", "1", "less than 1"),
+        ("epsilon", "-1", "greater than -1"),
+        ("epsilon", "inf", "finite number"),
+        ("candidates_per_anchor", "0", "greater than or equal to 1"),
+        ("candidates_per_anchor", "1001", "less than or equal to 1000"),
+        ("sequence_tokens", "15", "greater than or equal to 16"),
+        ("sequence_tokens", "2048.5", "valid integer"),
+        ("near_duplicate_containment", "0", "greater than 0"),
+        ("criterion", "perplexity", "'entropy', 'nll' or 'both'"),
+        ("store", "", "at least 1 character"),
+    ],
+)
+def test_a_value_out_of_bounds_is_named_with_what_is_allowed(name: str, text: str, allowed: str) -> None:
+    variable = f"EL_{name.upper()}"
+    with pytest.raises(ValueError) as raised:
+        Settings.load({variable: text})
+    assert str(raised.value).startswith(f"invalid settings: {name} ({variable}) = {text!r}: ")
+    assert allowed in str(raised.value)
+
+
+def test_every_wrong_value_is_named_at_once() -> None:
+    with pytest.raises(ValueError, match=r"EL_ALPHA.*; epsilon \(EL_EPSILON\)"):
+        Settings.load({"EL_ALPHA": "99", "EL_EPSILON": "2"})
+
+
+def test_bounds_that_span_fields() -> None:
+    with pytest.raises(ValueError, match="root_tokens_max=100 is below root_tokens_min=200"):
+        Settings.load({}, root_tokens_min=200, root_tokens_max=100)
+    assert Settings.load({}, root_tokens_min=200, root_tokens_max=0).root_tokens_max == 0
+    with pytest.raises(ValueError, match="beats_controls needs controls_per_root of at least 1"):
+        Settings.load({"EL_CONTROLS_PER_ROOT": "0"})
+    assert Settings.load({"EL_CONTROLS_PER_ROOT": "0"}, beats_controls=False).controls_per_root == 0
+
+
+def test_the_launchpad_changes_one_value_and_keeps_the_bounds() -> None:
+    seen: list[Settings] = []
+
+    @dg.asset
+    def reader(settings: Settings) -> None:
+        seen.append(settings)
+
+    resources = {"settings": Settings.configure_at_launch(**Settings.load({"EL_ALPHA": "1.5"}).model_dump())}
+
+    def launch(epsilon: float) -> bool:
+        config = {
+            "resources": {"settings": {"config": {"epsilon": epsilon}}},
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        }
+        return dg.materialize([reader], resources=resources, run_config=config, raise_on_error=False).success
+
+    assert launch(0.2)
+    assert (seen[0].alpha, seen[0].epsilon) == (1.5, 0.2)
+    assert not launch(2.0)
+    assert len(seen) == 1
+
+
+def test_the_paper_profile_is_the_paper_with_our_additions_off() -> None:
+    stated_by_the_paper = {
+        "alpha": 2.0,
+        "epsilon": 0.4,
+        "query_half_width": 16,
+        "candidates_per_anchor": 32,
+        "retriever": "dense",
+        "criterion": "entropy",
+        "sequence_tokens": 131_072,
+    }
+    switched_off = {
+        "skip_tokens": 0,
+        "max_anchors": 0,
+        "beats_controls": False,
+        "max_chunk_uses": 0,
+        "roots_per_shard": 0,
+        "root_tokens_min": 1,
+        "root_tokens_max": 0,
+    }
+    paper = Settings.load({"EL_PROFILE": "paper"})
+    expected = {**stated_by_the_paper, **switched_off}
+    assert paper.subset(tuple(expected)) == expected
+    # Kept: controls are measured, near-duplicates excluded.
+    assert paper.controls_per_root > 0
+    assert paper.near_duplicate_containment < 1
+
+
+def test_a_subset_is_json_ready_and_sorted() -> None:
+    found = Settings.load({}, alpha=1.5, criterion="nll", seed=3).subset(("seed", "criterion", "alpha"))
+    assert json.dumps(found) == '{"alpha": 1.5, "criterion": "nll", "seed": 3}'
