@@ -75,8 +75,11 @@ class CausalLM(dg.ConfigurableResource):
     def engine(self, choice: ModelChoice) -> "ScoringEngine":
         """The engine of a model; the same object for the same choice until the run ends."""
         if choice not in self._engines:
+            from transformers.utils import logging as transformers_logging
+
             from el_resources.scoring.engine import ScoringEngine
 
+            transformers_logging.disable_progress_bar()  # its loading bar would stand between ours
             self._engines[choice] = ScoringEngine.from_folder(
                 choice.folder(),
                 bos_id=choice.tokenizer().bos_id,

@@ -91,7 +91,7 @@ class ShardTables:
                 os.replace(temporary, path)  # noqa: PTH105 - the atomic rename is meant; UPath.rename may copy
             finally:
                 temporary.unlink(missing_ok=True)
-        except OSError as error:
+        except (OSError, pl.exceptions.ComputeError) as error:  # what polars raises where a disk is full
             raise ValueError(
                 f"the store {str(self.store)!r} is not writable ({error}); "
                 "set EL_STORE to a folder that you may write to"

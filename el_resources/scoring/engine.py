@@ -152,7 +152,7 @@ class ScoringEngine:
             sequences: token ids without BOS.
             positions: for each sequence the positions of interest, in any order; None scores all of them. A sequence
                 without any is not run.
-            on_progress: called after each batch with the input tokens that this call has done so far; their total is
+            on_progress: called after each batch with its input tokens; the total of a call is
                 `input_lengths(sequences, positions).sum()`.
 
         Raises:
@@ -169,15 +169,15 @@ class ScoringEngine:
         """Score checked requests batch by batch and put the results back in order."""
         empty = TokenScores(entropy_nats=np.zeros(0, np.float32), nll_nats=np.zeros(0, np.float32))
         scores = [empty] * len(requests)
-        tokens_before = self.tokens
         for batch in plan_batches([request.n_inputs for request in requests], self.max_batch_tokens):
             chosen = [requests[index] for index in batch]
             for index, scored in zip(batch, self._run(chosen), strict=True):
                 scores[index] = scored
+            n_tokens = sum(request.n_inputs for request in chosen)
             self.forwards += len(chosen)
-            self.tokens += sum(request.n_inputs for request in chosen)
+            self.tokens += n_tokens
             if on_progress is not None:
-                on_progress(self.tokens - tokens_before)
+                on_progress(n_tokens)
         return scores
 
     def _run(self, requests: list[ScoreRequest]) -> list[TokenScores]:

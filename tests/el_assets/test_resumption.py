@@ -20,7 +20,15 @@ from tests.conftest import library_documents, write_json_lines
 
 ROOT = Path(__file__).parents[2]
 SHARDS = ("a.jsonl", "b.jsonl", "c.jsonl")
-ASSETS = ("documents", "context_chunks", "entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")
+ASSETS = (
+    "documents",
+    "context_chunks",
+    "entropy_maps",
+    "candidate_contexts",
+    "context_scores",
+    "verified_pairs",
+    "packed_sequences",
+)
 SMALL = {
     "EL_ALPHA": "0.5",
     "EL_ROOTS_PER_SHARD": "6",
@@ -45,7 +53,17 @@ def home(tmp_path: Path) -> Path:
 def command(home: Path, *arguments: str, store: str) -> subprocess.Popen[str]:
     environment = {**os.environ, **SMALL, "PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(home)}
     return subprocess.Popen(
-        [sys.executable, "-m", "el_assets", "run", "--corpus", f"jsonl:{home / 'corpus'}", "--store", store, *arguments],
+        [
+            sys.executable,
+            "-m",
+            "el_assets",
+            "run",
+            "--corpus",
+            f"jsonl:{home / 'corpus'}",
+            "--store",
+            store,
+            *arguments,
+        ],
         cwd=home,
         env=environment,
         stdout=subprocess.PIPE,
@@ -115,7 +133,9 @@ def test_the_second_run_says_that_it_did_nothing(home: Path) -> None:
         (["--profile", "papers"], "profile 'papers' is unknown"),
     ],
 )
-def test_bad_input_ends_with_a_sentence_and_not_with_a_traceback(home: Path, arguments: list[str], message: str) -> None:
+def test_bad_input_ends_with_a_sentence_and_not_with_a_traceback(
+    home: Path, arguments: list[str], message: str
+) -> None:
     process = command(home, *arguments, store="store")
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0

@@ -45,7 +45,12 @@ def test_every_shard_fills_a_sequence_and_every_fact_holds(finished: Workspace) 
     assert forwards(finished.run("build_index")) == 0
     again = finished.run("build_sequences")
     checked = {check.check_name for check in again.get_asset_check_evaluations()}
-    assert {"sequences_are_full", "roots_are_whole_and_last", "segments_equal_their_text", "no_root_retrieves_itself"} <= checked
+    assert {
+        "sequences_are_full",
+        "roots_are_whole_and_last",
+        "segments_equal_their_text",
+        "no_root_retrieves_itself",
+    } <= checked
     assert failed_checks(again) <= {"verified_contexts_beat_random", "no_chunk_is_a_hub"}, "reported, not contracts"
     for shard in (A, B):
         packed = finished.tables.read("packed_sequences", shard)
@@ -199,7 +204,9 @@ def test_a_planted_passage_is_kept_and_copies_and_noise_are_not(new_workspace: C
     assert noise["reduction"].max() < 0.4, "no other chunk passes where the passage does"
 
 
-def test_roots_score_the_same_whatever_else_is_in_the_shard(finished: Workspace, new_workspace: Callable[..., Workspace]) -> None:
+def test_roots_score_the_same_whatever_else_is_in_the_shard(
+    finished: Workspace, new_workspace: Callable[..., Workspace]
+) -> None:
     alone = new_workspace(**{**SMALL, "roots_per_shard": 0})
     stored = finished.tables.read("entropy_maps", A)
     first = stored["doc_id"][0]
@@ -211,7 +218,9 @@ def test_roots_score_the_same_whatever_else_is_in_the_shard(finished: Workspace,
     np.testing.assert_allclose(again.to_numpy(), stored["entropy_nats"][0].to_numpy(), atol=1e-3)
 
 
-def test_full_text_retrieval_fills_the_same_tables(finished: Workspace, new_workspace: Callable[..., Workspace]) -> None:
+def test_full_text_retrieval_fills_the_same_tables(
+    finished: Workspace, new_workspace: Callable[..., Workspace]
+) -> None:
     workspace = new_workspace(**{**SMALL, "retriever": "full_text"})
     workspace.write_shard(A, library_documents(6))
     workspace.register()

@@ -55,10 +55,6 @@ def made(partition: str = "a", asset: str = "scores", **parts: Any) -> Stamp:
     return replace(Stamp(asset=asset, partition=partition, recipe="r1", facts={"rows": 2}), **parts)
 
 
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
 @pytest.fixture
 def tables(tmp_path: Path) -> ShardTables:
     return ShardTables(str(tmp_path / "store"))
@@ -100,7 +96,7 @@ def check_round_trip(partition: str, fact: Any) -> None:
 @example(one="a/b", other="a%2Fb")
 @example(one=".", other="%2E")
 @example(one="a~b", other="a%7Eb")
-@example(one="é", other="é")  # one code point, and two
+@example(one="\u00e9", other="e\u0301")  # one code point, and two
 @example(one=LONG, other=LONG + " ")
 @example(one=LONG, other=file_stem(LONG))  # a key that reads like the name made for a long one
 @settings(max_examples=300, deadline=None)
@@ -157,12 +153,12 @@ def limited_file_size() -> Iterator[None]:
 
 def test_a_write_that_fails_leaves_the_old_table_and_nothing_else(tables: ShardTables) -> None:
     tables.write(FRAME, made())
-    with limited_file_size(), pytest.raises(ValueError, match="not writable.*EL_STORE") as raised:
+    with limited_file_size(), pytest.raises(ValueError, match=r"not writable.*EL_STORE") as raised:
         tables.write(BIG, made(recipe="r2"))
     assert str(tables.store) in str(raised.value)
     assert tables.read("scores", "a").equals(FRAME)
     assert tables.require_stamp("scores", "a").recipe == "r1"
-    assert names_in(Path(str(tables.path("scores")) + "/..").resolve()) == ["a.parquet"]
+    assert [path.name for path in Path(str(tables.path("scores", "a"))).parent.iterdir()] == ["a.parquet"]
 
 
 # SIGXFSZ kills as SIGKILL does, without a last word, and exactly in the middle of the file.
@@ -198,7 +194,7 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path: Path, in_the_way: str
     place = tmp_path / in_the_way
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text("a file where a folder must be")
-    with pytest.raises(ValueError, match="not writable.*set EL_STORE to a folder") as raised:
+    with pytest.raises(ValueError, match=r"not writable.*set EL_STORE to a folder") as raised:
         ShardTables(str(tmp_path / "store")).write(FRAME, made())
     assert repr(str(tmp_path / "store")) in str(raised.value)
 
@@ -207,10 +203,10 @@ def test_a_missing_table_says_what_to_do(tables: ShardTables) -> None:
     tables.write(FRAME, made())
     for read in (tables.read, tables.scan, tables.require_stamp):
         with pytest.raises(
-            MissingTableError, match="table 'scores' has no partition 'b' in store .*materialize scores"
+            MissingTableError, match=r"table 'scores' has no partition 'b' in store .*materialize scores"
         ):
             read("scores", "b")
-    with pytest.raises(MissingTableError, match="'pairs' has no partition yet .*materialize pairs first"):
+    with pytest.raises(MissingTableError, match=r"'pairs' has no partition yet .*materialize pairs first"):
         tables.scan_many("pairs", ["a", "b"])
 
 
@@ -273,7 +269,7 @@ def test_a_digest_ignores_the_order_of_keys(value: dict[str, Any]) -> None:
 
 
 def test_digests_tell_values_apart() -> None:
-    values = [{}, [], "", None, 0, "0", False, 0.5, [0], [[0]], {"a": 0}, {"a": "0"}, ["a", 0], "ä", "ä"]
+    values = [{}, [], "", None, 0, "0", False, 0.5, [0], [[0]], {"a": 0}, {"a": "0"}, ["a", 0], "\u00e4", "a\u0308"]
     assert len({digest(value) for value in values}) == len(values)
     with pytest.raises(ValueError):
         digest(float("nan"))

@@ -255,12 +255,12 @@ def test_nothing_to_score_runs_nothing() -> None:
     assert (engine.forwards, engine.tokens) == (0, 0)
 
 
-def test_progress_counts_the_tokens_of_this_call() -> None:
+def test_progress_is_given_the_tokens_of_each_batch() -> None:
     engine = ScoringEngine(build_model("llama-tied"), bos_id=BOS, max_batch_tokens=60)
     for _ in range(2):
         seen: list[int] = []
         engine.score(random_sequences([20, 50, 30]), on_progress=seen.append)
-        assert seen == [50, 100]  # 50 alone; 30 and 20, padded to 60
+        assert seen == [50, 50]  # 50 alone; 30 and 20, padded to 60
 
 
 def test_logits_are_never_held_for_more_rows_than_allowed() -> None:
