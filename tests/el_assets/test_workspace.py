@@ -14,15 +14,15 @@ from tests.conftest import SEQUENCE_ASSETS, Workspace, failed_checks, forwards, 
 
 # Small enough for seconds: few roots, anchors and candidates, short sequences.
 SMALL = {
-    "roots_per_shard": 5,
+    "roots_per_shard": 6,
     "root_tokens_min": 64,
     "root_tokens_max": 300,
-    "chunk_tokens": 64,
+    "chunk_tokens": 96,
     "alpha": 0.5,
     "max_anchors": 3,
     "candidates_per_anchor": 2,
     "controls_per_root": 2,
-    "sequence_tokens": 700,
+    "sequence_tokens": 1000,
     "epsilon": -0.5,  # so that enough contexts are kept to fill sequences
     "beats_controls": False,
 }
@@ -55,7 +55,7 @@ def test_every_shard_fills_a_sequence_and_every_fact_holds(finished: Workspace) 
     for shard in (A, B):
         packed = finished.tables.read("packed_sequences", shard)
         assert packed.height >= 1
-        assert packed["token_ids"].list.len().unique().to_list() == [700]
+        assert packed["token_ids"].list.len().unique().to_list() == [1000]
 
 
 def test_a_second_run_scores_nothing_and_writes_nothing(finished: Workspace) -> None:
@@ -173,8 +173,8 @@ def test_a_planted_passage_is_kept_and_copies_and_noise_are_not(new_workspace: C
             "epsilon": 0.4,
             "chunk_tokens": 96,
             "root_tokens_min": 120,
-            "max_anchors": 8,
-            "alpha": 1.0,
+            "max_anchors": 0,
+            "alpha": 0.3,
             "roots_per_shard": 0,
             "near_duplicate_containment": 0.8,
         }

@@ -31,8 +31,8 @@ def test_an_override_of_the_profile_replaces_all_of_the_other() -> None:
 
 
 def test_text_of_the_environment_becomes_the_fields_type() -> None:
-    found = Settings.load({"EL_ALPHA": "1.5", "EL_BEATS_CONTROLS": "false", "EL_SEED": "7", "EL_SEPARATOR": " "})
-    assert (found.alpha, found.beats_controls, found.seed, found.separator) == (1.5, False, 7, " ")
+    found = Settings.load({"EL_ALPHA": "1.25", "EL_BEATS_CONTROLS": "false", "EL_SEED": "7", "EL_SEPARATOR": " "})
+    assert (found.alpha, found.beats_controls, found.seed, found.separator) == (1.25, False, 7, " ")
 
 
 def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_the_launchpad_changes_one_value_and_keeps_the_bounds() -> None:
     def reader(settings: Settings) -> None:
         seen.append(settings)
 
-    resources = {"settings": Settings.configure_at_launch(**Settings.load({"EL_ALPHA": "1.5"}).model_dump())}
+    resources = {"settings": Settings.configure_at_launch(**Settings.load({"EL_ALPHA": "1.25"}).model_dump())}
 
     def launch(epsilon: float) -> bool:
         config = {
@@ -112,8 +112,8 @@ def test_the_launchpad_changes_one_value_and_keeps_the_bounds() -> None:
         }
         return dg.materialize([reader], resources=resources, run_config=config, raise_on_error=False).success
 
-    assert launch(0.2)
-    assert (seen[0].alpha, seen[0].epsilon) == (1.5, 0.2)
+    assert launch(0.31)
+    assert (seen[0].alpha, seen[0].epsilon) == (1.25, 0.31)
     assert not launch(2.0)
     assert len(seen) == 1
 
