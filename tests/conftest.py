@@ -71,6 +71,16 @@ class Workspace:
             raise_on_error=raises,
         )
 
+    def materialize(self, *assets: str, **overrides: Any) -> dg.ExecuteInProcessResult:
+        """Execute some assets, with their checks, for all registered shards."""
+        shards = registered_shards(self.instance)
+        return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(asset) for asset in assets],
+            tags=range_tags(shards[0], shards[-1]),
+            run_config={"resources": {"settings": {"config": {**self.settings, **overrides}}}, "loggers": QUIET},
+        )
+
     def files(self) -> dict[str, tuple[int, bytes]]:
         """Modification time and bytes of every file of the store."""
         root = Path(self.settings["store"])

@@ -59,7 +59,8 @@ class Index:
 
 def queries_at(*anchors: tuple[str, int]) -> pl.DataFrame:
     rows = [(doc_id, anchor, f"query {doc_id} {anchor}") for doc_id, anchor in anchors]
-    return pl.DataFrame(rows, schema=["doc_id", ("anchor", pl.Int32), "query_text"], orient="row")
+    schema = {"doc_id": pl.String, "anchor": pl.Int32, "query_text": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def found_by(index: Index, queries: pl.DataFrame, roots: dict[str, str], k: int) -> pl.DataFrame:

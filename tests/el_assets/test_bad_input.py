@@ -1,0 +1,119 @@
+"""Bad input through real runs: the error names the value and the remedy, and nothing that was there is lost."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from el_assets.automation import unfinished
+from el_resources.model_files import resolve_model
+from tests.conftest import SEQUENCE_ASSETS, Workspace, library_documents
+
+A = "a.jsonl"
+SMALL = {"roots_per_shard": 2, "root_tokens_min": 64, "candidates_per_anchor": 2, "max_anchors": 2, "alpha": 0.5}
+
+
+@pytest.fixture
+def workspace(new_workspace: Callable[..., Workspace]) -> Workspace:
+    made = new_workspace(**SMALL)
+    made.write_shard(A, library_documents(3))
+    made.register()
+    return made
+
+
+def test_candidates_need_an_index(workspace: Workspace) -> None:
+    workspace.materialize("documents", "context_chunks", "entropy_maps")
+    with pytest.raises(ValueError, match="never built"):
+        workspace.materialize("candidate_contexts")
+
+
+def test_a_step_needs_the_table_before_it(workspace: Workspace) -> None:
+    with pytest.raises(ValueError, match="table 'documents' has no partition 'a.jsonl'.*materialize documents"):
+        workspace.materialize("entropy_maps")
+
+
+def test_an_index_needs_chunks(workspace: Workspace) -> None:
+    with pytest.raises(ValueError, match="materialize context_chunks first"):
+        workspace.materialize("retrieval_index")
+
+
+def test_a_shard_must_be_registered(workspace: Workspace) -> None:
+    with pytest.raises(Exception, match="nope"):
+        workspace.run("build_index", "nope")
+
+
+def test_a_store_must_be_writable(workspace: Workspace) -> None:
+    blocked = workspace.folder / "a-file"
+    blocked.write_text("in the way")
+    with pytest.raises(ValueError, match=r"store '.*a-file' is not writable.*EL_STORE"):
+        workspace.materialize("documents", store=str(blocked))
+    assert blocked.read_text() == "in the way"
+
+
+def test_scores_of_two_models_are_never_mixed(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.run("build_index")
+    workspace.run("build_sequences")
+    before = workspace.files()
+    other = tiny_model(tmp_path / "tiny", vocab_size=8192)
+    with pytest.raises(ValueError, match="context_scores of shard 'a.jsonl' would mix two models"):
+        workspace.materialize("context_scores", long_model=str(other))
+    assert workspace.files() == before
+    assert unfinished(workspace.loaded(long_model=str(other)), [A], SEQUENCE_ASSETS) == [A]
+    assert unfinished(workspace.loaded(), [A], SEQUENCE_ASSETS) == []
+
+
+def test_tokens_outside_the_models_vocabulary_are_refused(workspace: Workspace, tmp_path: Path) -> None:
+    small = tiny_model(tmp_path / "small", vocab_size=64)
+    workspace.materialize("documents")
+    with pytest.raises(ValueError, match="64"):
+        workspace.materialize("entropy_maps", long_model=str(small))
+    assert not workspace.tables.exists("entropy_maps", A)
+
+
+def test_vectors_of_two_encoders_are_never_compared(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.run("build_index")
+    workspace.materialize("entropy_maps")
+    folder = tmp_path / "other-encoder"
+    folder.mkdir()
+    (folder / "modules.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"chunks of shard 'a.jsonl' were encoded by another encoder.*build_index"):
+        workspace.materialize("candidate_contexts", encoder=f"sentence-transformers:{folder}")
+
+
+def test_a_model_without_weights_is_named(workspace: Workspace, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        workspace.materialize("documents", "context_chunks", long_model=str(empty))
+
+
+def test_a_parquet_without_text_lists_its_columns(workspace: Workspace) -> None:
+    pl.DataFrame({"body": ["one"], "id": ["1"]}).write_parquet(workspace.folder / "corpus" / "x.parquet")
+    source = f"parquet:{workspace.folder / 'corpus'}"
+    workspace.settings["corpus"] = source
+    workspace.register()
+    with pytest.raises(ValueError, match=r"body.*EL_TEXT_COLUMN"):
+        workspace.materialize("documents")
+    workspace.materialize("documents", text_column="body")
+    assert workspace.tables.read("documents", "x.parquet")["text"].to_list() == ["one"]
+
+
+def tiny_model(folder: Path, *, vocab_size: int) -> Path:
+    """A random two-layer Llama with the reference tokenizer beside it."""
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((resolve_model("reference:long") / name).read_bytes())
+    return folder
