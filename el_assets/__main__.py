@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         from el_assets import commands
 
         return commands.run(options) if options.command == "run" else commands.register()
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -60,7 +60,9 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 def _set_home() -> None:
     """Use the Dagster instance of the working directory unless DAGSTER_HOME names another."""
-    if os.environ.get("DAGSTER_HOME"):
+    if home := os.environ.get("DAGSTER_HOME"):
+        if not Path(home).expanduser().is_dir():
+            raise ValueError(f"DAGSTER_HOME={home!r} is no folder; make it, or unset it to use the working directory")
         return
     if not Path("dagster.yaml").is_file():
         raise ValueError(

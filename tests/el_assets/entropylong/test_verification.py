@@ -36,7 +36,7 @@ def ids(*values: int) -> Ids:
 
 @dataclass
 class SumScorer:
-    """A causal scorer that can be checked by hand: entropy[t] is the sum of the tokens before t, NLL[t] the token t itself.
+    """A causal scorer to check by hand: entropy[t] is the sum of the tokens before t, NLL[t] the token t itself.
 
     It reads everything in front of a position and nothing behind, as a language model does.
     """
