@@ -5,6 +5,7 @@ which is cheaper than loading a model once per isolated shard.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -62,18 +63,36 @@ def _requests(
         yield dg.RunRequest(run_key=f"{context.scheduled_execution_time}:{first}", tags=range_tags(first, last))
 
 
-@dg.schedule(job=build_index, cron_schedule="0 2 * * *", default_status=dg.DefaultScheduleStatus.STOPPED)
-def daily_index(context: dg.ScheduleEvaluationContext, settings: Settings) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Every day at 02:00: read, chunk and index the shards whose documents or chunks are missing or stale."""
-    yield from _requests(context, settings, CORPUS_TABLES)
+def _daily(name: str, job: Any, hour: int, tables_of_job: Sequence[str], what: str) -> dg.ScheduleDefinition:
+    """A schedule that is off until a person switches it on."""
+
+    @dg.schedule(
+        name=name,
+        job=job,
+        cron_schedule=f"0 {hour} * * *",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"Every day at {hour:02d}:00: {what}. Asks for nothing where nothing is missing or stale.",
+    )
+    def schedule(
+        context: dg.ScheduleEvaluationContext, settings: Settings
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        yield from _requests(context, settings, tables_of_job)
+
+    return schedule
 
 
-@dg.schedule(job=build_sequences, cron_schedule="0 4 * * *", default_status=dg.DefaultScheduleStatus.STOPPED)
-def daily_sequences(
-    context: dg.ScheduleEvaluationContext, settings: Settings
-) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Every day at 04:00: finish the registered shards of which an EntropyLong table is missing or stale."""
-    yield from _requests(context, settings, SEQUENCE_TABLES)
-
-
+daily_index = _daily(
+    "daily_index",
+    build_index,
+    2,
+    CORPUS_TABLES,
+    "read, chunk and index the registered shards whose documents or chunks are missing or stale",
+)
+daily_sequences = _daily(
+    "daily_sequences",
+    build_sequences,
+    4,
+    SEQUENCE_TABLES,
+    "finish the registered shards of which an EntropyLong table is missing or stale",
+)
 SCHEDULES = [daily_index, daily_sequences]
