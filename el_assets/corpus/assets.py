@@ -1,7 +1,8 @@
 """The corpus and its retrieval index, as assets."""
 
+import time
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 
 import dagster as dg
 import polars as pl
@@ -11,17 +12,19 @@ from el_assets.corpus.chunks import chunks_table, with_vectors
 from el_assets.corpus.documents import document_facts, documents_table, usable
 from el_assets.partitions import corpus_shards, registered_shards
 from el_assets.progress import progress
-from el_assets.recipes import RECIPES, Cookbook
+from el_assets.recipes import RECIPES
+from el_assets.schemas import dagster_schema
 from el_assets.shard_runs import Made, materialize_shards, open_corpus_of
 from el_resources.causal_lm import ModelChoice
 from el_resources.context_store import ContextStore, ShardChunks
 from el_resources.corpus_source import CorruptShardError
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, refuse_mixed_settings
-from el_resources.text_encoder import open_encoder
-from el_resources.text_splitting import split_text
+from el_resources.text_encoder import TextEncoder, open_encoder
+from el_resources.text_splitting import Span, TextSplitter
 
-ENCODE_ROWS = 4096
+SPLIT_DOCUMENTS = 64
+BATCH_ROWS = 4096
 INDEX_COLUMNS = ("chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vector")
 
 
@@ -66,16 +69,21 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
     The paper does not state its chunk size; NExtLong, its sibling, packs lines to at most 2,048 characters.
     """
     tables = ShardTables(settings.store)
-    tokenizer = ModelChoice.long(settings).tokenizer().backend
-    encoder = open_encoder(settings.encoder, device=settings.device, trust_remote_code=settings.trust_remote_code)
+
+    @cache
+    def tools() -> tuple[TextSplitter, TextEncoder]:
+        splitter = TextSplitter(ModelChoice.long(settings).tokenizer().backend, settings.chunk_tokens)
+        encoder = open_encoder(settings.encoder, device=settings.device, trust_remote_code=settings.trust_remote_code)
+        return splitter, encoder
 
     def make(shard: str) -> Made:
+        splitter, encoder = tools()
         texts = usable(tables.scan("documents", shard)).select("doc_id", "text").collect()
+        spans: list[list[Span]] = []
         with progress(context, f"split {shard}", texts.height, "documents") as advance:
-            spans = []
-            for text in texts["text"]:
-                spans.append(split_text(text, tokenizer, settings.chunk_tokens))
-                advance(1)
+            for block in texts["text"].to_frame().iter_slices(SPLIT_DOCUMENTS):
+                spans += splitter.split_all(block["text"].to_list())
+                advance(block.height)
         chunks = chunks_table(texts, spans)
         with progress(context, f"encode {shard}", chunks.height, "chunks") as advance:
             vectors = encoder.encode(chunks["text"].to_list(), on_progress=advance)
@@ -101,12 +109,13 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
         shard: ShardChunks(fingerprint=stamp.fingerprint, batches=partial(index_batches, tables, shard))
         for shard, stamp in stamps.items()
     }
-    encoder = Cookbook(settings, tables).model_fingerprint("encoder")
+    made_under = next(iter(stamps.values())).settings
+    started = time.monotonic()
     n_chunks = sum(int(stamp.facts["rows"]) for stamp in stamps.values())
     with progress(context, "sync index", n_chunks, "chunks") as advance:
         report = context_store(settings).sync(
             shards,
-            settings={"encoder": encoder},
+            settings={"encoder": made_under["encoder"]},
             exact_row_limit=settings.exact_search_rows,
             on_progress=lambda shard, n_rows: advance(n_rows),
         )
@@ -117,6 +126,9 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
         metadata={
             "dagster/row_count": report.n_rows,
             "dagster/uri": str(tables.store / "context_store"),
+            "dagster/column_schema": dagster_schema("context_chunks"),
+            "seconds": round(time.monotonic() - started, 3),
+            "settings": dg.MetadataValue.json(dict(made_under)),
             "index_tag": report.tag,
             "skipped": not report.changed,
             "shards": len(shards),
@@ -141,4 +153,4 @@ def index_batches(tables: ShardTables, shard: str) -> Iterator[pa.RecordBatch]:
         return
     dimension = len(frame["vector"][0])
     shaped = frame.with_columns(pl.col("vector").list.to_array(dimension), shard=pl.lit(shard))
-    yield from shaped.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches(max_chunksize=ENCODE_ROWS)
+    yield from shaped.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches(max_chunksize=BATCH_ROWS)
