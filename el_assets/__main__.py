@@ -5,10 +5,16 @@ import os
 import sys
 from pathlib import Path
 
+from el_assets.parts import PARTS
+
 # Command-line option -> (variable of the settings, help).
 OPTIONS = {
     "profile": ("EL_PROFILE", "preset of settings: reference (default) or paper"),
     "corpus": ("EL_CORPUS", "where documents come from: python-docs:, parquet:PATH-OR-GLOB, jsonl:PATH-OR-GLOB"),
+    "instructions": (
+        "EL_INSTRUCTIONS",
+        "where instruction samples come from: python-docs-questions:, jsonl:PATH-OR-GLOB, parquet:PATH-OR-GLOB",
+    ),
     "store": ("EL_STORE", "folder for tables and index (default: data)"),
 }
 
@@ -25,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_options(run)
     run.add_argument("--shards", metavar="A,B", help="only these shards, by name (default: all)")
-    run.add_argument("--select", choices=("index", "entropylong"), help="only this part (default: all)")
+    run.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
     run.add_argument("--force", action="store_true", help="recompute tables even if they are up to date")
     register = commands.add_parser("register", help="register the corpus's shards, so that the UI offers them")
     _add_options(register)

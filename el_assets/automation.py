@@ -22,10 +22,15 @@ SHARDS_PER_RUN = 64
 
 
 def unfinished(settings: Settings, shards: Sequence[str], tables_of_job: Sequence[str]) -> list[str]:
-    """Those shards of which one of the tables is missing or stale, in the given order."""
+    """Those shards of which one of the tables is missing or stale, in the given order.
+
+    A shard that the source no longer has cannot be made; the next registration takes it out.
+    """
     tables = ShardTables(settings.store)
-    cookbook = Cookbook(settings, tables, open_corpus_of(settings))
-    return [shard for shard in shards if not _is_finished(cookbook, shard, tables_of_job)]
+    source = open_corpus_of(settings)
+    cookbook = Cookbook(settings, tables, source)
+    listed = set(source.shards())
+    return [shard for shard in shards if shard in listed and not _is_finished(cookbook, shard, tables_of_job)]
 
 
 def _is_finished(cookbook: Cookbook, shard: str, tables_of_job: Sequence[str]) -> bool:
@@ -73,9 +78,7 @@ def _daily(name: str, job: Any, hour: int, tables_of_job: Sequence[str], what: s
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description=f"Every day at {hour:02d}:00: {what}. Asks for nothing where nothing is missing or stale.",
     )
-    def schedule(
-        context: dg.ScheduleEvaluationContext, settings: Settings
-    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    def schedule(context: dg.ScheduleEvaluationContext, settings: Settings) -> Iterator[dg.RunRequest | dg.SkipReason]:
         yield from _requests(context, settings, tables_of_job)
 
     return schedule

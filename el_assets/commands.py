@@ -9,54 +9,94 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import dagster as dg
 from dagster import DagsterInstance
 
 from el_assets.automation import range_tags
 from el_assets.definitions import defs
-from el_assets.partitions import contiguous_ranges, register_shards
+from el_assets.gateau.assets import open_instructions_of
+from el_assets.partitions import (
+    contiguous_ranges,
+    corpus_shards,
+    instruction_shards,
+    register_shards,
+    registered_shards,
+    selected_fractions,
+)
+from el_assets.parts import PARTS
 from el_assets.shard_runs import open_corpus_of
 from el_assets.summary import Stage, print_summary
 from el_resources.settings import Settings
 
-JOBS_OF = {"index": ("build_index",), "entropylong": ("build_sequences",), None: ("build_index", "build_sequences")}
 PROCESS_TAG = "entropylong/process"
 
 
 def register() -> int:
-    """Register the shards of the corpus that the settings name."""
+    """Register the shards of the corpus and of the instruction samples that the settings name."""
     settings = Settings.load()
     with DagsterInstance.get() as instance:
         shards = register_shards(instance, open_corpus_of(settings))
+        pool = register_shards(instance, open_instructions_of(settings), instruction_shards)
     print(f"{len(shards)} shards of {settings.corpus} are registered: {_listed(shards)}")
+    print(f"{len(pool)} shards of {settings.instructions} are registered: {_listed(pool)}")
     return 0
 
 
 def run(options: argparse.Namespace) -> int:
     """Materialize the chosen part of the chosen shards; 0 where all of it succeeded and every source could be read."""
     settings = Settings.load(force=options.force or None)
+    parts = _chosen(options.select, list(PARTS), "part")
     with DagsterInstance.get() as instance:
         _close_lost_runs(instance)
-        registered = register_shards(instance, open_corpus_of(settings))
-        shards = _chosen(options.shards, registered)
-        print(f"{len(shards)} of {len(registered)} shards of {settings.corpus}: {_listed(shards)}", flush=True)
+        chosen = _register(instance, settings, parts, options.shards)
         started, stages, succeeded = time.monotonic(), [], True
-        for job, tags in _runs(options.select, shards, registered):
+        for job, tags in [("observe_models", {}), *(run for part in parts for run in _runs(instance, part, chosen))]:
             result = _execute(instance, job, tags, settings)
             stages += _stages(instance, result)
             succeeded = result.success
             if not succeeded:
                 print(_failure(result), file=sys.stderr)
                 break
-        readable = print_summary(settings, shards, stages, seconds=time.monotonic() - started) if succeeded else True
-    return 0 if succeeded and readable else 1
+        seconds = time.monotonic() - started
+    if not succeeded:
+        return 1
+    corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
+    readable = print_summary(settings, corpus, stages, pool=pool, seconds=seconds)
+    return 0 if readable else 1
 
 
-def _runs(select: str | None, shards: list[str], registered: list[str]) -> list[tuple[str, dict[str, str]]]:
-    """(job, tags) in order; a job over shards runs once per contiguous range."""
-    ranges = [range_tags(*ends) for ends in contiguous_ranges(set(shards), registered)]
-    return [("observe_models", {}), *((job, tags) for job in JOBS_OF[select] for tags in ranges)]
+def _register(
+    instance: DagsterInstance, settings: Settings, parts: Sequence[str], asked: str | None
+) -> dict[str, list[str]]:
+    """Register the shards that the parts need; the chosen ones, by what they are shards of."""
+    registered = {}
+    if set(parts) & {"index", "entropylong"}:
+        registered["corpus"] = register_shards(instance, open_corpus_of(settings))
+    if "gateau" in parts:
+        registered["instructions"] = register_shards(instance, open_instructions_of(settings), instruction_shards)
+    wanted = set(_chosen(asked, [shard for shards in registered.values() for shard in shards]))
+    chosen = {kind: [shard for shard in shards if shard in wanted] for kind, shards in registered.items()}
+    for kind, shards in chosen.items():
+        uri = settings.corpus if kind == "corpus" else settings.instructions
+        print(f"{len(shards)} of {len(registered[kind])} shards of {uri}: {_listed(shards)}", flush=True)
+    return chosen
+
+
+def _runs(instance: DagsterInstance, part: str, chosen: dict[str, list[str]]) -> list[tuple[str, dict[str, str]]]:
+    """(job, tags) of a part, in order; a job over shards runs once per contiguous range."""
+    kind, job = {
+        "index": ("corpus", "build_index"),
+        "entropylong": ("corpus", "build_sequences"),
+        "gateau": ("instructions", "score_samples"),
+    }[part]
+    registered = registered_shards(instance, corpus_shards if kind == "corpus" else instruction_shards)
+    runs = [(job, range_tags(*ends)) for ends in contiguous_ranges(set(chosen.get(kind, ())), registered)]
+    if part == "gateau" and runs:
+        fractions = selected_fractions.get_partition_keys()
+        runs.append(("select_samples", range_tags(fractions[0], fractions[-1])))
+    return runs
 
 
 def _execute(
@@ -92,24 +132,29 @@ def _stages(instance: DagsterInstance, result: dg.ExecuteInProcessResult) -> lis
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:
-    """What failed, by step and check, with the cause."""
-    lines = []
+    """What failed, by step and check, with the cause and what to do next."""
+    checks = [
+        c for c in result.get_asset_check_evaluations() if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR
+    ]
+    lines = [f"{check.asset_key.to_user_string()}: {check.check_name}: {check.description}" for check in checks]
     for event in result.get_step_failure_events():
         error = event.step_failure_data.error
         while error is not None and error.cause is not None:
             error = error.cause
-        lines.append(f"{event.step_key}: {error.message.strip() if error else 'no cause recorded'}")
+        if error is None or not error.message.startswith("dagster._core.errors.DagsterAssetCheckFailedError"):
+            lines.append(f"{event.step_key}: {error.message.strip() if error else 'no cause recorded'}")
     return "the run failed\n  " + "\n  ".join(lines)
 
 
-def _chosen(asked: str | None, registered: list[str]) -> list[str]:
+def _chosen(asked: str | None, registered: list[str], what: str = "shard") -> list[str]:
+    """Those named in a comma-separated list, in registration order; all where nothing is asked for."""
     if asked is None:
         return registered
     names = [name.strip() for name in asked.split(",") if name.strip()]
     unknown = [name for name in names if name not in registered]
     if unknown or not names:
         raise ValueError(
-            f"unknown shard {', '.join(map(repr, unknown)) or repr(asked)}; the corpus has {_listed(registered)}"
+            f"unknown {what} {', '.join(map(repr, unknown)) or repr(asked)}; there are {_listed(registered)}"
         )
     return [shard for shard in registered if shard in names]
 

@@ -14,6 +14,8 @@ from el_assets.corpus import assets as corpus_assets  # noqa: E402
 from el_assets.corpus import checks as corpus_checks  # noqa: E402
 from el_assets.entropylong import assets as entropylong_assets  # noqa: E402
 from el_assets.entropylong import checks as entropylong_checks  # noqa: E402
+from el_assets.gateau import assets as gateau_assets  # noqa: E402
+from el_assets.gateau import checks as gateau_checks  # noqa: E402
 from el_assets.jobs import JOBS  # noqa: E402
 from el_assets.models import MODELS  # noqa: E402
 from el_resources.causal_lm import CausalLM  # noqa: E402
@@ -24,7 +26,7 @@ OWNERS = ["team:entropylong"]
 
 def workspace_assets() -> list[dg.AssetsDefinition]:
     """All assets, with what is the same for each of them."""
-    found = dg.load_assets_from_modules([corpus_assets, entropylong_assets])
+    found = dg.load_assets_from_modules([corpus_assets, entropylong_assets, gateau_assets])
     return [
         asset.map_asset_specs(lambda spec: spec.replace_attributes(owners=OWNERS))
         for asset in found
@@ -34,7 +36,7 @@ def workspace_assets() -> list[dg.AssetsDefinition]:
 
 defs = dg.Definitions(
     assets=[*MODELS, *workspace_assets()],
-    asset_checks=[*corpus_checks.CHECKS, *entropylong_checks.CHECKS],
+    asset_checks=[*corpus_checks.CHECKS, *entropylong_checks.CHECKS, *gateau_checks.CHECKS],
     jobs=JOBS,
     schedules=SCHEDULES,
     resources={

@@ -20,4 +20,15 @@ build_sequences = dg.define_asset_job(
     description="EntropyLong for the chosen shards, from entropy maps to packed sequences.",
 )
 
-JOBS = [observe_models, build_index, build_sequences]
+score_samples = dg.define_asset_job(
+    "score_samples",
+    selection=dg.AssetSelection.assets("instruction_samples", "hmg_scores", "cam_scores"),
+    description="GATEAU for the chosen instruction shards: guidance and awareness of every sample.",
+)
+select_samples = dg.define_asset_job(
+    "select_samples",
+    selection=dg.AssetSelection.assets("influence_scores", "selected_subsets"),
+    description="Rank the pool by influence and write the selected subsets; needs no model.",
+)
+
+JOBS = [observe_models, build_index, build_sequences, score_samples, select_samples]

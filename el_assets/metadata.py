@@ -3,7 +3,6 @@
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 from el_assets.schemas import TABLES, dagster_schema
 from el_resources.shard_tables import ShardTables, Stamp
@@ -31,10 +30,3 @@ def table_metadata(tables: ShardTables, stamp: Stamp, *, skipped: bool) -> dict[
 
 def _shown(value: Any) -> Any:
     return dg.MetadataValue.json(value) if isinstance(value, (dict, list)) else value
-
-
-def preview(frame: pl.DataFrame, columns: list[str], n: int = 5) -> dg.MarkdownMetadataValue:
-    """The first rows as a Markdown table, long text cut."""
-    shown = frame.select(columns).head(n).with_columns(pl.col(pl.String).str.slice(0, 80))
-    with pl.Config(tbl_formatting="MARKDOWN", tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True):
-        return dg.MetadataValue.md(str(shown))

@@ -1,18 +1,38 @@
-"""Corpus shards: dynamic partitions, registered by `python -m el_assets`, never while definitions load."""
+"""Shards and fractions: what tables are partitioned by.
+
+Corpus and instruction shards are dynamic partitions, registered by `python -m el_assets`, never while definitions load.
+"""
+
+from typing import Protocol
 
 import dagster as dg
 
-from el_resources.corpus_source import CorpusSource
-
 corpus_shards = dg.DynamicPartitionsDefinition(name="corpus_shards")
+instruction_shards = dg.DynamicPartitionsDefinition(name="instruction_shards")
+selected_fractions = dg.StaticPartitionsDefinition(["top_10_percent", "top_30_percent", "top_50_percent"])
 
 
-def registered_shards(instance: dg.DagsterInstance) -> list[str]:
-    """Corpus shards of the instance, in registration order."""
-    return list(instance.get_dynamic_partitions("corpus_shards"))
+class ShardedSource(Protocol):
+    """A corpus or a pool of instruction samples."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def shards(self) -> list[str]: ...
 
 
-def register_shards(instance: dg.DagsterInstance, source: CorpusSource) -> list[str]:
+def registered_shards(
+    instance: dg.DagsterInstance, partitions: dg.DynamicPartitionsDefinition = corpus_shards
+) -> list[str]:
+    """Shards of the instance, in registration order."""
+    return list(instance.get_dynamic_partitions(_name(partitions)))
+
+
+def register_shards(
+    instance: dg.DagsterInstance,
+    source: ShardedSource,
+    partitions: dg.DynamicPartitionsDefinition = corpus_shards,
+) -> list[str]:
     """Make the registered shards those of the source; tables of shards that went stay on disk, unused.
 
     Returns:
@@ -24,11 +44,16 @@ def register_shards(instance: dg.DagsterInstance, source: CorpusSource) -> list[
     """
     shards = source.shards()
     if not shards:
-        raise ValueError(f"the corpus {source.uri!r} has no shard; check EL_CORPUS")
-    for gone in sorted(set(registered_shards(instance)) - set(shards)):
-        instance.delete_dynamic_partition("corpus_shards", gone)
-    instance.add_dynamic_partitions("corpus_shards", shards)
-    return registered_shards(instance)
+        raise ValueError(f"{source.uri!r} has no shard; check EL_CORPUS and EL_INSTRUCTIONS")
+    for gone in sorted(set(registered_shards(instance, partitions)) - set(shards)):
+        instance.delete_dynamic_partition(_name(partitions), gone)
+    instance.add_dynamic_partitions(_name(partitions), shards)
+    return registered_shards(instance, partitions)
+
+
+def _name(partitions: dg.DynamicPartitionsDefinition) -> str:
+    assert partitions.name, "the workspace's dynamic partitions are named"
+    return partitions.name
 
 
 def contiguous_ranges(wanted: set[str], registered: list[str]) -> list[tuple[str, str]]:

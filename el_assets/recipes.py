@@ -7,10 +7,9 @@ it: a newer index does not make finished shards stale (see el_resources.shard_ta
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from el_resources.causal_lm import ModelChoice
-from el_resources.corpus_source import CorpusSource
+from el_resources.causal_lm import ModelChoice, short_window
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp, digest
 from el_resources.text_encoder import encoder_fingerprint
@@ -24,7 +23,7 @@ class Recipe:
         code_version: raised whenever the code that makes the table changes its content.
         inputs: tables of the same shard.
         settings: fields of `Settings`.
-        models: `scorer`, `tokenizer`, `encoder`.
+        models: `scorer`, `short_reader`, `tokenizer`, `window`, `encoder`.
     """
 
     code_version: str
@@ -82,44 +81,91 @@ RECIPES: dict[str, Recipe] = {
         settings=("separator", "seed", "sequence_tokens"),
         models=("tokenizer",),
     ),
+    "instruction_samples": Recipe(code_version="1", settings=("separator",), models=("tokenizer", "window")),
+    "hmg_scores": Recipe(
+        code_version="1",
+        inputs=("instruction_samples",),
+        settings=("context_cut", "hmg_form", "separator"),
+        models=("scorer", "short_reader"),
+    ),
+    "cam_scores": Recipe(
+        code_version="1",
+        inputs=("instruction_samples",),
+        settings=("context_cut", "cosine_normalisation", "importance_sign", "segment_tokens", "separator"),
+        models=("scorer",),
+    ),
+    # Over shards: their inputs are given, not looked up by partition.
+    "influence_scores": Recipe(
+        code_version="1",
+        settings=("hmp_normalisation", "influence_alpha", "influence_perplexity", "influence_scale"),
+    ),
+    "selected_subsets": Recipe(code_version="1"),
 }
 
-# In the order in which they are made.
-ENTROPYLONG_TABLES = tuple(RECIPES)
+
+# Tables that are read from a source; the others are made from tables.
+READ_FROM_SOURCE = ("documents", "instruction_samples")
 
 
 class OtherModelError(ValueError):
     """A table's inputs were made with another model than the table would be."""
 
 
-class Cookbook:
-    """Recipes under one run's settings; model fingerprints are computed once."""
+class FingerprintedSource(Protocol):
+    """A corpus or a pool of instruction samples."""
 
-    def __init__(self, settings: Settings, tables: ShardTables, source: CorpusSource | None = None) -> None:
+    def shard_fingerprint(self, shard: str) -> str: ...
+
+
+class Cookbook:
+    """Recipes under one run's settings; model fingerprints are computed once.
+
+    Args:
+        source: what the first table of the chain is read from; the other tables need none.
+    """
+
+    def __init__(self, settings: Settings, tables: ShardTables, source: FingerprintedSource | None = None) -> None:
         self.settings = settings
         self.tables = tables
         self.source = source
         self._models: dict[str, str] = {}
 
     def model_fingerprint(self, role: str) -> str:
-        """Fingerprint of the `scorer`, its `tokenizer` or the `encoder`."""
+        """Fingerprint of a role of `Recipe.models`."""
         if role not in self._models:
-            if role == "encoder":
-                self._models[role] = encoder_fingerprint(self.settings.encoder)
-            else:
-                scorer = ModelChoice.long(self.settings)
-                self._models[role] = scorer.fingerprint() if role == "scorer" else scorer.tokenizer_fingerprint()
+            self._models[role] = self._fingerprint(role)
         return self._models[role]
 
-    def draft(self, asset: str, shard: str) -> Stamp:
+    def _fingerprint(self, role: str) -> str:
+        settings, scorer = self.settings, ModelChoice.long(self.settings)
+        match role:
+            case "scorer":
+                return scorer.fingerprint()
+            case "tokenizer":
+                return scorer.tokenizer_fingerprint()
+            case "window":
+                return str(scorer.window())
+            case "short_reader" if settings.hmg_form == "one_model":
+                return f"{scorer.fingerprint()} within {short_window(settings)}"
+            case "short_reader":
+                return ModelChoice.short(settings).fingerprint()
+            case "encoder":
+                return encoder_fingerprint(settings.encoder)
+        raise ValueError(f"no model has the role {role!r}")
+
+    def draft(self, asset: str, shard: str, inputs: Mapping[str, Stamp] | None = None) -> Stamp:
         """The stamp that a table made now would carry, before facts and pinned inputs.
+
+        Args:
+            inputs: what the table is made from, where that is more than the same shard's tables.
 
         Raises:
             MissingTableError: an input has not been made.
             OtherModelError: an input was made with another model than the settings name now.
         """
         recipe = RECIPES[asset]
-        inputs = {name: self.tables.require_stamp(name, shard) for name in recipe.inputs}
+        if inputs is None:
+            inputs = {name: self.tables.require_stamp(name, shard) for name in recipe.inputs}
         own: dict[str, Any] = self.settings.subset(recipe.settings)
         models = {role: self.model_fingerprint(role) for role in recipe.models}
         parts: dict[str, Any] = {
@@ -129,8 +175,8 @@ class Cookbook:
             "settings": own,
             "models": models,
         }
-        if asset == "documents":
-            assert self.source is not None, "documents are made from a source"
+        if asset in READ_FROM_SOURCE:
+            assert self.source is not None, f"{asset} are read from a source"
             parts["source"] = self.source.shard_fingerprint(shard)
         lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}
         _refuse_other_models(asset, shard, lineage, models)

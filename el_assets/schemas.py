@@ -142,7 +142,77 @@ PACKING_LEFTOVERS: TableSchema = {
     "n_tokens": Column(pl.Int32(), "Tokens of the root with its verified contexts and joints."),
 }
 
+_SAMPLE_ID = Column(pl.String(), "Sample's id: the source's own, else a hash of its texts.")
+_SHARD = Column(pl.String(), "Instruction shard that holds the sample.")
+
+INSTRUCTION_SAMPLES: TableSchema = {
+    "sample_id": _SAMPLE_ID,
+    "context": Column(pl.String(), "The long context; empty where the sample has none."),
+    "instruction": Column(pl.String(), "What is asked."),
+    "response": Column(pl.String(), "The response to be learnt."),
+    "n_context_tokens": Column(pl.Int32(), "Tokens of the whole context by the long model's tokenizer."),
+    "n_instruction_tokens": Column(pl.Int32(), "Tokens of the instruction."),
+    "n_response_tokens": Column(pl.Int32(), "Tokens of the response."),
+    "n_turns": Column(pl.Int32(), "Exchanges in the source; the first one is scored."),
+    "evidence": Column(pl.String(), "Embedded pool: where the needed passage is (near, far, absent); null elsewhere."),
+    "evidence_distance_tokens": Column(pl.Int32(), "Embedded pool: tokens from the passage's end to the response."),
+    "source": Column(pl.String(), "Instruction URI that the sample came from."),
+    "set_aside_reason": Column(pl.String(), "Why the sample is not scored; null where it is."),
+    "detail": Column(pl.String(), "What exactly was wrong with a sample that was set aside."),
+}
+
+HMG_SCORES: TableSchema = {
+    "sample_id": _SAMPLE_ID,
+    "nll_short_nats": Column(pl.Float64(), "Mean NLL of the response's tokens in the short-window reading."),
+    "nll_long_nats": Column(pl.Float64(), "Mean NLL of the response's tokens in the long-window reading."),
+    "n_response_tokens": Column(pl.Int32(), "Tokens that the means are over."),
+    "n_context_tokens": Column(pl.Int32(), "Context tokens that the long-window reading had."),
+    "n_dropped_context_tokens": Column(pl.Int32(), "Context tokens cut away because of the long model's window."),
+    "n_dropped_context_tokens_short": Column(pl.Int32(), "Context tokens that the short-window reading did not have."),
+}
+
+CAM_SCORES: TableSchema = {
+    "sample_id": _SAMPLE_ID,
+    "segment_tokens": Column(pl.List(pl.Int32()), "Tokens of each context segment, in order."),
+    "segment_attention": Column(
+        SCORES, "Attention mass of the response's rows on each segment: mean over layers, heads, rows."
+    ),
+    "rest_attention": Column(
+        pl.Float64(), "Mass on BOS, joints, instruction and response; with the segments it sums to 1."
+    ),
+    "segment_nll_nats": Column(SCORES, "Mean response NLL with each segment alone as context."),
+    "nll_nats": Column(pl.Float64(), "Mean response NLL with the full context, from the attention's pass."),
+    "n_dropped_context_tokens": Column(pl.Int32(), "Context tokens cut away because of the model's window."),
+    "cas": Column(pl.Float64(), "CAS: cosine of importance and attention over the segments."),
+}
+
+INFLUENCE_SCORES: TableSchema = {
+    "shard": _SHARD,
+    "sample_id": _SAMPLE_ID,
+    "hmp": Column(pl.Float64(), "HMP = Norm(PPL_short) - Norm(PPL_long) over the pool; high: needs the long window."),
+    "cas": Column(pl.Float64(), "CAS of the sample."),
+    "score": Column(pl.Float64(), "α·HMP' + (1 - α)·CAS', both brought to one scale over the pool."),
+    "rank": Column(pl.Int32(), "Place in the pool by score, from 0."),
+}
+
+MESSAGE = pl.Struct({"role": pl.String(), "content": pl.String()})
+
+SELECTED_SUBSETS: TableSchema = {
+    "sample_id": _SAMPLE_ID,
+    "messages": Column(
+        pl.List(MESSAGE), "The sample in chat form: user (context, blank line, instruction), assistant."
+    ),
+    "score": Column(pl.Float64(), "Influence score."),
+    "rank": Column(pl.Int32(), "Place in the pool, from 0."),
+    "shard": _SHARD,
+}
+
 TABLES: dict[str, TableSchema] = {
+    "instruction_samples": INSTRUCTION_SAMPLES,
+    "hmg_scores": HMG_SCORES,
+    "cam_scores": CAM_SCORES,
+    "influence_scores": INFLUENCE_SCORES,
+    "selected_subsets": SELECTED_SUBSETS,
     "documents": DOCUMENTS,
     "context_chunks": CONTEXT_CHUNKS,
     "entropy_maps": ENTROPY_MAPS,

@@ -9,9 +9,9 @@ from typing import Any
 
 import dagster as dg
 
-from el_assets.partitions import corpus_shards, registered_shards
+from el_assets.partitions import registered_shards
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
+from el_resources.shard_tables import MixedSettingsError, ShardTables
 
 # What is wrong with one shard, in words; empty where nothing is.
 Problems = Callable[[ShardTables, str], list[str]]
@@ -25,7 +25,7 @@ def shard_check(asset: Any, problems: Problems, *, remedy: str, blocking: bool =
         asset=asset,
         name=problems.__name__,
         description=problems.__doc__,
-        partitions_def=corpus_shards,
+        partitions_def=asset.partitions_def,
         blocking=blocking,
     )
     def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
@@ -50,7 +50,11 @@ def all_shards_check(
         tables = ShardTables(settings.store)
         registered = registered_shards(context.instance)
         existing = [shard for shard in registered if tables.exists(name, shard)]
-        found = problems(tables, registered) if existing else {}
+        try:
+            found = problems(tables, registered) if existing else {}
+        except MixedSettingsError as error:
+            # The run's own tables are good; what spans shards cannot be said until they agree.
+            found = {name: [str(error)]}
         return result(found, shards=len(existing), remedy=remedy, severity=dg.AssetCheckSeverity.WARN)
 
     return check

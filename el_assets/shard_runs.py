@@ -13,11 +13,11 @@ import dagster as dg
 import polars as pl
 
 from el_assets.metadata import table_metadata
-from el_assets.recipes import Cookbook
+from el_assets.recipes import Cookbook, FingerprintedSource
 from el_assets.schemas import conform
 from el_resources.corpus_source import open_corpus
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables, Stamp, digest
+from el_resources.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,27 +43,34 @@ def materialize_shards(
     make: Callable[[str], Made],
     *,
     still_valid: Callable[[str], bool] = lambda shard: True,
+    source: FingerprintedSource | None = None,
+    inputs: Mapping[str, Stamp] | None = None,
 ) -> dg.MaterializeResult:
-    """Make the run's shards of the asset at hand.
+    """Make the run's shards of the asset at hand; its single table where it has no partitions.
 
     Args:
         make: computes one shard.
         still_valid: a further condition for skipping a shard whose recipe is unchanged.
+        source: what the asset is read from, if it is.
+        inputs: the tables that it is made from, where those are more than the same shard's.
 
     Raises:
         MissingTableError: a table of the same shard that the asset reads has not been made.
     """
     asset = context.asset_key.to_user_string()
     tables = ShardTables(settings.store)
-    cookbook = Cookbook(settings, tables, open_corpus_of(settings) if asset == "documents" else None)
+    cookbook = Cookbook(settings, tables, source)
+    # An unpartitioned asset may stand in a run over partitions; it has its one table all the same.
+    shards = None if context.assets_def.partitions_def is None else list(context.partition_keys)
     fingerprints = {}
-    for number, shard in enumerate(context.partition_keys, start=1):
-        draft, stored = cookbook.draft(asset, shard), tables.stamp(asset, shard)
+    for number, shard in enumerate(shards or [UNPARTITIONED], start=1):
+        draft, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
         skip = not settings.force and stored is not None and stored.recipe == draft.recipe and still_valid(shard)
         stamp = stored if skip and stored is not None else _make_and_write(tables, draft, make)
         done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
-        context.log.info(f"{asset} {number}/{len(context.partition_keys)} {shard}: {done}")
-        context.add_asset_metadata(table_metadata(tables, stamp, skipped=skip), partition_key=shard)
+        context.log.info(f"{asset} {number}/{len(shards or [UNPARTITIONED])} {shard}: {done}")
+        metadata = table_metadata(tables, stamp, skipped=skip)
+        context.add_asset_metadata(metadata, partition_key=shard if shards else None)
         fingerprints[shard] = stamp.fingerprint
     # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.
     version = next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(fingerprints)

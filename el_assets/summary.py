@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from el_assets.entropylong.selection import KeepRule, PassRates, judge, over_shards, pass_rates
+from el_assets.gateau.summary import gateau_rows
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp
 
@@ -21,10 +22,20 @@ class Stage:
     written: int
 
 
-def print_summary(settings: Settings, shards: Sequence[str], stages: Sequence[Stage], *, seconds: float) -> bool:
-    """Print the summary of the tables that exist; False where a source file could not be read."""
+def print_summary(
+    settings: Settings, shards: Sequence[str], stages: Sequence[Stage], *, pool: Sequence[str] = (), seconds: float
+) -> bool:
+    """Print the summary of the tables that exist; False where a source file could not be read.
+
+    Args:
+        shards, pool: the run's corpus shards and instruction shards.
+    """
     tables = ShardTables(settings.store)
-    rows = [*_corpus_rows(tables, shards), *_entropylong_rows(settings, tables, shards)]
+    rows = [
+        *(_corpus_rows(tables, shards) if shards else []),
+        *_entropylong_rows(settings, tables, shards),
+        *(gateau_rows(settings, tables, pool) if pool else []),
+    ]
     width = max(len(label) for label, _ in rows)
     print()
     for label, value in rows:
@@ -36,7 +47,8 @@ def print_summary(settings: Settings, shards: Sequence[str], stages: Sequence[St
     print(f"  {'forwards in this run':<{width}}  {done}")
     print(f"  {'tables':<{width}}  {tables.store / 'tables'}")
     print(f"  {'look at it':<{width}}  make ui, then http://127.0.0.1:3000\n")
-    unreadable = [s.facts["unreadable"] for s in tables.stamps("documents", shards).values() if "unreadable" in s.facts]
+    read = [*tables.stamps("documents", shards).values(), *tables.stamps("instruction_samples", pool).values()]
+    unreadable = [stamp.facts["unreadable"] for stamp in read if "unreadable" in stamp.facts]
     for problem in unreadable:
         print(f"  not read: {problem}")
     return not unreadable

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 from pydantic import PrivateAttr
@@ -16,6 +16,9 @@ from el_resources.tokenization import ModelTokenizer
 
 if TYPE_CHECKING:
     from el_resources.scoring.engine import ScoringEngine
+
+
+RopeScaling = Literal["none", "dynamic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,27 +70,49 @@ class ModelChoice:
         return ModelTokenizer.from_folder(self.folder(), trust_remote_code=self.trust_remote_code)
 
 
+def short_window(settings: Settings) -> int:
+    """Tokens of the short window, BOS included: the setting, else the short model's own window."""
+    return settings.short_window or ModelChoice.short(settings).window()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    choice: ModelChoice
+    window: int | None
+    rope_scaling: RopeScaling
+
+
 class CausalLM(dg.ConfigurableResource):
     """Scoring engines of a run, loaded on first use."""
 
-    _engines: "dict[ModelChoice, ScoringEngine]" = PrivateAttr(default_factory=dict)
+    _engines: "dict[_Loaded, ScoringEngine]" = PrivateAttr(default_factory=dict)
 
-    def engine(self, choice: ModelChoice) -> "ScoringEngine":
-        """The engine of a model; the same object for the same choice until the run ends."""
-        if choice not in self._engines:
+    def engine(
+        self, choice: ModelChoice, *, window: int | None = None, rope_scaling: RopeScaling = "none"
+    ) -> "ScoringEngine":
+        """The engine of a model; the same object for the same arguments until the run ends.
+
+        Args:
+            window: read up to so many tokens, where that is more than the model was trained on; None keeps its own
+            window. rope_scaling: `none`, or `dynamic` for dynamic NTK scaling of the rotary embeddings to that window.
+        """
+        key = _Loaded(choice, window, rope_scaling)
+        if key not in self._engines:
             from transformers.utils import logging as transformers_logging
 
             from el_resources.scoring.engine import ScoringEngine
 
             transformers_logging.disable_progress_bar()  # its loading bar would stand between ours
-            self._engines[choice] = ScoringEngine.from_folder(
+            self._engines[key] = ScoringEngine.from_folder(
                 choice.folder(),
                 bos_id=choice.tokenizer().bos_id,
                 dtype=choice.dtype,
                 device=choice.device,
                 trust_remote_code=choice.trust_remote_code,
+                window=window,
+                rope_scaling=rope_scaling,
             )
-        return self._engines[choice]
+        return self._engines[key]
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CausalLM"]:

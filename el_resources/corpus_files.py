@@ -1,67 +1,40 @@
-"""Corpora that are files: `parquet:` and `jsonl:` over a file, a folder (searched below) or a glob. One shard per file.
+"""Corpora that are files, read as el_resources.shard_files says: one document per row or line.
 
-Guarantees:
-- A shard's name is the file's path relative to the folder, or to the part of the glob before its first wildcard. It
-  depends on no other file, so new files rename nothing. Characters that a partition key may not hold are
-  percent-encoded, and so is the percent sign, which keeps any two names apart.
-- The listing is taken once per object, at first use; open the corpus again to see files that came later.
-- Parquet is read a batch of rows at a time, only the columns that are wanted; JSON lines one line at a time.
-- Fingerprints are hashes of a file's bytes, remembered while its size and times stand still.
-
-Bytes are reached through fsspec, so that an object store is a file system away; only local paths are accepted so far.
+A text that is not UTF-8 sets its document aside. A file without the text column is refused, and the error lists the
+columns that it has.
 """
 
-import codecs
-import gzip
-import json
-import re
-import zlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
-from hashlib import blake2b, file_digest
-from pathlib import Path
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
 
-from el_resources.corpus_source import CorruptShardError, SourceDocument, unknown_shard
+from el_resources.corpus_source import CorruptShardError, SourceDocument
+from el_resources.shard_files import (
+    JSONL_SUFFIXES,
+    PARQUET_SUFFIXES,
+    ShardFiles,
+    cells,
+    decoded,
+    is_text,
+    json_lines,
+    label,
+    parquet_batches,
+)
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
 READER_VERSION = 1
 DEFAULT_TEXT_COLUMN = "text"
 NAME_THE_COLUMN = "name the one that holds the text with EL_TEXT_COLUMN (text_column)"
-GZIP_MAGIC = b"\x1f\x8b"
-BATCH_ROWS = 256
-READ_BUFFER_BYTES = 1 << 20
-
-# Dagster refuses control characters and "..." in partition keys; the surrogates are a name's bytes that are not UTF-8.
-NOT_IN_SHARD_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff%]|\.(?=\.\.)")
-WILDCARD = re.compile(r"[*?\[]")
 
 
 @dataclass(kw_only=True)
-class FileCorpus(ABC):
-    """What corpora of files share: listing, shard names, fingerprints."""
+class FileCorpus(ShardFiles):
+    """What corpora of files share beside their files: the column that holds the text."""
 
-    suffixes: ClassVar[tuple[str, ...]]
-
-    uri: str
-    location: str
     text_column: str | None = None
-    filesystem: LocalFileSystem = field(default_factory=LocalFileSystem, init=False, repr=False)
-    _digests: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False)
-
-    def shards(self) -> list[str]:
-        return list(self._paths)
-
-    def shard_fingerprint(self, shard: str) -> str:
-        reader = (type(self).__name__, READER_VERSION, self._text_column)
-        return blake2b(f"{reader} {self._file_digest(self._path(shard))}".encode(), digest_size=16).hexdigest()
 
     def documents(self, shard: str) -> Iterator[SourceDocument]:
         return self._read(shard, self._path(shard))
@@ -69,82 +42,47 @@ class FileCorpus(ABC):
     @abstractmethod
     def _read(self, shard: str, path: str) -> Iterator[SourceDocument]: ...
 
-    @cached_property
-    def _paths(self) -> dict[str, str]:
-        """Path of every shard, ordered by the shards' names."""
-        root, paths = list_files(self.filesystem, self.uri, self.location, self.suffixes)
-        return dict(sorted((shard_name(path.removeprefix(root)), path) for path in paths))
+    def _reader(self) -> tuple[object, ...]:
+        return (type(self).__name__, READER_VERSION, self._text_column)
 
     @property
     def _text_column(self) -> str:
         return self.text_column or DEFAULT_TEXT_COLUMN
 
-    def _path(self, shard: str) -> str:
-        if shard not in self._paths:
-            raise unknown_shard(shard, self.uri, self.shards())
-        return self._paths[shard]
-
-    def _file_digest(self, path: str) -> str:
-        key = (path, self.filesystem.ukey(path))  # follows from size, times and inode
-        if key not in self._digests:
-            with self.filesystem.open(path, "rb") as file:
-                self._digests[key] = file_digest(file, "blake2b").hexdigest()
-        return self._digests[key]
-
 
 class ParquetCorpus(FileCorpus):
     """`parquet:`; the columns of FineWeb-Edu (text, id, url) and Cosmopedia (text), any other text column by name."""
 
-    suffixes = (".parquet",)
+    suffixes = PARQUET_SUFFIXES
 
     def _read(self, shard: str, path: str) -> Iterator[SourceDocument]:
-        with self.filesystem.open(path, "rb") as file, corruption_named(shard, path):
-            parquet = pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES, page_checksum_verification=True)
-            self._require_text(parquet.schema_arrow, path)
-            wanted = dict.fromkeys([self._text_column, "id", "url", "license"])
-            columns = [name for name in wanted if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-                yield from self._batch_documents(batch)
+        for batch in parquet_batches(self.filesystem, shard, path, lambda schema: self._wanted(schema, path)):
+            columns = (cells(batch, name) for name in (self._text_column, "id", "url", "license"))
+            for text, source_id, url, license_ in zip(*columns, strict=True):
+                yield document(text, source_id=source_id, url=url, license_=license_)
 
-    def _require_text(self, schema: pa.Schema, path: str) -> None:
+    def _wanted(self, schema: pa.Schema, path: str) -> list[str]:
         column = self._text_column
         if column not in schema.names:
             raise ValueError(f"{path} has no column {column!r} but {', '.join(schema.names)}; {NAME_THE_COLUMN}")
         if not is_text(schema.field(column).type):
             raise ValueError(f"{path}: column {column!r} holds {schema.field(column).type}; {NAME_THE_COLUMN}")
-
-    def _batch_documents(self, batch: pa.RecordBatch) -> Iterator[SourceDocument]:
-        columns = (cells(batch, name) for name in (self._text_column, "id", "url", "license"))
-        for text, source_id, url, license_ in zip(*columns, strict=True):
-            yield document(text, source_id=source_id, url=url, license_=license_)
+        return [name for name in dict.fromkeys([column, "id", "url", "license"]) if name in schema.names]
 
 
 class JsonlCorpus(FileCorpus):
     """`jsonl:`; one object per line, plain or gzip, with a text and optionally `id`, `url` and `license`."""
 
-    suffixes = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+    suffixes = JSONL_SUFFIXES
 
     def _read(self, shard: str, path: str) -> Iterator[SourceDocument]:
-        with self.filesystem.open(path, "rb") as file, corruption_named(shard, path):
-            zipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-            if path.endswith(".gz") and not zipped:
-                raise CorruptShardError(shard, path, "named .gz but not a gzip file")
-            file.seek(0)
-            for number, line in enumerate(gzip.GzipFile(fileobj=file) if zipped else file, start=1):
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if line.strip():
-                    yield self._line_document(shard, path, number, line)
+        for number, row in json_lines(self.filesystem, shard, path):
+            if row is None:
+                yield SourceDocument(source_id=None, text="", set_aside_reason="not_utf8")
+            else:
+                yield self._row_document(shard, path, number, row)
 
-    def _line_document(self, shard: str, path: str, number: int, line: bytes) -> SourceDocument:
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            return document(line, source_id=None)
-        except (ValueError, RecursionError) as error:
-            raise CorruptShardError(shard, path, f"line {number} is not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise CorruptShardError(shard, path, f"line {number} is not a JSON object but {type(row).__name__}")
+    def _row_document(self, shard: str, path: str, number: int, row: dict[str, Any]) -> SourceDocument:
         if self._text_column not in row:
             reason = f"line {number} has no {self._text_column!r} but {', '.join(map(repr, row))}; {NAME_THE_COLUMN}"
             raise CorruptShardError(shard, path, reason)
@@ -155,94 +93,16 @@ class JsonlCorpus(FileCorpus):
         return document(text, source_id=row.get("id"), url=row.get("url"), license_=row.get("license"))
 
 
-def list_files(
-    filesystem: LocalFileSystem, uri: str, location: str, suffixes: tuple[str, ...]
-) -> tuple[str, list[str]]:
-    """The folder that shard names are relative to, and the files that `location` means; never none."""
-    if not location or "://" in location:
-        raise ValueError(f"corpus {uri!r} names no local path; write one after the scheme: a file, a folder or a glob")
-    path = str(Path(location).expanduser().absolute())
-    if filesystem.isfile(path):
-        return folder_of(path), [path]
-    if filesystem.isdir(path):
-        files = [file for file in filesystem.find(path) if file.lower().endswith(suffixes) and filesystem.isfile(file)]
-        if not files:
-            expected = f"no file below {path} ends in {' or '.join(suffixes)}"
-            raise FileNotFoundError(f"corpus {uri!r}: {expected}; name files that are called otherwise by a glob")
-        return folder_of(f"{path}/"), files
-    if not (wildcard := WILDCARD.search(path)):
-        raise FileNotFoundError(f"corpus {uri!r}: {path} does not exist; name a file, a folder or a glob")
-    files = [file for file in filesystem.glob(path) if filesystem.isfile(file)]
-    if not files:
-        raise FileNotFoundError(f"corpus {uri!r}: no file matches {path}; name a file, a folder or a glob that does")
-    return folder_of(path[: wildcard.start()]), files
-
-
-def folder_of(path: str) -> str:
-    """The path up to and with its last slash."""
-    return path[: path.rindex("/") + 1]
-
-
-def shard_name(relative_path: str) -> str:
-    """A partition key that reads like the path; two paths never share one."""
-    return NOT_IN_SHARD_NAMES.sub(
-        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")), relative_path
-    )
-
-
-@contextmanager
-def corruption_named(shard: str, path: str) -> Iterator[None]:
-    """Turns decoders' errors into CorruptShardError; errors of the system, which carry an errno, stay what they are."""
-    try:
-        yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise CorruptShardError(shard, path, str(error)) from error
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold text: bytes can, and a column of nulls holds empty texts."""
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
-    return holds_bytes(kind) or pa.types.is_null(kind)
-
-
-def holds_bytes(kind: pa.DataType) -> bool:
-    strings = (pa.string(), pa.large_string(), pa.string_view())
-    return kind in (*strings, pa.binary(), pa.large_binary(), pa.binary_view())
-
-
-def cells(batch: pa.RecordBatch, column: str) -> list[Any]:
-    """A column's values, Nones where it is missing. Text comes as bytes: Arrow does not check that it is UTF-8."""
-    if column not in batch.schema.names:
-        return [None] * batch.num_rows
-    values = batch.column(column)
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    return (values.cast(pa.large_binary()) if holds_bytes(values.type) else values).to_pylist()
-
-
 def document(text: str | bytes | None, *, source_id: Any, url: Any = None, license_: Any = None) -> SourceDocument:
-    """The document of one row; set aside where its text is not UTF-8 (a lone surrogate in a string is not either)."""
+    """The document of one row; set aside where its text is not UTF-8."""
     try:
-        decoded = text.decode("utf-8") if isinstance(text, bytes) else (text or "").encode("utf-8").decode("utf-8")
-        reason = None
+        content, reason = decoded(text), None
     except UnicodeError:
-        decoded, reason = "", "not_utf8"
+        content, reason = "", "not_utf8"
     return SourceDocument(
         source_id=label(source_id) or None,
-        text=decoded,
+        text=content,
         url=label(url),
         license=label(license_),
         set_aside_reason=reason,
     )
-
-
-def label(value: Any) -> str:
-    """A short field as text that UTF-8 can hold; what it cannot stays visible as an escape."""
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")

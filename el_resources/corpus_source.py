@@ -79,9 +79,9 @@ def open_corpus(uri: str, *, text_column: str | None = None) -> CorpusSource:
 
 
 def unknown_shard(shard: str, uri: str, known: list[str]) -> ValueError:
-    """The error for a shard that a corpus does not have."""
+    """The error for a shard that a source does not have."""
     shown = ", ".join(repr(name) for name in known[:5])
-    return ValueError(f"corpus {uri!r} has no shard {shard!r}; it has {len(known)}: {shown}{', …' * (len(known) > 5)}")
+    return ValueError(f"source {uri!r} has no shard {shard!r}; it has {len(known)}: {shown}{', …' * (len(known) > 5)}")
 
 
 # The readers import this module's types, so they are imported when their scheme is named.

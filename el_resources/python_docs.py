@@ -58,12 +58,16 @@ class PythonDocs:
         return content.hexdigest()
 
     def documents(self, shard: str) -> Iterator[SourceDocument]:
-        texts = ((module, module_text(module, _parse(path, shard))) for module, path in self._modules(shard))
+        texts = ((module, module_text(module, tree)) for module, tree in self.syntax_trees(shard))
         return (
             SourceDocument(source_id=module, text=text, license=LICENSE)
             for module, text in texts
             if len(text) >= SHORTEST_DOCUMENT_CHARS
         )
+
+    def syntax_trees(self, shard: str) -> Iterator[tuple[str, ast.Module]]:
+        """Name and syntax tree of the shard's modules, documented or not."""
+        return ((module, _parse(path, shard)) for module, path in self._modules(shard))
 
     def _modules(self, shard: str) -> list[tuple[str, Path]]:
         if shard not in self.shards():
@@ -100,6 +104,23 @@ def module_text(module: str, tree: ast.Module) -> str:
     text = "\n\n".join([heading, *_docstring(tree), *_definition_blocks(tree.body)])
     # A docstring may escape a lone surrogate, which no UTF-8 file can hold: it stays the escape that the source has.
     return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
+
+
+def function_passages(body: list[ast.stmt], owner: str = "") -> Iterator[tuple[str, str, str]]:
+    """Qualified name, signature and docstring of every function in a module's text, the two as they are indented there.
+
+    There the signature, a blank line and the docstring follow each other.
+    """
+    indent = INDENT * owner.count(".")
+    for statement in body:
+        if isinstance(statement, ast.ClassDef):
+            yield from function_passages(statement.body, f"{owner}{statement.name}.")
+        elif isinstance(statement, Function):
+            for docstring in _docstring(statement):
+                lines = textwrap.indent(_signature(statement), indent), textwrap.indent(docstring, indent + INDENT)
+                yield f"{owner}{statement.name}", *lines
+        else:
+            yield from function_passages(_branches(statement), owner)
 
 
 def _parse(path: Path, shard: str) -> ast.Module:

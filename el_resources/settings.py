@@ -79,7 +79,7 @@ class Settings(dg.ConfigurableResource):
 
     chunk_tokens: int = Field(default=128, ge=8, le=8192, description="[?] Longest retrieval chunk, in scorer tokens.")
     roots_per_shard: int = Field(
-        default=12, ge=0, description="Root documents sampled per shard, by hash; 0 takes every eligible document."
+        default=20, ge=0, description="Root documents sampled per shard, by hash; 0 takes every eligible document."
     )
     root_tokens_min: int = Field(default=128, ge=1, description="[?] Shortest root, in scorer tokens.")
     root_tokens_max: int = Field(
@@ -140,6 +140,51 @@ class Settings(dg.ConfigurableResource):
     )
     sequence_tokens: int = Field(default=2048, ge=16, description="L: tokens in a packed sequence, exactly.")
 
+    instructions: str = Field(
+        default="python-docs-questions:",
+        description="Where instruction samples come from: `python-docs-questions:`, `jsonl:PATH-OR-GLOB` or "
+        "`parquet:PATH-OR-GLOB`, with LongAlign's `messages` or with `context`, `instruction` and `response`.",
+    )
+    samples_per_kind: int = Field(
+        default=20,
+        ge=1,
+        le=500,
+        description="Embedded instruction pool: samples with the passage near, far and absent.",
+    )
+    context_cut: Literal["head", "middle"] = Field(
+        default="head", description="What a context loses that exceeds a window: its head, or its middle."
+    )
+    hmg_form: Literal["one_model", "pair", "pair_ntk"] = Field(
+        default="one_model",
+        description="Short-window reading: `long_model` with its context cut to the short window, `short_model` beyond "
+        "its window as it is, or with dynamic NTK scaling (paper).",
+    )
+    short_window: int = Field(
+        default=0,
+        ge=0,
+        description="Tokens of the short window in the form `one_model`; 0 takes that of `short_model`.",
+    )
+    segment_tokens: int = Field(default=128, ge=1, le=65_536, description="Tokens of a context segment.")
+    importance_sign: Literal["ppl", "negative_ppl"] = Field(
+        default="ppl",
+        description="[?] Importance of a segment: the response's perplexity with it alone, or its negative.",
+    )
+    cosine_normalisation: Literal["none", "minmax", "softmax"] = Field(
+        default="minmax", description="[?] What importance and attention go through before their cosine."
+    )
+    influence_alpha: float = Field(
+        default=0.8, ge=0, le=1, allow_inf_nan=False, description="Weight of HMP; the rest is the weight of CAS."
+    )
+    hmp_normalisation: Literal["none", "softmax", "minmax", "zscore", "rank"] = Field(
+        default="none", description="Norm in HMP = Norm(PPL_short) - Norm(PPL_long), over the pool."
+    )
+    influence_perplexity: Literal["ppl", "log_ppl"] = Field(
+        default="log_ppl", description="HMP on perplexities or on their logarithms, which one outlier cannot rule."
+    )
+    influence_scale: Literal["softmax", "minmax", "zscore", "rank"] = Field(
+        default="rank", description="The one scale that HMP and CAS are brought to before they are added."
+    )
+
     seed: int = Field(default=0, ge=0, description="Seeds root sampling, controls and shuffles.")
     exact_search_rows: int = Field(
         default=100_000,
@@ -154,6 +199,11 @@ class Settings(dg.ConfigurableResource):
             raise ValueError(
                 f"root_tokens_max={self.root_tokens_max} is below root_tokens_min={self.root_tokens_min}; "
                 "raise the one or lower the other (0 removes the upper bound)"
+            )
+        if 2 * self.root_tokens_min > self.sequence_tokens:
+            raise ValueError(
+                f"root_tokens_min={self.root_tokens_min} leaves no root: a root fills at most half of "
+                f"sequence_tokens={self.sequence_tokens}; lower the one or raise the other"
             )
         if self.beats_controls and not self.controls_per_root:
             raise ValueError("beats_controls needs controls_per_root of at least 1; got 0")

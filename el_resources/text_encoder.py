@@ -1,21 +1,23 @@
 """Texts to vectors, for dense retrieval: an embedded encoder without training, or any sentence-transformers model.
 
-`reference-idf`: the mean of the reference model's input embeddings over a text's tokens, each weighted by its inverse
-document frequency (`reference_models/token_idf.safetensors`). Weighting and centring act on single tokens, so they
-are folded into one table when the encoder is opened.
+`reference-idf`: a text's vector is the sum of fixed vectors of its tokens, each weighted by the token's inverse
+document frequency (`reference_models/token_idf.safetensors`). A token's vector has two parts of equal weight:
+- the reference model's input embedding (256 numbers), which brings together different words for like things;
+- 512 signs hashed from the token's id, a random projection under which cosine approximates that of TF-IDF vectors.
+Either part alone finds fewer contexts that pass verification (benchmarks/RESULTS.md).
 
 Guarantees of every encoder:
 - `encode` gives float32 rows of length 1; a text without tokens gives the zero vector, which is similar to nothing.
 - A row depends on its text alone, not on its neighbours in the batch (`reference-idf`: to the last bit).
 - `encoder_fingerprint` changes whenever a vector could.
 
-Cost of `reference-idf`: opening it 0.1 s and no torch; about 5,000 passages of 128 tokens a second on 2 cores, most of
-it tokenizing. A transformer of the MiniLM class does 14 a second there.
+Cost of `reference-idf`: opening it takes part of a second and no torch; some thousand passages of 128 tokens a second
+on 2 cores. A transformer of the MiniLM class does 14 a second there.
 """
 
 import json
 from collections.abc import Callable, Sequence
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,8 +35,9 @@ REFERENCE_IDF = "reference-idf"
 SENTENCE_TRANSFORMERS_PREFIX = "sentence-transformers:"
 # Raised when the arithmetic below changes, since vectors made before then are not comparable.
 REFERENCE_IDF_VERSION = 1
-# Bounds the rows of the token table that are gathered at once: 256 passages of 128 tokens are 32 MB.
-TEXTS_PER_BLOCK = 256
+# Bounds the rows of the token table that are gathered at once: 128 passages of 128 tokens are 50 MB.
+TEXTS_PER_BLOCK = 128
+SIGN_BYTES = 64  # of hash per token; the longest digest that BLAKE2b gives
 
 
 class TextEncoder(Protocol):
@@ -67,7 +70,7 @@ def open_encoder(
         ImportError: sentence-transformers is not installed.
     """
     if name == REFERENCE_IDF:
-        return ReferenceIdfEncoder()
+        return TokenTableEncoder(REFERENCE_IDF, reference_token_vectors())
     folder = _sentence_transformers_folder(name, revision)
     return SentenceTransformersEncoder(name, folder, device=device, trust_remote_code=trust_remote_code)
 
@@ -93,16 +96,19 @@ _TOKENIZER = _MODEL_FOLDER / "tokenizer.json"
 _TOKEN_IDF = REFERENCE_FOLDER / "token_idf.safetensors"
 
 
-class ReferenceIdfEncoder:
-    """IDF-weighted mean of the long reference model's input embeddings."""
+class TokenTableEncoder:
+    """Sums of fixed token vectors, scaled to length 1.
 
-    name = REFERENCE_IDF
+    Args:
+        name: the encoder's name.
+        token_vectors_VD: one row for each token of the reference vocabulary, weights included.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, token_vectors_VD: Vectors) -> None:
+        self.name = name
+        self.dimension = token_vectors_VD.shape[1]
+        self._token_vectors_VD = np.ascontiguousarray(token_vectors_VD, dtype=np.float32)
         self._tokenizer = ModelTokenizer.from_folder(_MODEL_FOLDER)
-        embeddings_VD = read_tensor(_EMBEDDINGS, "model.embed_tokens.weight")
-        self._token_vectors_VD = weighted_token_vectors(embeddings_VD, read_tensor(_TOKEN_IDF, "idf"))
-        self.dimension = self._token_vectors_VD.shape[1]
 
     def encode(self, texts: Sequence[str], on_progress: OnProgress | None = None) -> Vectors:
         vectors_ND = np.zeros((len(texts), self.dimension), dtype=np.float32)
@@ -154,9 +160,33 @@ class SentenceTransformersEncoder:
         return vectors_ND
 
 
-def weighted_token_vectors(embeddings_VD: Vectors, idf_V: Vectors) -> Vectors:
-    """What each token adds to a text's vector: its embedding times its IDF."""
-    return embeddings_VD * idf_V[:, None]
+def reference_token_vectors() -> Vectors:
+    """The token table of `reference-idf`: embedding and signs side by side, times IDF."""
+    idf_V = reference_idf()
+    parts = (reference_embeddings() * idf_V[:, None], token_signs(len(idf_V)) * idf_V[:, None])
+    return np.concatenate([part_VD / _row_scale(part_VD) for part_VD in parts], axis=1)
+
+
+def reference_embeddings() -> Vectors:
+    """Input embeddings of the long reference model, a row a token."""
+    return read_tensor(_EMBEDDINGS, "model.embed_tokens.weight")
+
+
+def reference_idf() -> Vectors:
+    """Inverse document frequency of every token of the reference vocabulary."""
+    return read_tensor(_TOKEN_IDF, "idf")
+
+
+def token_signs(vocab_size: int) -> Vectors:
+    """+1 or -1 for each bit of a hash of each token's id: nearly orthogonal rows, the same on every machine."""
+    digests = b"".join(blake2b(str(token).encode(), digest_size=SIGN_BYTES).digest() for token in range(vocab_size))
+    bits_VD = np.unpackbits(np.frombuffer(digests, dtype=np.uint8)).reshape(vocab_size, -1)
+    return bits_VD.astype(np.float32) * 2 - 1
+
+
+def _row_scale(rows_VD: Vectors) -> np.float32:
+    """Root mean square length of the rows."""
+    return np.sqrt(np.square(rows_VD).sum(axis=1).mean())
 
 
 def unit_rows(rows_ND: Vectors) -> Vectors:
@@ -197,7 +227,8 @@ def _sentence_transformers_folder(name: str, revision: str | None) -> Path:
         if revision:
             raise ValueError(f"encoder {name!r} is local and has no revision {revision!r}; leave the revision empty")
         return folder
-    return _download(name, model, revision)
+    # As sentence-transformers itself reads a name without an owner.
+    return _download(name, model if "/" in model else f"sentence-transformers/{model}", revision)
 
 
 def _download(name: str, model: str, revision: str | None) -> Path:

@@ -99,7 +99,8 @@ def write_json_lines(path: Path, documents: Sequence[dict[str, Any]]) -> None:
 
 
 def library_documents(count: int, *, offset: int = 0) -> list[dict[str, Any]]:
-    """Documentation of standard library modules of 400 to 1,400 characters, as JSON-ready documents: real text for real models."""
+    """Documentation of standard library modules of 400 to 1,400 characters, as JSON-ready documents: real text for
+    real models."""
     chosen = _short_library_documents()[offset : offset + count]
     assert len(chosen) == count, len(_short_library_documents())
     return [{"id": document.source_id, "text": document.text} for document in chosen]
@@ -144,7 +145,9 @@ def workspaces(folder: Path) -> Iterator[Callable[..., Workspace]]:
         def make(**settings: Any) -> Workspace:
             place = Path(tempfile.mkdtemp(dir=folder))
             (place / "dagster").mkdir()
-            instance = instances.enter_context(dg.DagsterInstance.local_temp(str(place / "dagster"), overrides={"telemetry": {"enabled": False}}))
+            instance = instances.enter_context(
+                dg.DagsterInstance.local_temp(str(place / "dagster"), overrides={"telemetry": {"enabled": False}})
+            )
             return Workspace(place, instance, settings)
 
         yield make

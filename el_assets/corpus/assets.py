@@ -52,7 +52,7 @@ def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.Mater
             return Made(frame=documents_table([], source.uri), facts={"documents": 0, "unreadable": str(error)})
         return Made(frame=table, facts=document_facts(table))
 
-    return materialize_shards(context, settings, make)
+    return materialize_shards(context, settings, make, source=source)
 
 
 @dg.asset(

@@ -8,7 +8,6 @@ Controls are a few random chunks per root, scored at all its anchors. They are d
 and each draw has a place on a ring; a draw takes the next chunk), so that an index that grew keeps nearly all of them.
 """
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,28 +17,14 @@ import polars as pl
 
 from el_assets.entropylong.anchors import seeded_hash
 from el_assets.schemas import polars_schema
+from el_resources.shingles import containment, shingles
 
-SHINGLE_WORDS = 5
 # Results beyond K that are asked for at once, so that few searches must be repeated for what exclusions took.
 SLACK = 24
-_WORD = re.compile(r"\w+")
 
 # (indices of the queries, results wanted of each) ->
 #     query_index, chunk_id, doc_id, shard, content_hash, text, similarity
 Search = Callable[[np.ndarray, int], pl.DataFrame]
-
-
-def shingles(text: str) -> frozenset[tuple[str, ...]]:
-    """The text's runs of five words, case folded; a shorter text is one shingle, a text without words none."""
-    words = _WORD.findall(text.casefold())
-    if len(words) < SHINGLE_WORDS:
-        return frozenset({tuple(words)} if words else ())
-    return frozenset(zip(*(words[offset:] for offset in range(SHINGLE_WORDS)), strict=False))
-
-
-def containment(chunk: frozenset[tuple[str, ...]], root: frozenset[tuple[str, ...]]) -> float:
-    """Share of the chunk's shingles that stand in the root; 0 for a chunk without words."""
-    return len(chunk & root) / len(chunk) if chunk else 0.0
 
 
 @dataclass
@@ -70,7 +55,9 @@ class Exclusions:
             return False
         if root not in self._root_shingles:
             self._root_shingles[root] = shingles(self.root_texts[root])
-        if containment(shingles(text), self._root_shingles[root]) > self.limit:
+        # A text shorter than a shingle, or without words, is told by standing in the root as it is.
+        stands_in_root = text in self.root_texts[root]
+        if stands_in_root or containment(shingles(text), self._root_shingles[root]) > self.limit:
             self.counts["near_duplicates"] += 1
             return False
         return True
@@ -138,8 +125,8 @@ class ControlRing:
     def walk(self, start: int) -> Iterator[str]:
         """Chunk ids from the first place at or behind `start`, once around."""
         first = bisect_left(self.places, start)
-        yield from self.chunk_ids[first:]
-        yield from self.chunk_ids[:first]
+        for step in range(len(self.chunk_ids)):
+            yield self.chunk_ids[(first + step) % len(self.chunk_ids)]
 
 
 def draw_controls(root: str, ring: ControlRing, is_free: Callable[[str], bool], *, count: int, seed: int) -> list[str]:

@@ -19,7 +19,7 @@ from el_assets.partitions import corpus_shards, registered_shards
 from el_assets.shard_checks import all_shards_check, result, shard_check
 from el_resources.causal_lm import ModelChoice
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
+from el_resources.shard_tables import MixedSettingsError, ShardTables
 from el_resources.tokenization import ModelTokenizer
 
 # A chunk that more than this share of all roots keep explains too much to be evidence.
@@ -96,7 +96,10 @@ def verified_contexts_beat_random(context: dg.AssetCheckExecutionContext, settin
     """
     tables = ShardTables(settings.store)
     stamps = tables.stamps("verified_pairs", registered_shards(context.instance))
-    scores = over_shards(tables.scan_many("context_scores", stamps))
+    try:
+        scores = over_shards(tables.scan_many("context_scores", stamps))
+    except MixedSettingsError as error:
+        return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
     rule = KeepRule(epsilon=settings.epsilon, criterion=settings.criterion, beats_controls=settings.beats_controls)
     rates = pass_rates(judge(scores, rule), seed=settings.seed)
     return dg.AssetCheckResult(

@@ -118,6 +118,7 @@ def _choose(groups: Sequence[Group], length: int, random: np.random.Generator) -
             overflow = before + sizes[order[taken:]] - length
             fits = np.flatnonzero((overflow >= 0) & (overflow <= np.maximum(slacks[order[taken:]], taken_slack)))
             if len(fits):
+                # The first fit, not the closest: that cuts less here, but leaves three times as many groups over.
                 chosen = [*order[:taken], order[taken + fits[0]]]
                 lost = int(overflow[fits[0]])
                 loser = next(index for index in chosen if slacks[index] >= lost)

@@ -79,8 +79,8 @@ class PassRates:
     Attributes:
         retrieved, null: of retrieved candidates and of random controls; None where there are none.
         fdr: null / retrieved; None where nothing retrieved passes.
-        fdr_interval: 95 % bootstrap over roots; None where there are fewer than two, or where fdr or that of a resample
-            is None.
+        fdr_interval: 95 % bootstrap over roots; where no control passes, zero and the rule of three's bound. None where
+            there are fewer than two roots, or where fdr or that of a resample is None.
     """
 
     n_retrieved: int
@@ -150,6 +150,10 @@ def _fdr_interval(counts_R4: np.ndarray, seed: int) -> tuple[float, float] | Non
     if not (passing.all() and controls.all()):
         return None  # a resample without a passing candidate has no FDR
     low, high = np.percentile((controls_passing / controls) / (passing / retrieved), [2.5, 97.5])
+    if not controls_passing.any():
+        # Resampling nothing gives nothing. By the rule of three, what n trials never showed has a rate below 3 / n.
+        total = counts_R4.sum(axis=0)
+        high = (3 / total[2]) / (total[1] / total[0])
     return float(low), float(high)
 
 

@@ -32,6 +32,7 @@ from el_assets.entropylong.verification import (
     split_known,
     with_reductions,
 )
+from el_assets.meter import Meter
 from el_assets.shard_runs import Made
 from el_resources.causal_lm import ModelChoice
 from el_resources.context_store import PinnedIndex
@@ -86,28 +87,6 @@ class Searching:
         chunks = index.chunk_ids()
         ring = ControlRing.of(chunks["chunk_id"].to_list(), seed=settings.seed)
         return cls(index=index, encoder=encoder, chunks=chunks, ring=ring)
-
-
-class Meter:
-    """Forwards, tokens and seconds that an engine spends between construction and `facts`."""
-
-    def __init__(self, engine: "ScoringEngine") -> None:
-        self.engine = engine
-        self.before = (engine.forwards, engine.tokens, engine.seconds)
-
-    def facts(self) -> dict[str, object]:
-        forwards, tokens, seconds = (
-            now - then
-            for now, then in zip(
-                (self.engine.forwards, self.engine.tokens, self.engine.seconds), self.before, strict=True
-            )
-        )
-        return {
-            "forwards": int(forwards),
-            "tokens": int(tokens),
-            "scoring_seconds": round(float(seconds), 3),
-            "tokens_per_second": round(tokens / seconds) if seconds else 0,
-        }
 
 
 def map_entropy(step: Step, shard: str, engine: "ScoringEngine", model: ModelChoice) -> Made:
@@ -193,12 +172,12 @@ def find_candidates(step: Step, shard: str, searching: Searching) -> Made:
         settings.near_duplicate_containment,
     )
     with step.show(f"retrieve {shard}", queries.height, "queries") as advance:
-        search = _search(searching, queries["query_text"].to_list(), advance)
+        search = _search(shard, searching, queries["query_text"].to_list(), advance)
         retrieved = retrieve(
             queries, search, exclusions, k=settings.candidates_per_anchor, n_chunks=searching.index.n_rows
         )
     excluded = dict(exclusions.counts)
-    controls = _draw(step, searching, queries, retrieved, exclusions)
+    controls = _draw(step, shard, searching, queries, retrieved, exclusions)
     table = pl.concat([retrieved, controls]).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
     facts = {
         "anchors": queries.height,
@@ -212,8 +191,13 @@ def find_candidates(step: Step, shard: str, searching: Searching) -> Made:
     return Made(frame=table, facts=facts, pinned={"index_tag": searching.index.tag})
 
 
-def _search(searching: Searching, texts: list[str], advance: Advance) -> Callable[[np.ndarray, int], pl.DataFrame]:
-    """Answers for some of the texts by their numbers; result columns as PinnedIndex's, numbered by text."""
+def _search(
+    shard: str, searching: Searching, texts: list[str], advance: Advance
+) -> Callable[[np.ndarray, int], pl.DataFrame]:
+    """Answers for some of the texts by their numbers; result columns as PinnedIndex's, numbered by text.
+
+    Ids of documents are unique within a shard only, so those of other shards are told apart by their shard.
+    """
     index, encoder = searching.index, searching.encoder
     vectors = encoder.encode(texts) if encoder is not None and texts else None
 
@@ -223,13 +207,21 @@ def _search(searching: Searching, texts: list[str], advance: Advance) -> Callabl
         else:
             found = index.search_dense(vectors[numbers], k)
         advance(len(numbers))
-        return found.with_columns(query_index=pl.Series(numbers).gather(found["query_index"]).cast(pl.Int64))
+        return found.with_columns(
+            query_index=pl.Series(numbers).gather(found["query_index"]).cast(pl.Int64),
+            doc_id=pl.when(pl.col("shard") == shard).then("doc_id").otherwise(pl.format("{}\0{}", "shard", "doc_id")),
+        )
 
     return search
 
 
 def _draw(
-    step: Step, searching: Searching, queries: pl.DataFrame, retrieved: pl.DataFrame, exclusions: Exclusions
+    step: Step,
+    shard: str,
+    searching: Searching,
+    queries: pl.DataFrame,
+    retrieved: pl.DataFrame,
+    exclusions: Exclusions,
 ) -> pl.DataFrame:
     """`candidate_contexts` rows of every root's controls."""
     index, chunks = searching.index, searching.chunks
@@ -240,11 +232,11 @@ def _draw(
         hashes = taken.setdefault(root, set())
 
         def is_free(chunk_id: str, root: str = root, hashes: set[str] = hashes) -> bool:
-            _, doc_id, _, content_hash = chunks.row(place[chunk_id])
-            if content_hash in hashes or doc_id == root:
+            _, doc_id, chunk_shard, content_hash = chunks.row(place[chunk_id])
+            if content_hash in hashes or (chunk_shard, doc_id) == (shard, root):
                 return False
-            (text,) = index.texts([chunk_id])["text"]
-            return exclusions.allows(root, chunk_id, doc_id, text)
+            text = index.texts([chunk_id])["text"][0]  # the same chunk may stand in two shards
+            return exclusions.allows(root, chunk_id, f"{chunk_shard}\0{doc_id}", text)
 
         for chunk_id in draw_controls(
             root, searching.ring, is_free, count=step.settings.controls_per_root, seed=step.settings.seed

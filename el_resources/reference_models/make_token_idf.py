@@ -1,7 +1,7 @@
 """Makes `token_idf.safetensors`: how informative each token of the reference vocabulary is.
 
-Method: documentation is stripped of its markup and cut into windows of 128 tokens. A token that stands in n of N windows
-weighs `ln((N + 1) / (n + 1))`: 0 if it is in all of them, `ln(N + 1)` if in none.
+Method: documentation is stripped of its markup and cut into windows of 128 tokens. A token that stands in n of N
+windows weighs `ln((N + 1) / (n + 1))`: 0 if it is in all of them, `ln(N + 1)` if in none.
 
 Provenance of the shipped table: the documentation of free software as Debian 12 packages it, unpacked with `dpkg -x`,
 one folder a package, each giving 4 MB of text where it has that much: apache2-doc 2.4.71, bash-doc 5.2.15, cmake-doc

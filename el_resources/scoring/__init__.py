@@ -1,6 +1,7 @@
-"""Entropy and negative log-likelihood of token sequences under a causal language model."""
+"""Entropy, negative log-likelihood and segment attention of token sequences under a causal language model."""
 
+from el_resources.scoring.attention import SegmentScores
 from el_resources.scoring.batching import input_lengths
 from el_resources.scoring.engine import ScoringEngine, TokenScores
 
-__all__ = ["ScoringEngine", "TokenScores", "input_lengths"]
+__all__ = ["ScoringEngine", "SegmentScores", "TokenScores", "input_lengths"]

@@ -30,6 +30,11 @@ class ScoreRequest:
         """Inputs to run, BOS included: predicting token t needs BOS and the t tokens before it."""
         return int(self.positions.max()) + 1 if len(self.positions) else 0
 
+    @property
+    def whole_length(self) -> int:
+        """Inputs of the whole sequence, BOS included, wherever it is cut."""
+        return 1 + len(self.token_ids)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PaddedBatch:
@@ -47,12 +52,18 @@ def input_lengths(sequences: Sequence[IntArray], positions: Sequence[IntArray] |
     return np.array([int(wanted.max()) + 1 if len(wanted) else 0 for wanted in positions], dtype=np.int64)
 
 
-def plan_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
-    """Indices of the lengths above zero, longest first, in batches of at most `max_batch_tokens` with their padding."""
-    longest_first = sorted((index for index, length in enumerate(lengths) if length), key=lambda index: -lengths[index])
+def plan_batches(lengths: Sequence[int], max_batch_tokens: int, kinds: Sequence[int] | None = None) -> list[list[int]]:
+    """Indices of the lengths above zero, longest first, in batches of at most `max_batch_tokens` with their padding.
+
+    Where kinds are given, a batch holds one kind, and the highest comes first.
+    """
+    kind_of = [0] * len(lengths) if kinds is None else kinds
+    wanted = [index for index, length in enumerate(lengths) if length]
     batches: list[list[int]] = []
-    for index in longest_first:
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= max_batch_tokens:
+    for index in sorted(wanted, key=lambda index: (-kind_of[index], -lengths[index])):
+        first = batches[-1][0] if batches else index
+        fits = batches and lengths[first] * (len(batches[-1]) + 1) <= max_batch_tokens
+        if fits and kind_of[first] == kind_of[index]:
             batches[-1].append(index)
         else:
             batches.append([index])
@@ -73,3 +84,11 @@ def pad_batch(requests: Sequence[ScoreRequest], bos_id: int) -> PaddedBatch:
     rows_R = np.concatenate([row * n_inputs + request.positions for row, request in enumerate(requests)])
     targets_R = np.concatenate([request.token_ids[request.positions] for request in requests])
     return PaddedBatch(inputs_BN=inputs_BN, rows_R=rows_R.astype(np.int64), targets_R=targets_R.astype(np.int64))
+
+
+def as_integers(values: IntArray) -> NDArray[np.int64]:
+    """Ids or positions as an integer array; an empty list, which numpy takes for floats, included."""
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"token ids and positions are integers; got an array of {array.dtype}")
+    return array.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Entropy and negative log-likelihood at chosen positions of token sequences, for any Hugging Face causal LM.
+"""Entropy, negative log-likelihood and segment attention of token sequences, for any Hugging Face causal LM.
 
 Shapes: B sequences of a batch, N inputs of the longest of them, R wanted rows of a batch, D hidden width, V vocabulary.
 
@@ -14,7 +14,8 @@ predicted from BOS. `nll[t]` is -ln of what that distribution gives to token t. 
 
 Algorithm: each sequence is cut behind its last wanted position; batches of similar lengths, padded on the right, run
 through the model's body without a cache or a mask (attention is causal, so padding reaches no wanted row); the head
-runs on the wanted rows alone, in bounded chunks.
+runs on the wanted rows alone, in bounded chunks. Segment attention is watched in such a forward, one sequence at a time
+(attention.py). Frequencies of RoPE that follow the length follow that of the whole sequence (rope.py).
 Guarantees: scores are fp32 and come back in the order of the request. The same call gives the same bytes on a CPU; what
 else is in a batch moves a score by rounding only (below 1e-4 nats in fp32). All input is checked before the first
 forward.
@@ -24,7 +25,8 @@ chunk's logits. On 2 CPU cores in fp32 the reference models run at about 10,000 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -33,8 +35,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from el_resources.scoring.batching import IntArray, PaddedBatch, ScoreRequest, pad_batch, plan_batches
+from el_resources.scoring.attention import SegmentScores, Span, check_spans, segment_masses, watch_attention
+from el_resources.scoring.batching import IntArray, PaddedBatch, ScoreRequest, as_integers, pad_batch, plan_batches
 from el_resources.scoring.head import VocabularyHead
+from el_resources.scoring.loading import load_causal_lm
+from el_resources.scoring.rope import LengthScaledRope, RopeScaling, readable_window
 
 # Padded tokens in a batch, and logits alive at once. What fits its caches suits a CPU; a GPU wants to be filled.
 CPU_BATCH_TOKENS, CPU_HEAD_LOGITS = 2048, 2**20
@@ -60,7 +65,7 @@ class ScoringEngine:
         dtype: of the weights in memory, such as `float32`.
         forwards: sequences put through the model since construction.
         tokens: input tokens put through the model, BOS included, padding excluded.
-        seconds: time spent in `score`.
+        seconds: time spent scoring.
     """
 
     def __init__(
@@ -83,8 +88,9 @@ class ScoringEngine:
         """
         self._model = model.eval()
         self._head = VocabularyHead.from_model(model)
+        self._rope = LengthScaledRope.of(model)
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
-        self.window = _window(model.config, window)
+        self.window = readable_window(model.config, window)
         self.device: torch.device = model.device
         self.dtype = str(model.dtype).removeprefix("torch.")
         self._check_ids(np.array([bos_id]), "bos_id")
@@ -108,6 +114,7 @@ class ScoringEngine:
         dtype: str = "auto",
         device: str = "auto",
         trust_remote_code: bool = False,
+        rope_scaling: RopeScaling = "none",
         window: int | None = None,
         max_batch_tokens: int | None = None,
         head_rows: int | None = None,
@@ -120,25 +127,19 @@ class ScoringEngine:
                 the checkpoint's on a GPU.
             device: `cpu`, `cuda`, `cuda:1`, or `auto`: a GPU where there is one.
             trust_remote_code: run code that the folder ships.
-            bos_id, window, max_batch_tokens, head_rows: as in the constructor.
+            rope_scaling: how a model is read beyond its own window, without training: `dynamic` (NTK) stretches RoPE
+                with the length of what is read, and `none` leaves it.
+            bos_id, window, max_batch_tokens, head_rows: as in the constructor. With `dynamic` the window must be given.
         """
-        from transformers import AutoModelForCausalLM
-
-        place = _device(device)
-        model = AutoModelForCausalLM.from_pretrained(
+        model = load_causal_lm(
             folder,
-            dtype="float32" if dtype == "auto" and place.type == "cpu" else dtype,
-            use_safetensors=True,
-            local_files_only=True,
+            dtype=dtype,
+            device=device,
             trust_remote_code=trust_remote_code,
-        )
-        return cls(
-            model.to(place),
-            bos_id=bos_id,
+            rope_scaling=rope_scaling,
             window=window,
-            max_batch_tokens=max_batch_tokens,
-            head_rows=head_rows,
         )
+        return cls(model, bos_id=bos_id, window=window, max_batch_tokens=max_batch_tokens, head_rows=head_rows)
 
     def score(
         self,
@@ -159,35 +160,81 @@ class ScoringEngine:
             ValueError: a sequence is longer than the window, or holds ids outside the vocabulary, or positions that it
                 does not have. Nothing has run then.
         """
+        with self._timed():
+            requests = self._requests(sequences, positions)
+            empty = TokenScores(entropy_nats=np.zeros(0, np.float32), nll_nats=np.zeros(0, np.float32))
+            scores = [empty] * len(requests)
+            lengths = [request.n_inputs for request in requests]
+            kinds = [self._rope.scaled_length(request.whole_length) for request in requests]
+            for batch in plan_batches(lengths, self.max_batch_tokens, kinds):
+                chosen = [requests[index] for index in batch]
+                for index, scored in zip(batch, self._run(chosen), strict=True):
+                    scores[index] = scored
+                self._count(chosen, on_progress)
+            return scores
+
+    def segment_attention(
+        self,
+        sequences: Sequence[IntArray],
+        segments: Sequence[Sequence[Span]],
+        responses: Sequence[Span],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[SegmentScores]:
+        """Find where the prediction of each sequence's response looks, and the response's NLL; one pass for each.
+
+        Args:
+            sequences: token ids without BOS.
+            segments: for each sequence the positions [start, end) of its segments: disjoint, before the response, in
+                any order, with gaps or without, or none at all.
+            responses: for each sequence the positions [start, end) of its response. What follows is not read.
+            on_progress: called after each sequence with its input tokens, as many as the end of its response.
+
+        Raises:
+            ValueError: as in `score`; or a response is empty or not there, or segments are not as above; or, once the
+                first sequence has run, the model's attention cannot be watched (see attention.py).
+        """
+        with self._timed():
+            check_spans(sequences, segments, responses)
+            requests = self._requests(sequences, [np.arange(start, end) for start, end in responses])
+            scores = []
+            for request, spans in zip(requests, segments, strict=True):
+                scores.append(self._run_watched(request, spans))
+                self._count([request], on_progress)
+            return scores
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Count the seconds spent inside."""
         started = time.perf_counter()
         try:
-            return self._score(self._requests(sequences, positions), on_progress)
+            yield
         finally:
             self.seconds += time.perf_counter() - started
 
-    def _score(self, requests: list[ScoreRequest], on_progress: Callable[[int], None] | None) -> list[TokenScores]:
-        """Score checked requests batch by batch and put the results back in order."""
-        empty = TokenScores(entropy_nats=np.zeros(0, np.float32), nll_nats=np.zeros(0, np.float32))
-        scores = [empty] * len(requests)
-        for batch in plan_batches([request.n_inputs for request in requests], self.max_batch_tokens):
-            chosen = [requests[index] for index in batch]
-            for index, scored in zip(batch, self._run(chosen), strict=True):
-                scores[index] = scored
-            n_tokens = sum(request.n_inputs for request in chosen)
-            self.forwards += len(chosen)
-            self.tokens += n_tokens
-            if on_progress is not None:
-                on_progress(n_tokens)
-        return scores
+    def _run_watched(self, request: ScoreRequest, segments: Sequence[Span]) -> SegmentScores:
+        """One forward for one sequence, whose last rows are watched."""
+        with watch_attention(self._model, n_rows=len(request.positions)) as watcher:
+            scores = self._run([request])[0]
+        on_segments, on_rest = segment_masses(watcher.mass(), segments)
+        return SegmentScores(segment_attention=on_segments, rest_attention=on_rest, nll_nats=scores.nll_nats)
 
     def _run(self, requests: list[ScoreRequest]) -> list[TokenScores]:
-        """One forward for a batch of requests."""
-        entropy_R, nll_R = self._forward(pad_batch(requests, self.bos_id))
+        """One forward for a batch of requests, whose sequences share their rotary frequencies."""
+        with self._rope.reading(max(request.whole_length for request in requests)):
+            entropy_R, nll_R = self._forward(pad_batch(requests, self.bos_id))
         ends = np.cumsum([len(request.positions) for request in requests])[:-1]
         return [
             TokenScores(entropy_nats=entropy, nll_nats=nll)
             for entropy, nll in zip(np.split(entropy_R, ends), np.split(nll_R, ends), strict=True)
         ]
+
+    def _count(self, requests: list[ScoreRequest], on_progress: Callable[[int], None] | None) -> None:
+        """Add what has run to the counters, and report it."""
+        n_tokens = sum(request.n_inputs for request in requests)
+        self.forwards += len(requests)
+        self.tokens += n_tokens
+        if on_progress is not None:
+            on_progress(n_tokens)
 
     @torch.inference_mode()
     def _forward(self, batch: PaddedBatch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -207,7 +254,7 @@ class ScoringEngine:
         if len(positions) != len(sequences):
             raise ValueError(f"{len(positions)} lists of positions for {len(sequences)} sequences; give one for each")
         pairs = enumerate(zip(sequences, positions, strict=True))
-        return [self._request(_integers(ids), _integers(wanted), index) for index, (ids, wanted) in pairs]
+        return [self._request(as_integers(ids), as_integers(wanted), index) for index, (ids, wanted) in pairs]
 
     def _request(self, token_ids: IntArray, positions: IntArray, index: int) -> ScoreRequest:
         """One request, once sequence and positions are known to be valid."""
@@ -235,33 +282,8 @@ class ScoringEngine:
             )
 
 
-def _integers(values: IntArray) -> IntArray:
-    """Ids or positions as an integer array; an empty list, which numpy takes for floats, included."""
-    array = np.asarray(values)
-    if array.size and array.dtype.kind not in "iu":
-        raise ValueError(f"token ids and positions are integers; got an array of {array.dtype}")
-    return array.astype(np.int64)
-
-
 def _at_least_1(name: str, value: int | None, default: int) -> int:
     """A size that was given, or its default."""
     if value is not None and value < 1:
         raise ValueError(f"{name} is {value}; give at least 1, or None for the default")
     return default if value is None else value
-
-
-def _window(config: Any, override: int | None) -> int:
-    """Inputs that the model may read at once."""
-    window = override if override is not None else getattr(config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(window, int):
-        raise ValueError("the model's config states no max_position_embeddings; give the window explicitly")
-    return _at_least_1("window", window, window)
-
-
-def _device(name: str) -> torch.device:
-    """A device by name; `auto` is a GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} is not there: torch sees no GPU; use 'auto' or 'cpu'")
-    return torch.device(name)

@@ -21,11 +21,12 @@ from el_resources.shard_tables import ShardTables, Stamp
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Dagster home of its own; what the command line sets in the environment is undone."""
+    """A Dagster home and working directory of its own; what the command line sets in the environment is undone."""
     folder = tmp_path / "home"
     folder.mkdir()
     (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
+    monkeypatch.chdir(folder)
     for variable in ("EL_PROFILE", "EL_CORPUS", "EL_STORE"):
         monkeypatch.setenv(variable, "restored to absence afterwards")
         monkeypatch.delenv(variable)
@@ -45,11 +46,11 @@ class TestCommandLine:
             ([], "the following arguments are required: command"),
             (["walk"], "invalid choice: 'walk'"),
             (["run", "--alpha", "2"], "unrecognized arguments: --alpha 2"),
-            (["run", "--select", "gateau"], "invalid choice: 'gateau'"),
+            (["run", "--select", "quest"], "invalid choice: 'quest'"),
         ],
     )
     def test_unknown_words_are_refused(
-        self, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+        self, home: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(SystemExit) as raised:
             main(arguments)
@@ -100,8 +101,8 @@ class TestCommandLine:
         self, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "a.jsonl").write_text('{"text": "some text"}\n')
-        assert main(["run", "--corpus", f"jsonl:{tmp_path}", "--shards", "../x"]) == 2
-        assert capsys.readouterr().err == "error: unknown shard '../x'; the corpus has a.jsonl\n"
+        assert main(["run", "--select", "index", "--corpus", f"jsonl:{tmp_path}", "--shards", "../x"]) == 2
+        assert capsys.readouterr().err == "error: unknown shard '../x'; there are a.jsonl\n"
 
     def test_registering_is_seen_by_the_instance(
         self, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -109,7 +110,9 @@ class TestCommandLine:
         for number in range(8):
             (tmp_path / f"{number}.jsonl").write_text('{"text": "some text"}\n')
         assert main(["register", "--corpus", f"jsonl:{tmp_path}"]) == 0
-        assert capsys.readouterr().out.endswith("0.jsonl, 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl, 5.jsonl and 2 more\n")
+        assert (
+            "registered: 0.jsonl, 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl, 5.jsonl and 2 more\n" in capsys.readouterr().out
+        )
         with dg.DagsterInstance.get() as instance:
             assert registered_shards(instance) == [f"{number}.jsonl" for number in range(8)]
 
@@ -125,7 +128,7 @@ class TestChosenShards:
 
     @pytest.mark.parametrize(("asked", "named"), [("a,x,y", "'x', 'y'"), ("", "''"), (" , ", "' , '"), ("A", "'A'")])
     def test_unknown_ones_are_named(self, asked: str, named: str) -> None:
-        with pytest.raises(ValueError, match=f"unknown shard {named}; the corpus has a, b, c d"):
+        with pytest.raises(ValueError, match=f"unknown shard {named}; there are a, b, c d"):
             _chosen(asked, list(self.REGISTERED))
 
 

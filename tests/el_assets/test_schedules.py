@@ -25,7 +25,9 @@ def tick(workspace: Workspace, schedule: dg.ScheduleDefinition) -> Any:
 
 def execute(workspace: Workspace, job: str, request: dg.RunRequest) -> None:
     config = {"resources": {"settings": {"config": workspace.settings}}, "loggers": QUIET}
-    done = defs.resolve_job_def(job).execute_in_process(instance=workspace.instance, tags=request.tags, run_config=config)
+    done = defs.resolve_job_def(job).execute_in_process(
+        instance=workspace.instance, tags=request.tags, run_config=config
+    )
     assert done.success
 
 

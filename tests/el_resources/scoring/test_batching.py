@@ -37,6 +37,7 @@ def test_a_plan_by_hand() -> None:
     assert plan_batches([10, 0, 30, 10, 20], max_batch_tokens=40) == [[2], [4, 0], [3]]
     assert plan_batches([], max_batch_tokens=40) == []
     assert plan_batches([0, 0], max_batch_tokens=40) == []
+    assert plan_batches([10, 0, 30, 10, 20], max_batch_tokens=40, kinds=[0, 0, 7, 0, 7]) == [[2], [4], [0, 3]]
 
 
 def test_a_padded_batch_by_hand() -> None:

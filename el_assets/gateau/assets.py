@@ -1,0 +1,185 @@
+"""GATEAU as assets: from instruction samples to the influential subset. How a shard comes about stands in `steps`."""
+
+from functools import partial
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from el_assets.entropylong.assets import GPU_POOL, MANY_SHARDS
+from el_assets.gateau.influence import InfluenceRule, influence_table, select_subset, shares
+from el_assets.gateau.samples import sample_facts, samples_table
+from el_assets.gateau.steps import SampleStep, refuse_different_tokenizers, score_awareness, score_guidance
+from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
+from el_assets.progress import progress
+from el_assets.recipes import RECIPES
+from el_assets.shard_runs import Made, materialize_shards
+from el_resources.causal_lm import CausalLM, ModelChoice, short_window
+from el_resources.corpus_source import CorruptShardError
+from el_resources.instruction_source import InstructionSource, open_instructions
+from el_resources.settings import Settings
+from el_resources.shard_tables import MissingTableError, ShardTables, Stamp, refuse_mixed_settings
+
+
+def sample_asset(name: str, deps: list[Any], *, kinds: set[str], pool: str | None = None) -> Any:
+    """`@dg.asset` for a table of this group, partitioned by instruction shard."""
+    return dg.asset(
+        name=name,
+        group_name="gateau",
+        kinds=kinds,
+        deps=deps,
+        partitions_def=instruction_shards,
+        backfill_policy=MANY_SHARDS,
+        code_version=RECIPES[name].code_version,
+        pool=pool,
+    )
+
+
+@sample_asset("instruction_samples", ["long_model"], kinds={"parquet"})
+def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
+    """One row per long instruction sample: context, instruction, response, and their lengths in tokens.
+
+    Samples that cannot be scored (missing roles, empty response, a response longer than the window, ids that stand
+    twice) stay as rows with their reason. Of several exchanges the first is taken. The embedded pool also holds where
+    the needed passage is.
+    """
+    source, model = open_instructions_of(settings), ModelChoice.long(settings)
+    tokenizer = model.tokenizer()
+
+    def make(shard: str) -> Made:
+        try:
+            table = samples_table(
+                source.samples(shard),
+                tokenizer,
+                window=model.window(),
+                separator=len(tokenizer.encode(settings.separator)),
+                source_uri=source.uri,
+            )
+        except CorruptShardError as error:
+            context.log.error(f"{error}; repair or remove the file, the other shards go on")
+            empty = samples_table([], tokenizer, window=model.window(), separator=0, source_uri=source.uri)
+            return Made(frame=empty, facts={"samples": 0, "unreadable": str(error)})
+        return Made(frame=table, facts=sample_facts(table))
+
+    return materialize_shards(context, settings, make, source=source)
+
+
+@sample_asset(
+    "hmg_scores", [instruction_samples, "short_model", "long_model"], kinds={"parquet", "pytorch"}, pool=GPU_POOL
+)
+def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
+    """One row per sample: mean NLL (nats a token) of its response in a short-window and in a long-window reading.
+
+    The short-window reading is the long model with its context cut, or the short model beyond its window (`hmg_form`).
+    Contexts that exceed the long window are cut by `context_cut`, and what was dropped is counted. GATEAU, "homologous
+    models' guidance".
+    """
+    refuse_different_tokenizers(settings)
+    return materialize_shards(context, settings, partial(score_guidance, _step(context, settings, causal_lm)))
+
+
+@sample_asset("cam_scores", [instruction_samples, "long_model"], kinds={"parquet", "pytorch"}, pool=GPU_POOL)
+def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
+    """One row per sample: attention of its response on each context segment, NLL with each segment alone, and CAS.
+
+    Attention is exact and comes from one full-context pass without an n × n matrix: the response's rows are the only
+    queries. CAS is the cosine of importance and attention over the segments. GATEAU, "contextual awareness
+    measurement".
+    """
+    return materialize_shards(context, settings, partial(score_awareness, _step(context, settings, causal_lm)))
+
+
+@dg.asset(
+    group_name="gateau",
+    kinds={"parquet", "polars"},
+    deps=[hmg_scores, cam_scores],
+    code_version=RECIPES["influence_scores"].code_version,
+)
+def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
+    """One row per sample of the pool, best first: HMP, CAS, their weighted sum on one scale, and the rank.
+
+    The pool is every registered shard for which both scores exist; metadata lists them, and each term's share in the
+    final order as a rank correlation. Needs no model, so α and the scales are tuned here for free.
+    """
+    tables = ShardTables(settings.store)
+    hmg, cam = _pool(tables, registered_shards(context.instance, instruction_shards))
+    rule = InfluenceRule(
+        alpha=settings.influence_alpha,
+        hmp_normalisation=settings.hmp_normalisation,
+        perplexity=settings.influence_perplexity,
+        scale=settings.influence_scale,
+    )
+
+    def make(_: str) -> Made:
+        table = influence_table(
+            tables.scan_many("hmg_scores", hmg).collect(), tables.scan_many("cam_scores", cam).collect(), rule
+        )
+        return Made(frame=table, facts={"samples": table.height, "shards": sorted(hmg), **shares(table)})
+
+    inputs = {f"{stamp.asset}/{shard}": stamp for scores in (hmg, cam) for shard, stamp in scores.items()}
+    return materialize_shards(context, settings, make, inputs=inputs)
+
+
+@dg.asset(
+    group_name="gateau",
+    kinds={"parquet"},
+    deps=[influence_scores, instruction_samples],
+    partitions_def=selected_fractions,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    code_version=RECIPES["selected_subsets"].code_version,
+)
+def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
+    """One row per selected sample, best first, as chat messages ready to train on: the top 10, 30 and 50 % by
+    influence.
+
+    The subsets are nested. GATEAU trains on 10 to 50 % of LongAlign-10k.
+    """
+    tables = ShardTables(settings.store)
+    influence = tables.require_stamp("influence_scores")
+    shards = list(influence.facts["shards"])
+    samples = tables.stamps("instruction_samples", shards)
+
+    def make(fraction: str) -> Made:
+        pool = tables.scan_many("instruction_samples", shards)
+        wanted = pool.select("shard", "sample_id", "context", "instruction", "response", "set_aside_reason")
+        usable = wanted.filter(pl.col("set_aside_reason").is_null()).collect()
+        table = select_subset(tables.read("influence_scores"), usable, fraction)
+        return Made(frame=table, facts={"samples": table.height, "pool": int(influence.facts["samples"])})
+
+    inputs = {"influence_scores": influence, **{f"instruction_samples/{s}": stamp for s, stamp in samples.items()}}
+    return materialize_shards(context, settings, make, inputs=inputs)
+
+
+def open_instructions_of(settings: Settings) -> InstructionSource:
+    """The instruction samples that the settings name. Raises ValueError (see open_instructions)."""
+    return open_instructions(
+        settings.instructions,
+        tokenizer=ModelChoice.long(settings).tokenizer,
+        samples_per_kind=settings.samples_per_kind,
+        short_window=short_window(settings),
+        long_window=ModelChoice.long(settings).window(),
+    )
+
+
+def _pool(tables: ShardTables, registered: list[str]) -> tuple[dict[str, Stamp], dict[str, Stamp]]:
+    """Stamps of the shards for which both scores exist, made under one setting each."""
+    hmg, cam = tables.stamps("hmg_scores", registered), tables.stamps("cam_scores", registered)
+    both = [shard for shard in registered if shard in hmg and shard in cam]
+    if not both:
+        raise MissingTableError(
+            f"no shard in store {str(tables.store)!r} has both hmg_scores and cam_scores; run job score_samples first"
+        )
+    kept = {shard: hmg[shard] for shard in both}, {shard: cam[shard] for shard in both}
+    for stamps in kept:
+        refuse_mixed_settings(stamps)
+    return kept
+
+
+def _step(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> SampleStep:
+    return SampleStep(
+        settings=settings,
+        tables=ShardTables(settings.store),
+        tokenizer=ModelChoice.long(settings).tokenizer(),
+        causal_lm=causal_lm,
+        show=partial(progress, context),
+    )

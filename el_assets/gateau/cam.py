@@ -1,0 +1,62 @@
+"""Contextual awareness: does attention sit on the segments that matter?
+
+GATEAU (arXiv 2410.15633), "contextual awareness measurement": the context is cut into segments of 128 tokens. The
+importance IS(s_i) comes from PPL_B(y | s_i, x), the response's perplexity with the segment alone; the attention AS(s_i)
+is what the response's rows pay to the segment, a mean over heads, layers, rows and the segment's tokens;
+CAS = cos(IS, AS).
+
+Neither the sign of IS nor the normalisation before the cosine is stated; both are options. Under the sign `ppl`, the
+default, a segment that helps has a *low* importance score, so a high CAS says that attention sits on segments that do
+not help, and the sample is hard. That reading fits a ranking that adds CAS and selects "the most challenging samples".
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from el_assets.gateau.scales import scaled
+from el_assets.schemas import polars_schema
+
+# A response that the model finds impossible would overflow exp(); beyond this its perplexity is as good as infinite.
+HIGHEST_NLL_NATS = 50.0
+
+
+def importance(segment_nll_nats: np.ndarray, sign: str) -> np.ndarray:
+    """IS before normalisation: the perplexity with each segment alone (`ppl`), or its negative (`negative_ppl`).
+
+    Args:
+        segment_nll_nats: mean response NLL with each segment alone, [n_segments].
+    """
+    perplexity = np.exp(np.minimum(segment_nll_nats.astype(np.float64), HIGHEST_NLL_NATS))
+    if sign not in ("ppl", "negative_ppl"):
+        raise ValueError(f"importance_sign {sign!r} is unknown; use ppl or negative_ppl")
+    return perplexity if sign == "ppl" else -perplexity
+
+
+def contextual_awareness(
+    segment_nll_nats: np.ndarray,
+    segment_attention: np.ndarray,
+    segment_tokens: np.ndarray,
+    *,
+    sign: str,
+    normalisation: str,
+) -> float:
+    """CAS of one sample: the cosine of importance and attention per token, both normalised over the sample's segments.
+
+    Args:
+        segment_attention: attention mass on each segment, [n_segments]; divided by the segment's tokens here.
+
+    Defined where the cosine is not: without segments, or where one side is all zeros after normalisation, it is 0.
+    """
+    if not len(segment_nll_nats):
+        return 0.0
+    score = scaled(importance(segment_nll_nats, sign), normalisation)
+    attention = scaled(segment_attention.astype(np.float64) / segment_tokens, normalisation)
+    length = np.linalg.norm(score) * np.linalg.norm(attention)
+    return float(score @ attention / length) if length > 0 else 0.0
+
+
+def cam_table(rows: Sequence[dict[str, object]]) -> pl.DataFrame:
+    """The `cam_scores` table of one shard."""
+    return pl.DataFrame(rows, schema=polars_schema("cam_scores"), orient="row")

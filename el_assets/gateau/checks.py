@@ -1,0 +1,128 @@
+"""Facts about instruction samples, their scores, and the selected subsets."""
+
+from itertools import pairwise
+
+import dagster as dg
+import polars as pl
+
+from el_assets.gateau.assets import cam_scores, hmg_scores, influence_scores, instruction_samples, selected_subsets
+from el_assets.gateau.influence import FRACTIONS, roc_auc, subset_size
+from el_assets.shard_checks import result, shard_check
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables
+
+ATTENTION_TOLERANCE = 1e-4
+REDO = "Materialize the asset for the shard again with the setting force"
+
+
+def samples_are_readable(tables: ShardTables, shard: str) -> list[str]:
+    """Every shard's source file could be read as its format."""
+    problem = tables.require_stamp("instruction_samples", shard).facts.get("unreadable")
+    return [str(problem)] if problem else []
+
+
+def every_sample_is_guided(tables: ShardTables, shard: str) -> list[str]:
+    """Every sample that was not set aside has finite, non-negative NLLs in both readings."""
+    return _unscored(tables, shard, "hmg_scores", ["nll_short_nats", "nll_long_nats"])
+
+
+def every_sample_has_awareness(tables: ShardTables, shard: str) -> list[str]:
+    """Every sample that was not set aside has a finite CAS in [-1, 1]."""
+    unscored = _unscored(tables, shard, "cam_scores", ["nll_nats"])
+    cam = tables.read("cam_scores", shard, ["sample_id", "cas"])
+    outside = cam.filter(~pl.col("cas").is_between(-1 - 1e-9, 1 + 1e-9).fill_null(False))
+    return unscored + [f"sample {sample_id!r} has CAS {cas}" for sample_id, cas in outside.iter_rows()]
+
+
+def attention_sums_to_one(tables: ShardTables, shard: str) -> list[str]:
+    """The attention on all segments and on the rest sums to 1 for every sample."""
+    cam = tables.read("cam_scores", shard, ["sample_id", "segment_attention", "rest_attention"])
+    total = pl.col("segment_attention").list.sum().fill_null(0) + pl.col("rest_attention")
+    off = cam.with_columns(total=total).filter(~((pl.col("total") - 1).abs() <= ATTENTION_TOLERANCE).fill_null(False))
+    return [f"sample {sample_id!r}: {total:.6f}" for sample_id, total in off.select("sample_id", "total").iter_rows()]
+
+
+@dg.asset_check(asset=influence_scores, blocking=True)
+def ranks_are_a_permutation(settings: Settings) -> dg.AssetCheckResult:
+    """Ranks count the pool from 0 without gap or tie, in the order of the scores, which are finite."""
+    table = ShardTables(settings.store).read("influence_scores").sort("rank")
+    found = []
+    if table["rank"].to_list() != list(range(table.height)):
+        found.append("ranks are no permutation")
+    if not table["score"].is_finite().all() or not table["score"].is_sorted(descending=True):
+        found.append("scores are not finite, or not in the order of the ranks")
+    return result({"influence_scores": found} if found else {}, shards=1, remedy=REDO)
+
+
+@dg.asset_check(asset=influence_scores)
+def far_samples_rank_above_the_others(settings: Settings) -> dg.AssetCheckResult:
+    """On the embedded pool, samples that need something beyond the short window rank above near and absent ones.
+
+    ROC AUC of HMP, of CAS and of the combination, with 95 % bootstrap intervals; fails where the combination's lower
+    bound is not above 0.5. A pool without stored truth has nothing to check.
+    """
+    tables = ShardTables(settings.store)
+    pool = _with_evidence(tables)
+    if pool.is_empty():
+        return dg.AssetCheckResult(passed=True, metadata={"note": "the pool does not say where the evidence is"})
+    far = pool["evidence"].to_numpy() == "far"
+    if far.all() or not far.any():
+        return dg.AssetCheckResult(passed=False, metadata={"what_to_do": "score samples of every kind"})
+    aucs = {
+        name: dict(roc_auc(values[far], values[~far], seed=settings.seed))
+        for name, values in ((name, pool[name].to_numpy()) for name in ("hmp", "cas", "score"))
+    }
+    return dg.AssetCheckResult(
+        passed=aucs["score"]["low"] > 0.5,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "samples": pool.height,
+            **{f"auc_{name}": dg.MetadataValue.json(auc) for name, auc in aucs.items()},
+            "what_to_do": "Where this fails: look at hmp and cas apart, and compare the forms and scales",
+        },
+    )
+
+
+@dg.asset_check(asset=selected_subsets, blocking=True)
+def subsets_are_nested_and_of_the_asked_size(settings: Settings) -> dg.AssetCheckResult:
+    """Each subset has the asked share of the pool, rounded down, and holds the smaller ones."""
+    tables = ShardTables(settings.store)
+    pool = tables.read("influence_scores").height
+    subsets = {
+        name: tables.read("selected_subsets", name) for name in FRACTIONS if tables.exists("selected_subsets", name)
+    }
+    found = {
+        name: [f"has {subset.height} of {pool} samples, not {subset_size(pool, name)}"]
+        for name, subset in subsets.items()
+        if subset.height != subset_size(pool, name)
+    }
+    ordered = sorted(subsets.items(), key=lambda item: FRACTIONS[item[0]])
+    for (small_name, small), (large_name, large) in pairwise(ordered):
+        if small.select("shard", "sample_id").join(large, on=["shard", "sample_id"], how="anti").height:
+            found.setdefault(large_name, []).append(f"does not hold all of {small_name}")
+    return result(found, shards=len(subsets), remedy="Materialize influence_scores, then all selected_subsets")
+
+
+def _unscored(tables: ShardTables, shard: str, asset: str, columns: list[str]) -> list[str]:
+    wanted = tables.scan("instruction_samples", shard).filter(pl.col("set_aside_reason").is_null()).select("sample_id")
+    fine = pl.all_horizontal((pl.col(c).is_finite() & (pl.col(c) >= 0)).fill_null(False) for c in columns)
+    missing = wanted.join(tables.scan(asset, shard).filter(fine), on="sample_id", how="anti").collect()
+    return [f"sample {sample_id!r} is not scored" for sample_id in missing["sample_id"]]
+
+
+def _with_evidence(tables: ShardTables) -> pl.DataFrame:
+    shards = list(tables.require_stamp("influence_scores").facts["shards"])
+    samples = tables.scan_many("instruction_samples", shards).select("shard", "sample_id", "evidence").collect()
+    influence = tables.read("influence_scores")
+    return influence.join(samples, on=["shard", "sample_id"], how="left").filter(pl.col("evidence").is_not_null())
+
+
+CHECKS = [
+    shard_check(instruction_samples, samples_are_readable, remedy="Repair or remove the file"),
+    shard_check(hmg_scores, every_sample_is_guided, remedy=REDO, blocking=True),
+    shard_check(cam_scores, every_sample_has_awareness, remedy=REDO, blocking=True),
+    shard_check(cam_scores, attention_sums_to_one, remedy=REDO, blocking=True),
+    ranks_are_a_permutation,
+    far_samples_rank_above_the_others,
+    subsets_are_nested_and_of_the_asked_size,
+]

@@ -1,0 +1,46 @@
+"""Homologous models' guidance: how much easier a long window makes the response.
+
+GATEAU (arXiv 2410.15633), "homologous models' guidance": PPL_θ(y|c,x) = exp(-1/|y| Σ ln p(y_i | c, x, y_<i)) under a
+short-window model A and its homologous long-window sibling B; HMP = Norm(PPL_A) - Norm(PPL_B). Three ways to get A's
+reading:
+
+- `pair`: the short model reads the whole prompt beyond its window, unscaled.
+- `pair_ntk`: the same with transformers' dynamic NTK scaling of its rotary embeddings, the paper's zero-shot extension.
+- `one_model`: B itself, with the context cut to the short window; needs no second model.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from el_assets.gateau.prompts import Prompt
+from el_assets.schemas import polars_schema
+
+FORMS = ("one_model", "pair", "pair_ntk")
+
+
+def hmg_table(
+    sample_ids: Sequence[str],
+    short: Sequence[tuple[Prompt, np.ndarray]],
+    long: Sequence[tuple[Prompt, np.ndarray]],
+) -> pl.DataFrame:
+    """The `hmg_scores` table: for each sample its prompt and response NLLs (nats a token) under both readings."""
+    rows = [
+        {
+            "sample_id": sample_id,
+            "nll_short_nats": mean_nll(short_nll),
+            "nll_long_nats": mean_nll(long_nll),
+            "n_response_tokens": len(long_nll),
+            "n_context_tokens": long_prompt.context[1],
+            "n_dropped_context_tokens": long_prompt.n_dropped,
+            "n_dropped_context_tokens_short": short_prompt.n_dropped,
+        }
+        for sample_id, (short_prompt, short_nll), (long_prompt, long_nll) in zip(sample_ids, short, long, strict=True)
+    ]
+    return pl.DataFrame(rows, schema=polars_schema("hmg_scores"), orient="row")
+
+
+def mean_nll(nll_nats: np.ndarray) -> float:
+    """Mean over the response's tokens, in float64."""
+    return float(nll_nats.astype(np.float64).mean())

@@ -1,0 +1,71 @@
+"""Ways to bring scores to one scale, defined for ties, for equal values and for a single value; never NaN.
+
+The paper writes `Norm` and `softmax` without saying over what; in its code both terms keep their own scale, and the
+ranking follows the larger one alone. These are the named options of `hmp_normalisation`, `influence_scale` and
+`cosine_normalisation`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+
+def none(values: Values) -> Values:
+    """The values as they are."""
+    return values
+
+
+def minmax(values: Values) -> Values:
+    """Linearly to [0, 1]; equal values become 0. One extreme value squeezes all others."""
+    span = np.ptp(values)
+    return (values - values.min()) / span if span > 0 else np.zeros_like(values)
+
+
+def softmax(values: Values) -> Values:
+    """To a distribution: positive, sum 1. One extreme value takes nearly all of it."""
+    powers = np.exp(values - values.max())
+    return powers / powers.sum()
+
+
+def zscore(values: Values) -> Values:
+    """Mean 0 and standard deviation 1 over the values; equal values become 0."""
+    std = values.std()
+    # Below rounding error the values are equal, and dividing would blow up noise.
+    return (values - values.mean()) / std if std > 1e-12 * np.abs(values).max() else np.zeros_like(values)
+
+
+def rank(values: Values) -> Values:
+    """Mean rank among the values, from 0 to 1; ties share their mean, a single value gets 0.5. Robust to any
+    outlier."""
+    if len(values) == 1:
+        return np.array([0.5])
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    first = np.cumsum(counts) - counts
+    return (first + (counts - 1) / 2)[which] / (len(values) - 1)
+
+
+SCALES: dict[str, Callable[[Values], Values]] = {
+    "none": none,
+    "minmax": minmax,
+    "softmax": softmax,
+    "zscore": zscore,
+    "rank": rank,
+}
+
+
+def scaled(values: Values, name: str) -> Values:
+    """The values on the named scale.
+
+    Raises:
+        ValueError: a value is not finite, or the name is unknown.
+    """
+    if name not in SCALES:
+        raise ValueError(f"scale {name!r} is unknown; use one of {', '.join(SCALES)}")
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"{int((~np.isfinite(values)).sum())} of {len(values)} scores are not finite; score them again"
+        )
+    return SCALES[name](values.astype(np.float64)) if len(values) else values.astype(np.float64)

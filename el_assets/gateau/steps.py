@@ -1,0 +1,167 @@
+"""One shard of each GATEAU table: reads what the step needs, calls the pure functions, counts what it did."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from el_assets.gateau.cam import cam_table, contextual_awareness
+from el_assets.gateau.hmg import hmg_table, mean_nll
+from el_assets.gateau.prompts import Parts, Prompt, build_prompt, segments_of
+from el_assets.gateau.samples import PARTS, scorable
+from el_assets.meter import Meter
+from el_assets.shard_runs import Made
+from el_resources.causal_lm import CausalLM, ModelChoice, RopeScaling, short_window
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables
+from el_resources.tokenization import ModelTokenizer
+
+if TYPE_CHECKING:
+    from el_resources.scoring.engine import ScoringEngine
+
+# Starts a progress display: (what, total, unit) -> context manager that yields `advance(units since the last call)`.
+Show = Callable[[str, int, str], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleStep:
+    """What every step of an instruction shard has at hand."""
+
+    settings: Settings
+    tables: ShardTables
+    tokenizer: ModelTokenizer
+    causal_lm: CausalLM
+    show: Show
+
+    def samples(self, shard: str) -> pl.DataFrame:
+        """The shard's scorable samples."""
+        return scorable(self.tables.read("instruction_samples", shard))
+
+    def parts(self, samples: pl.DataFrame) -> list[Parts]:
+        """Token ids of each sample's parts, each part tokenized by itself."""
+        ids = {part: self.tokenizer.encode_batch(samples[part].to_list()) for part in PARTS}
+        return [Parts(*row) for row in zip(*(ids[part] for part in PARTS), strict=True)]
+
+    def prompts(self, parts: Sequence[Parts], window: int) -> list[Prompt]:
+        """Each sample within a window."""
+        separator = self.tokenizer.encode(self.settings.separator)
+        return [build_prompt(one, separator, window=window, cut=self.settings.context_cut) for one in parts]
+
+
+def refuse_different_tokenizers(settings: Settings) -> None:
+    """Raise ValueError where a pair's perplexities would be over different tokens."""
+    if settings.hmg_form == "one_model":
+        return
+    short, long = ModelChoice.short(settings), ModelChoice.long(settings)
+    if short.tokenizer_fingerprint() != long.tokenizer_fingerprint():
+        raise ValueError(
+            f"short_model {short.name!r} and long_model {long.name!r} have different tokenizers, so their perplexities "
+            "do not compare; choose a homologous pair, or EL_HMG_FORM=one_model"
+        )
+
+
+def score_guidance(step: SampleStep, shard: str) -> Made:
+    """`hmg_scores` of a shard: mean response NLL in the short-window and in the long-window reading."""
+    samples = step.samples(shard)
+    parts = step.parts(samples)
+    long = ModelChoice.long(step.settings)
+    long_engine = step.causal_lm.engine(long)
+    long_prompts = step.prompts(parts, long_engine.window)
+    short_engine, short_prompts = _short_reading(step, parts, long_engine, long_prompts)
+    meters = [Meter(long_engine)] + ([Meter(short_engine)] if short_engine is not long_engine else [])
+    total = sum(prompt.response[1] for prompt in [*long_prompts, *short_prompts])
+    with step.show(f"guidance {shard}", total, "tokens") as advance:
+        long_nll = _response_nll(long_engine, long_prompts, advance)
+        short_nll = _response_nll(short_engine, short_prompts, advance)
+    table = hmg_table(
+        samples["sample_id"].to_list(),
+        list(zip(short_prompts, short_nll, strict=True)),
+        list(zip(long_prompts, long_nll, strict=True)),
+    )
+    facts = {
+        **Meter.total(meters),
+        "form": step.settings.hmg_form,
+        "contexts_cut": int((table["n_dropped_context_tokens"] > 0).sum()),
+        "context_tokens_dropped": int(table["n_dropped_context_tokens"].sum()),
+    }
+    return Made(frame=table, facts=facts)
+
+
+def _short_reading(
+    step: SampleStep, parts: Sequence[Parts], long_engine: "ScoringEngine", long_prompts: list[Prompt]
+) -> tuple["ScoringEngine", list[Prompt]]:
+    """The model of the short-window reading, and what it reads."""
+    form = step.settings.hmg_form
+    if form == "one_model":
+        return long_engine, step.prompts(parts, short_window(step.settings))
+    scaling: RopeScaling = "dynamic" if form == "pair_ntk" else "none"
+    short = ModelChoice.short(step.settings)
+    return step.causal_lm.engine(short, window=long_engine.window, rope_scaling=scaling), long_prompts
+
+
+def _response_nll(
+    engine: "ScoringEngine", prompts: Sequence[Prompt], advance: Callable[[int], None]
+) -> list[np.ndarray]:
+    scores = engine.score(
+        [prompt.token_ids for prompt in prompts],
+        [prompt.response_positions() for prompt in prompts],
+        on_progress=advance,
+    )
+    return [score.nll_nats for score in scores]
+
+
+def score_awareness(step: SampleStep, shard: str) -> Made:
+    """`cam_scores` of a shard: attention on each segment, and the response's NLL with each segment alone."""
+    samples, settings = step.samples(shard), step.settings
+    engine = step.causal_lm.engine(ModelChoice.long(settings))
+    prompts = step.prompts(step.parts(samples), engine.window)
+    segments = [segments_of(prompt.context, settings.segment_tokens) for prompt in prompts]
+    alone = [_with_segment_alone(prompt, spans) for prompt, spans in zip(prompts, segments, strict=True)]
+    meter = Meter(engine)
+    total = sum(one.response[1] for one in [*prompts, *(one for ones in alone for one in ones)])
+    with step.show(f"awareness {shard}", total, "tokens") as advance:
+        attention = engine.segment_attention(
+            [prompt.token_ids for prompt in prompts],
+            segments,
+            [prompt.response for prompt in prompts],
+            on_progress=advance,
+        )
+        flat = iter(_response_nll(engine, [one for ones in alone for one in ones], advance))
+    rows = []
+    for sample_id, prompt, spans, scores in zip(samples["sample_id"], prompts, segments, attention, strict=True):
+        segment_nll = np.array([mean_nll(next(flat)) for _ in spans])
+        lengths = np.array([end - start for start, end in spans])
+        cas = contextual_awareness(
+            segment_nll,
+            scores.segment_attention,
+            lengths,
+            sign=settings.importance_sign,
+            normalisation=settings.cosine_normalisation,
+        )
+        rows.append(
+            {
+                "sample_id": sample_id,
+                "segment_tokens": lengths,
+                "segment_attention": scores.segment_attention,
+                "rest_attention": scores.rest_attention,
+                "segment_nll_nats": segment_nll,
+                "nll_nats": mean_nll(scores.nll_nats),
+                "n_dropped_context_tokens": prompt.n_dropped,
+                "cas": cas,
+            }
+        )
+    facts = {**meter.facts(), "segments": sum(len(spans) for spans in segments)}
+    return Made(frame=cam_table(rows), facts=facts)
+
+
+def _with_segment_alone(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> list[Prompt]:
+    """The prompt with each of its segments in place of the whole context."""
+    rest = prompt.token_ids[prompt.context[1] :]
+    found = []
+    for start, end in spans:
+        token_ids = np.concatenate([prompt.token_ids[start:end], rest])
+        n_response = prompt.response[1] - prompt.response[0]
+        found.append(Prompt(token_ids, (0, end - start), (len(token_ids) - n_response, len(token_ids)), 0))
+    return found

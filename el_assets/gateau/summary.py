@@ -1,0 +1,56 @@
+"""GATEAU's rows of the table that ends a run."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from el_assets.gateau.influence import FRACTIONS, roc_auc
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables
+
+
+def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) -> list[tuple[str, str]]:
+    """(label, value) for the pool's samples, scores, ranking and subsets that exist."""
+    samples = tables.stamps("instruction_samples", pool)
+    set_aside = sum(sum(stamp.facts.get("set_aside", {}).values()) for stamp in samples.values())
+    n_samples = sum(int(stamp.facts["samples"]) for stamp in samples.values())
+    rows = [("instruction samples", f"{n_samples:,}" + (f" ({set_aside:,} set aside)" if set_aside else ""))]
+    influence = tables.stamp("influence_scores")
+    if influence is None:
+        return rows
+    hmg = tables.scan_many("hmg_scores", influence.facts["shards"]).collect()
+    gap = np.median(hmg["nll_short_nats"].to_numpy() - hmg["nll_long_nats"].to_numpy())
+    cut = np.mean(hmg["n_dropped_context_tokens"].to_numpy() > 0)
+    correlations = (influence.facts["rank_correlation_with_hmp"], influence.facts["rank_correlation_with_cas"])
+    subsets = tables.stamps("selected_subsets", FRACTIONS)
+    return [
+        *rows,
+        (
+            "guidance",
+            f"median NLL short - long {gap:.2f} nats ({settings.hmg_form}), {100 * cut:.0f} % of contexts cut",
+        ),
+        ("share in the ranking", "rank correlation with HMP {}, with CAS {}".format(*map(_two_digits, correlations))),
+        *_auc_row(settings, tables, list(influence.facts["shards"])),
+        ("selected", ", ".join(f"{name} {stamp.facts['samples']:,}" for name, stamp in subsets.items())),
+    ]
+
+
+def _auc_row(settings: Settings, tables: ShardTables, shards: list[str]) -> list[tuple[str, str]]:
+    """How far samples rank, where the pool knows which they are."""
+    samples = tables.scan_many("instruction_samples", shards).select("shard", "sample_id", "evidence").collect()
+    joined = tables.read("influence_scores").join(samples, on=["shard", "sample_id"], how="left")
+    known = joined.filter(pl.col("evidence").is_not_null())
+    far = (known["evidence"] == "far").to_numpy()
+    if not len(far) or far.all() or not far.any():
+        return []
+    found = []
+    for name in ("hmp", "cas", "score"):
+        values = known[name].to_numpy().astype(np.float64)
+        auc = roc_auc(values[far], values[~far], seed=settings.seed)
+        found.append(f"{name} {auc['auc']:.2f} [{auc['low']:.2f}, {auc['high']:.2f}]")
+    return [("far above near, absent", "AUC " + ", ".join(found))]
+
+
+def _two_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,295 @@
+"""The embedded instruction pool: questions to Python's documentation, with the truth about where their answers stand.
+
+A question asks what the documentation says about one function; the response is the function's docstring, word for word
+as its module's text in `python-docs:` has it. Each question is asked three times, over contexts of equal length (but
+for a few tokens) that are made of excerpts of several modules' documentation:
+- near: the needed passage (signature and docstring) stands in the last `short_window` tokens before the response's
+  end, together with instruction and response;
+- far: it ends `short_window` tokens or more before the response starts, at distances spread evenly over the context;
+- absent: the context says nothing of the function's package.
+So neither the question nor the length of its context tells the kinds apart.
+
+Algorithm: a text has the function's module between excerpts of others, in seeded order. A context is a window of that
+text, and the window's place decides how far the passage is. Windows start and end between two words.
+Guarantees: `samples_per_kind` samples of each kind over two shards, a question's three in one; deterministic for the
+same library, tokenizer and parameters; neither a question's signature nor any five words in a row of its response stand
+anywhere else in the library's documentation; context, instruction, response and what joins them fit `long_window`.
+Costs: a few seconds for the library, once, and about 20 ms a sample at a window of 4,096.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from itertools import islice
+
+from el_resources.corpus_source import unknown_shard
+from el_resources.instruction_source import SourceSample
+from el_resources.python_docs import SHORTEST_DOCUMENT_CHARS, PythonDocs, function_passages, module_text
+from el_resources.shingles import shingles
+from el_resources.text_windows import BLANK_LINE, Excerpt, TextWindows
+from el_resources.tokenization import ModelTokenizer
+
+# Part of every fingerprint: raise it when the same sources make other samples.
+READER_VERSION = 1
+SEED = 0
+N_SHARDS = 2
+KINDS = ("near", "far", "absent")
+
+RESPONSE_TOKENS = range(24, 121)
+LONGEST_PASSAGE_TOKENS = 240
+# BOS, what joins the parts, and what a tokenizer counts differently where texts are joined.
+SPARE_TOKENS = 16
+# Shortest and longest context, in sixteenths of the long window; lengths are spread evenly between them.
+CONTEXT_SIXTEENTHS = (10, 13)
+# Longest excerpt of one module, so that a context speaks of several; what is shorter is hardly more than a heading.
+EXCERPTS_A_WINDOW = 8
+SHORTEST_EXCERPT_TOKENS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A function and its passage, which its module's text has at `start`."""
+
+    module: str
+    function: str
+    passage: str
+    text: str
+    start: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.module}.{self.function}"
+
+    @property
+    def package(self) -> str:
+        return top_package(self.module)
+
+    @property
+    def before(self) -> str:
+        return self.text[: self.start]
+
+    @property
+    def after(self) -> str:
+        return self.text[self.start + len(self.passage) :]
+
+    @property
+    def instruction(self) -> str:
+        """The question. It ends in the signature, which stands before the docstring in the passage too."""
+        return f"What does the documentation say about `{self.name}`?\n{self.signature.strip()}"
+
+    @property
+    def response(self) -> str:
+        return self.passage.removeprefix(self.signature).strip()
+
+    @property
+    def signature(self) -> str:
+        return self.passage.partition(BLANK_LINE)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Tokens of a question's parts."""
+
+    passage: int
+    instruction: int
+    response: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """What samples are made from.
+
+    Attributes:
+        questions: each with its sizes.
+        excerpts: of every module's documentation, its beginning.
+        shares: by name, a number in [0, 1) for every question, evenly spread: where in a range its sample lies.
+    """
+
+    questions: list[tuple[Question, Sizes]]
+    excerpts: list[Excerpt]
+    shares: dict[str, list[float]]
+
+
+@dataclass(kw_only=True)
+class PythonDocsQuestions:
+    """`python-docs-questions:`, asked of the documentation that `corpus` holds."""
+
+    tokenizer: Callable[[], ModelTokenizer]
+    samples_per_kind: int
+    short_window: int
+    long_window: int
+    uri: str = "python-docs-questions:"
+    corpus: PythonDocs = field(default_factory=PythonDocs)
+
+    def shards(self) -> list[str]:
+        return [f"python-docs-questions-{number}" for number in range(N_SHARDS)]
+
+    def shard_fingerprint(self, shard: str) -> str:
+        """Hash of the library and the parameters. Not of the tokenizer, which stays unloaded: hash that beside it."""
+        made_as = (READER_VERSION, self._number(shard), self.samples_per_kind, self.short_window, self.long_window)
+        library = [self.corpus.shard_fingerprint(part) for part in self.corpus.shards()]
+        return blake2b(repr((made_as, library)).encode(), digest_size=16).hexdigest()
+
+    def samples(self, shard: str) -> Iterator[SourceSample]:
+        return self._samples(self._number(shard))
+
+    def _number(self, shard: str) -> int:
+        if shard not in self.shards():
+            raise unknown_shard(shard, self.uri, self.shards())
+        return self.shards().index(shard)
+
+    def _samples(self, number: int) -> Iterator[SourceSample]:
+        for index in range(number, self.samples_per_kind, N_SHARDS):
+            for kind in KINDS:
+                yield self._sample(index, kind)
+
+    def _sample(self, index: int, kind: str) -> SourceSample:
+        question, sizes = self._pool.questions[index]
+        n_context, n_behind = self._place(index, kind)
+        others = [excerpt for excerpt in self._pool.excerpts if top_package(excerpt.source) != question.package]
+        random.Random(f"{SEED} {question.name}").shuffle(others)
+        ahead, behind = others[::-1], others
+        if kind != "absent":
+            ahead = [self._windows.end_of(question.module, question.before, self._excerpt_tokens), *ahead]
+            behind = [self._windows.start_of(question.module, question.after, self._excerpt_tokens), *behind]
+        passage = question.passage if kind != "absent" else ""
+        context, n_behind = self._windows.around(passage, ahead, behind, n_tokens=n_context, n_behind=n_behind)
+        distance = n_behind + sizes.instruction if kind != "absent" else None
+        assert (kind == "far") == (distance is not None and distance >= self.short_window)
+        return SourceSample(
+            source_id=f"{kind}-{index:03d}-{question.name}",
+            context=context,
+            instruction=question.instruction,
+            response=question.response,
+            evidence=kind,
+            evidence_distance_tokens=distance,
+        )
+
+    def _place(self, index: int, kind: str) -> tuple[int, int]:
+        """Tokens of a sample's context, and of its part behind the passage (absent: behind where it would be)."""
+        _, sizes = self._pool.questions[index]
+        shortest, longest = self._context_tokens
+        n_context = shortest + int((longest - shortest) * self._pool.shares["context"][index])
+        first, last = 0, self._near_room(sizes)
+        if kind == "far":
+            first, last = self.short_window + SPARE_TOKENS, n_context - sizes.passage - SPARE_TOKENS
+        return n_context, first + int((last - first) * self._pool.shares[kind][index])
+
+    def _near_room(self, sizes: Sizes) -> int:
+        """Tokens of context that fit the short window with passage, instruction and response."""
+        return self.short_window - sizes.passage - sizes.instruction - sizes.response - SPARE_TOKENS
+
+    @property
+    def _context_tokens(self) -> tuple[int, int]:
+        shortest, longest = CONTEXT_SIXTEENTHS
+        return self.long_window * shortest // 16, self.long_window * longest // 16
+
+    @property
+    def _excerpt_tokens(self) -> int:
+        return self.long_window // EXCERPTS_A_WINDOW
+
+    @cached_property
+    def _windows(self) -> TextWindows:
+        return TextWindows(self.tokenizer())
+
+    @cached_property
+    def _pool(self) -> Pool:
+        shortest, _ = self._context_tokens
+        if shortest < self.short_window + LONGEST_PASSAGE_TOKENS + 3 * SPARE_TOKENS:
+            raise ValueError(
+                f"a long window of {self.long_window} tokens leaves no room beyond a short one of {self.short_window};"
+                " give models whose windows differ more, or instructions of your own (jsonl:PATH, parquet:PATH)"
+            )
+        texts, questions = library(self.corpus)
+        usable = self._usable(questions)
+        chosen = list(islice(distinctive(usable, texts), self.samples_per_kind))
+        if len(chosen) < self.samples_per_kind:
+            raise ValueError(
+                f"samples_per_kind={self.samples_per_kind}: the library's documentation has only {len(chosen)}"
+                " questions for these windows; ask for fewer"
+            )
+        excerpts = [self._windows.start_of(module, text, self._excerpt_tokens) for module, text in texts.items()]
+        return Pool(
+            questions=chosen,
+            excerpts=[excerpt for excerpt in excerpts if excerpt.n_tokens >= SHORTEST_EXCERPT_TOKENS],
+            shares={name: evenly_spread(len(chosen), name) for name in ("context", *KINDS)},
+        )
+
+    def _usable(self, questions: list[Question]) -> list[tuple[Question, Sizes]]:
+        """The questions whose parts fit both windows, no package's second one before every package's first."""
+        n_response = self._windows.counts([question.response for question in questions])
+        kept = [question for question, n in zip(questions, n_response, strict=True) if n in RESPONSE_TOKENS]
+        usable = [(question, sizes) for question in kept if self._fits(sizes := self._sizes(question))]
+        random.Random(SEED).shuffle(usable)
+        n_asked: Counter[str] = Counter()
+        turns = []
+        for question, _ in usable:
+            turns.append(n_asked[question.package])
+            n_asked[question.package] += 1
+        return [usable[number] for number in sorted(range(len(usable)), key=turns.__getitem__)]
+
+    def _sizes(self, question: Question) -> Sizes:
+        passage, instruction, response = self._windows.counts(
+            [question.passage, question.instruction, question.response]
+        )
+        return Sizes(passage=passage, instruction=instruction, response=response)
+
+    def _fits(self, sizes: Sizes) -> bool:
+        beside_context = sizes.instruction + sizes.response + SPARE_TOKENS
+        return (
+            sizes.passage <= LONGEST_PASSAGE_TOKENS
+            and self._near_room(sizes) >= 0
+            and self._context_tokens[1] + beside_context <= self.long_window
+        )
+
+
+def library(corpus: PythonDocs) -> tuple[dict[str, str], list[Question]]:
+    """Every module's text, by its name, and the questions that can be asked about its public functions."""
+    texts: dict[str, str] = {}
+    questions: list[Question] = []
+    for shard in corpus.shards():
+        for module, tree in corpus.syntax_trees(shard):
+            text = module_text(module, tree).strip()
+            if len(text) >= SHORTEST_DOCUMENT_CHARS:
+                texts[module] = text
+                questions += module_questions(module, text, list(function_passages(tree.body)))
+    return texts, questions
+
+
+def module_questions(module: str, text: str, passages: list[tuple[str, str, str]]) -> Iterator[Question]:
+    """A question for every public function whose name and passage stand in the module's text once."""
+    names = Counter(function for function, _, _ in passages)
+    for function, signature, docstring in passages:
+        passage = f"{signature}{BLANK_LINE}{docstring}".rstrip()
+        public = not any(part.startswith("_") for part in f"{module}.{function}".split("."))
+        if public and names[function] == 1 and text.count(passage) == 1:
+            start = text.index(passage)
+            yield Question(module=module, function=function, passage=passage, text=text, start=start)
+
+
+def distinctive(questions: list[tuple[Question, Sizes]], texts: dict[str, str]) -> Iterator[tuple[Question, Sizes]]:
+    """In their order, the questions whose signature, and every five words of whose response, stand nowhere else."""
+    n_lines = Counter(line.strip() for text in texts.values() for line in text.splitlines())
+    n_modules = Counter(shingle for text in texts.values() for shingle in shingles(text))
+    for question, sizes in questions:
+        own = shingles(question.response)
+        if n_lines[question.signature.strip()] == 1 and all(n_modules[shingle] == 1 for shingle in own):
+            elsewhere = shingles(question.before) | shingles(question.after)
+            if not own & elsewhere:
+                yield question, sizes
+
+
+def top_package(module: str) -> str:
+    """`xml` of `xml.dom.minidom`."""
+    return module.partition(".")[0]
+
+
+def evenly_spread(n: int, name: str) -> list[float]:
+    """A number in each of n equal parts of [0, 1), in seeded order."""
+    rng = random.Random(f"{SEED} {name}")
+    shares = [(part + rng.random()) / n for part in range(n)]
+    rng.shuffle(shares)
+    return shares

@@ -1,0 +1,46 @@
+"""From a model folder to a causal language model on its device."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from el_resources.scoring.rope import LengthScaledRope, RopeScaling, check_scaling, extend_window
+
+
+def load_causal_lm(
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    rope_scaling: RopeScaling = "none",
+    window: int | None = None,
+) -> Any:
+    """Load a model folder's safetensors weights; arguments as in `ScoringEngine.from_folder`."""
+    place = torch_device(device)
+    check_scaling(rope_scaling)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    if rope_scaling == "dynamic":
+        extend_window(config, window)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype="float32" if dtype == "auto" and place.type == "cpu" else dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
+    )
+    if rope_scaling == "dynamic" and not LengthScaledRope.of(model).rotaries:
+        raise ValueError(f"{type(model).__name__} does not scale its RoPE as its config asks; use rope_scaling='none'")
+    return model.to(place)
+
+
+def torch_device(name: str) -> torch.device:
+    """A device by name; `auto` is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} is not there: torch sees no GPU; use 'auto' or 'cpu'")
+    return torch.device(name)

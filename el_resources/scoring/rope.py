@@ -1,0 +1,140 @@
+"""RoPE whose frequencies follow the length of what is read, made to follow one sequence's length alone.
+
+Dynamic NTK scaling reads a short-window model beyond its window without training. What is longer than the trained
+window T, n tokens, is read with a larger base of the rotary frequencies:
+
+    base · (factor · n / T - factor + 1) ^ (d / (d - 2))        d: rotated dimensions; factor: wanted window / T
+
+transformers takes n from the longest sequence of the batch at hand and keeps the frequencies until a longer batch
+comes, so that a score would depend on a sequence's company and on what was read before. LongRoPE switches between two
+sets of frequencies in the same way.
+
+Algorithm: `LengthScaledRope` switches that choice off for the time of a forward and sets the frequencies that
+transformers' own formula gives for the length of the whole sequence, BOS included, wherever the sequence is cut.
+Guarantees: a sequence's scores depend on its own tokens; which of its positions are wanted, its batch and its
+predecessors change nothing. The model is left as it was found, after an error too.
+Costs: sequences longer than T share a batch with those of the same length only.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+import torch
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+RopeScaling = Literal["none", "dynamic"]
+
+_FOLLOW_LENGTH = {"dynamic", "longrope"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthScaledRope:
+    """The rotary embeddings of a model whose frequencies follow the length; most models have none."""
+
+    rotaries: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, model: Any) -> Self:
+        """Those of a model on its device."""
+        rotaries = [module for module in model.modules() if _rope_types(module) & _FOLLOW_LENGTH]
+        for rotary in rotaries:
+            if not isinstance(rotary.rope_type, str):
+                raise ValueError(
+                    f"{type(model).__name__} scales the RoPE of some layer types by length ({rotary.rope_type}), which "
+                    "is not known here; score with another model"
+                )
+        return cls(rotaries=tuple(rotaries))
+
+    def scaled_length(self, n_inputs: int) -> int:
+        """What the frequencies depend on: sequences with the same value may share a batch."""
+        beyond = any(n_inputs > _trained_window(rotary) for rotary in self.rotaries)
+        return n_inputs if beyond else 0
+
+    @contextmanager
+    def reading(self, n_inputs: int) -> Iterator[None]:
+        """Read with the frequencies of a sequence of this many inputs, BOS included."""
+        with ExitStack() as stack:
+            for rotary in self.rotaries:
+                stack.enter_context(_fixed_frequencies(rotary, n_inputs))
+            yield
+
+
+def extend_window(config: Any, window: int | None) -> None:
+    """Set dynamic NTK scaling to a wider window in a config that is not yet a model.
+
+    `max_position_embeddings` stays what it is: the formula takes the trained window from there.
+    """
+    config = config.get_text_config()
+    trained = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "default" or not isinstance(trained, int):
+        raise ValueError(
+            f"the model's RoPE cannot be extended: its config has the parameters {rope} and a window of {trained}; "
+            "dynamic scaling needs plain RoPE, the same in all layers; use rope_scaling='none'"
+        )
+    if window is None or window <= trained:
+        raise ValueError(
+            f"dynamic RoPE scaling to a window of {window}: the model reads {trained} as it is; "
+            "give a larger window, or use rope_scaling='none'"
+        )
+    config.rope_parameters = {**rope, "rope_type": "dynamic", "factor": window / trained}
+
+
+def readable_window(config: Any, override: int | None) -> int:
+    """Inputs that a model may read at once: the override, else what its config states."""
+    text = config.get_text_config()
+    stated = getattr(text, "max_position_embeddings", None)
+    window = stated if override is None else override
+    if not isinstance(window, int):
+        raise ValueError("the model's config states no max_position_embeddings; give the window explicitly")
+    if window < 1:
+        raise ValueError(f"window is {window}; give at least 1, or None for the default")
+    if isinstance(stated, int) and window > stated and not getattr(text, "rope_parameters", None):
+        raise ValueError(f"window is {window}: the model has {stated} positions and no RoPE; give at most {stated}")
+    return window
+
+
+def check_scaling(rope_scaling: str) -> None:
+    """Refuse the name of a scaling that is not offered."""
+    if rope_scaling not in get_args(RopeScaling):
+        raise ValueError(f"RoPE scaling {rope_scaling!r} is unknown; choose one of {', '.join(get_args(RopeScaling))}")
+
+
+@contextmanager
+def _fixed_frequencies(rotary: Any, n_inputs: int) -> Iterator[None]:
+    """Read with the frequencies of one length; transformers' own choice rests."""
+    rope_type, inv_freq = rotary.rope_type, rotary.inv_freq
+    rotary.inv_freq = _inverse_frequencies(rotary, n_inputs)
+    rotary.rope_type = "default"  # of the types that transformers' forward looks at, none
+    try:
+        yield
+    finally:
+        rotary.rope_type, rotary.inv_freq = rope_type, inv_freq
+
+
+def _inverse_frequencies(rotary: Any, n_inputs: int) -> torch.Tensor:
+    """What transformers would use for a batch of nothing but one sequence, on a fresh model."""
+    device = rotary.inv_freq.device
+    if n_inputs <= _trained_window(rotary):
+        frequencies: torch.Tensor = rotary.original_inv_freq.to(device)
+        return frequencies
+    length = torch.tensor(n_inputs, device=device)  # as a tensor, the formula rounds as in transformers' forward
+    frequencies, _ = ROPE_INIT_FUNCTIONS[rotary.rope_type](rotary.config, device, seq_len=length)
+    return frequencies
+
+
+def _trained_window(rotary: Any) -> int:
+    """The length up to which frequencies are those of training."""
+    if rotary.rope_type == "longrope":
+        return int(rotary.config.rope_parameters["original_max_position_embeddings"])
+    return int(rotary.original_max_seq_len)
+
+
+def _rope_types(module: Any) -> set[str]:
+    """The RoPE types of a rotary embedding: one, or one for each type of layer. None for any other module."""
+    rope_type = getattr(module, "rope_type", None)
+    if isinstance(rope_type, dict):
+        return set(rope_type.values())
+    return {rope_type} if isinstance(rope_type, str) else set()

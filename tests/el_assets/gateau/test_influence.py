@@ -1,0 +1,110 @@
+"""Influence by hand: both terms count, no outlier rules, subsets are nested and ready to train on."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from el_assets.gateau.influence import (
+    InfluenceRule,
+    influence_table,
+    rank_correlation,
+    roc_auc,
+    select_subset,
+    shares,
+    subset_size,
+)
+
+RULE = InfluenceRule(alpha=0.8, hmp_normalisation="none", perplexity="log_ppl", scale="rank")
+
+
+def pool(short: list[float], long: list[float], cas: list[float]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    ids = [f"s{number}" for number in range(len(short))]
+    keys = {"shard": ["x"] * len(ids), "sample_id": ids}
+    columns = {"nll_short_nats": short, "nll_long_nats": long, "cas": cas}
+    table = pl.DataFrame({**keys, **columns}, schema_overrides=dict.fromkeys(columns, pl.Float64), strict=False)
+    return table.drop("cas"), table.select("shard", "sample_id", "cas")
+
+
+def test_the_score_by_hand() -> None:
+    # HMP 3, 1, 2 -> ranks 1, 0, 0.5; CAS 0.1, 0.9, 0.5 -> ranks 0, 1, 0.5.
+    table = influence_table(*pool([4, 3, 3], [1, 2, 1], [0.1, 0.9, 0.5]), RULE)
+    assert table["sample_id"].to_list() == ["s0", "s2", "s1"]
+    np.testing.assert_allclose(table["score"], [0.8, 0.5, 0.2])
+    assert table["hmp"].to_list() == [3, 2, 1]
+    assert table["rank"].to_list() == [0, 1, 2]
+
+
+def test_alpha_turns_the_order_over() -> None:
+    scores = pool([4, 3, 3], [1, 2, 1], [0.1, 0.9, 0.5])
+    only_cas = InfluenceRule(alpha=0.0, hmp_normalisation="none", perplexity="log_ppl", scale="rank")
+    assert influence_table(*scores, only_cas)["sample_id"].to_list() == ["s1", "s2", "s0"]
+
+
+@pytest.mark.parametrize("scale", ["softmax", "minmax", "zscore", "rank"])
+@pytest.mark.parametrize("perplexity", ["ppl", "log_ppl"])
+def test_neither_term_is_ignored(scale: str, perplexity: str) -> None:
+    random = np.random.default_rng(0)
+    short, long, cas = (random.uniform(1, 3, 200) for _ in range(3))
+    rule = InfluenceRule(alpha=0.6, hmp_normalisation="none", perplexity=perplexity, scale=scale)
+    share = shares(influence_table(*pool(list(short), list(long), list(cas)), rule))
+    by_hmp, by_cas = share["rank_correlation_with_hmp"], share["rank_correlation_with_cas"]
+    assert by_hmp is not None
+    assert by_cas is not None
+    assert min(by_hmp, by_cas) > 0.2
+
+
+def test_one_exploding_perplexity_moves_one_rank_only() -> None:
+    calm = influence_table(*pool([4, 3, 3.5, 2], [1, 2, 1, 1], [0.1, 0.9, 0.5, 0.3]), RULE)
+    exploded = influence_table(*pool([4e3, 3, 3.5, 2], [1, 2, 1, 1], [0.1, 0.9, 0.5, 0.3]), RULE)
+    assert calm["sample_id"].to_list() == exploded["sample_id"].to_list()
+    np.testing.assert_allclose(calm["score"], exploded["score"])
+
+
+def test_ties_keep_the_order_of_ids_and_a_single_sample_is_a_pool() -> None:
+    table = influence_table(*pool([2, 2, 2], [1, 1, 1], [0.5, 0.5, 0.5]), RULE)
+    assert table["sample_id"].to_list() == ["s0", "s1", "s2"]
+    single = influence_table(*pool([2], [1], [0.5]), RULE)
+    assert single["score"].to_list() == [0.5]
+    assert shares(single) == {"rank_correlation_with_hmp": None, "rank_correlation_with_cas": None}
+
+
+def test_rank_correlation_by_hand() -> None:
+    assert rank_correlation(np.array([1.0, 2, 3]), np.array([10.0, 100, 1000])) == pytest.approx(1)
+    assert rank_correlation(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == pytest.approx(-1)
+    assert rank_correlation(np.array([1.0, 2, 3, 4]), np.array([1.0, 3, 2, 4])) == pytest.approx(0.8)
+
+
+def test_areas_by_hand() -> None:
+    assert roc_auc(np.array([3.0, 4.0]), np.array([1.0, 2.0]), seed=0)["auc"] == 1
+    assert roc_auc(np.array([1.0]), np.array([1.0]), seed=0)["auc"] == 0.5
+    mixed = roc_auc(np.array([2.0, 4.0]), np.array([1.0, 3.0]), seed=0)
+    assert mixed["auc"] == 0.75
+    assert mixed["low"] <= 0.75 <= mixed["high"]
+
+
+def test_subsets_round_down_and_a_pool_too_small_is_named() -> None:
+    assert [subset_size(319, name) for name in ("top_10_percent", "top_30_percent", "top_50_percent")] == [31, 95, 159]
+    assert subset_size(10, "top_30_percent") == 3
+    with pytest.raises(ValueError, match="a pool of 9 samples has no top_10_percent"):
+        subset_size(9, "top_10_percent")
+
+
+def test_a_subset_is_ready_to_train_on() -> None:
+    influence = influence_table(*pool([4, 3, 3], [1, 2, 1], [0.1, 0.9, 0.5]), RULE)
+    samples = pl.DataFrame(
+        {
+            "shard": ["x"] * 3,
+            "sample_id": ["s0", "s1", "s2"],
+            "context": ["c0", "c1", ""],
+            "instruction": ["i0", "i1", "i2"],
+            "response": ["r0", "r1", "r2"],
+        }
+    )
+    chosen = select_subset(influence, samples, "top_50_percent")
+    assert chosen["messages"].to_list() == [
+        [{"role": "user", "content": "c0\n\ni0"}, {"role": "assistant", "content": "r0"}]
+    ]
+    larger = select_subset(
+        pl.concat([influence, influence.with_columns(rank=pl.col("rank") + 3)]), samples, "top_50_percent"
+    )
+    assert larger["messages"][1][0]["content"] == "i2", "a sample without context is its instruction"

@@ -1,0 +1,345 @@
+import gzip
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from el_resources.corpus_source import CorruptShardError
+from el_resources.instruction_source import InstructionSource, SourceSample, open_instructions
+from el_resources.shard_files import BATCH_ROWS
+from el_resources.tokenization import ModelTokenizer
+from tests.conftest import write_json_lines
+
+Row = dict[str, Any]
+
+
+def no_tokenizer() -> ModelTokenizer:
+    raise AssertionError("files are read without a tokenizer")
+
+
+def opened(uri: str) -> InstructionSource:
+    return open_instructions(uri, tokenizer=no_tokenizer, samples_per_kind=1, short_window=512, long_window=4096)
+
+
+def only_shard(uri: str) -> list[SourceSample]:
+    source = opened(uri)
+    (shard,) = source.shards()
+    return list(source.samples(shard))
+
+
+def write_parquet(path: Path, rows: list[Row]) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {"parquet": write_parquet, "jsonl": write_json_lines}
+every_format = pytest.mark.parametrize("scheme", WRITERS)
+
+
+def messages(*turns: tuple[Any, Any], **others: Any) -> Row:
+    return {"messages": [{"role": role, "content": content} for role, content in turns], **others}
+
+
+def sample(context: str, instruction: str, response: str, **others: Any) -> SourceSample:
+    return SourceSample(
+        source_id=others.pop("source_id", None), context=context, instruction=instruction, response=response, **others
+    )
+
+
+def set_aside(reason: str, detail: str, source_id: str | None = None) -> SourceSample:
+    return sample("", "", "", source_id=source_id, n_turns=0, set_aside_reason=reason, detail=detail)
+
+
+def read_rows(folder: Path, scheme: str, rows: list[Row]) -> list[SourceSample]:
+    WRITERS[scheme](folder / f"a.{scheme}", rows)
+    return only_shard(f"{scheme}:{folder}")
+
+
+class TestOpening:
+    @pytest.mark.parametrize("uri", ["ftp:x", "data/*.jsonl", "", "python-docs-questions"])
+    def test_an_unknown_scheme_lists_the_known_ones(self, uri: str) -> None:
+        with pytest.raises(ValueError, match="python-docs-questions:, parquet:, jsonl:") as raised:
+            opened(uri)
+        assert repr(uri) in str(raised.value)
+
+    def test_the_embedded_pool_takes_no_location(self) -> None:
+        with pytest.raises(ValueError, match="nothing after the colon"):
+            opened("python-docs-questions:json")
+
+    def test_opening_reads_nothing(self, tmp_path: Path) -> None:
+        assert opened(f"jsonl:{tmp_path}/absent").uri == f"jsonl:{tmp_path}/absent"
+
+    @every_format
+    def test_a_shard_is_a_file_and_a_name_is_never_a_path(self, tmp_path: Path, scheme: str) -> None:
+        for name in ("b", "a"):
+            WRITERS[scheme](tmp_path / f"{name}.{scheme}", [{"context": "c", "instruction": "i", "response": name}])
+        source = opened(f"{scheme}:{tmp_path}")
+        assert source.shards() == [f"a.{scheme}", f"b.{scheme}"]
+        assert source.shard_fingerprint(f"a.{scheme}") != source.shard_fingerprint(f"b.{scheme}")
+        with pytest.raises(ValueError, match=rf"has no shard '\.\./a'; it has 2: 'a\.{scheme}', 'b\.{scheme}'"):
+            source.samples("../a")
+
+
+class TestSchemas:
+    @every_format
+    def test_longalign(self, tmp_path: Path, scheme: str) -> None:
+        row = messages(("user", "One.\n\nTwo.\n\nWhich?"), ("assistant", "Both."), length=7, id="long-1")
+        assert read_rows(tmp_path, scheme, [row]) == [sample("One.\n\nTwo.", "Which?", "Both.", source_id="long-1")]
+
+    @every_format
+    def test_explicit(self, tmp_path: Path, scheme: str) -> None:
+        row = {"id": 7, "response": "Both.\n", "context": " One.", "instruction": "Which?\n\nSay.", "source": "me"}
+        assert read_rows(tmp_path, scheme, [row]) == [sample(" One.", "Which?\n\nSay.", "Both.\n", source_id="7")]
+
+    @every_format
+    @pytest.mark.parametrize(
+        ("turn", "context", "instruction"),
+        [
+            ("Which?", "", "Which?"),
+            ("One.\nWhich?", "", "One.\nWhich?"),
+            ("\n\nWhich?", "", "Which?"),
+            ("One.\n\n\nWhich?", "One.\n", "Which?"),
+            ("One.\n\n\n\nWhich?\nSay.", "One.\n\n", "Which?\nSay."),
+            ("One.\n\nWhich?\n\n \n", "One.", "Which?"),
+            (" One. \n\n Which?", " One. ", " Which?"),
+        ],
+    )
+    def test_the_instruction_follows_the_last_blank_line(
+        self, tmp_path: Path, scheme: str, turn: str, context: str, instruction: str
+    ) -> None:
+        (read,) = read_rows(tmp_path, scheme, [messages(("user", turn), ("assistant", "Both."))])
+        assert read == sample(context, instruction, "Both.")
+
+    @every_format
+    def test_of_several_exchanges_the_first_is_read_and_all_are_counted(self, tmp_path: Path, scheme: str) -> None:
+        first = ("user", "One.\n\nWhich?"), ("assistant", "Both.")
+        rows = [
+            messages(*first, ("user", "Why?"), ("assistant", "So.")),
+            messages(*first, ("user", "Why?")),
+            messages(("system", "Be brief.\n\nAlways."), *first, ("user", "Why?"), ("assistant", "")),
+        ]
+        assert read_rows(tmp_path, scheme, rows) == [
+            sample("One.", "Which?", "Both.", n_turns=n_turns) for n_turns in (2, 1, 2)
+        ]
+
+    @every_format
+    def test_a_null_context_is_empty_and_ids_may_repeat(self, tmp_path: Path, scheme: str) -> None:
+        row = {"context": None, "instruction": "Which?", "response": "Both.", "id": "x"}
+        assert read_rows(tmp_path, scheme, [row, row]) == [sample("", "Which?", "Both.", source_id="x")] * 2
+
+    @every_format
+    def test_a_row_with_both_schemas_is_read_as_messages(self, tmp_path: Path, scheme: str) -> None:
+        row = messages(("user", "A\n\nB"), ("assistant", "C"), context="c", instruction="i", response="r")
+        assert read_rows(tmp_path, scheme, [row]) == [sample("A", "B", "C")]
+
+    def test_lines_of_both_schemas_may_mix(self, tmp_path: Path) -> None:
+        rows = [messages(("user", "A\n\nB"), ("assistant", "C")), {"context": "D", "instruction": "E", "response": "F"}]
+        assert read_rows(tmp_path, "jsonl", rows) == [sample("A", "B", "C"), sample("D", "E", "F")]
+
+    def test_a_parquet_file_of_neither_schema_lists_its_columns(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"'prompt', 'response'; .*`messages`.*`context`, `instruction`") as raised:
+            read_rows(tmp_path, "parquet", [{"prompt": "a", "response": "b"}])
+        assert not isinstance(raised.value, CorruptShardError)
+
+    @pytest.mark.parametrize(
+        "column",
+        [
+            {"messages": "[]"},
+            {"messages": ["user: hello"]},
+            {"messages": [{"from": "human", "value": "hello"}]},
+            {"messages": [{"role": "user", "content": ["hello"]}]},
+            {"context": "a", "instruction": "b", "response": 1},
+        ],
+    )
+    def test_a_parquet_column_of_another_type_is_named(self, tmp_path: Path, column: Row) -> None:
+        with pytest.raises(ValueError, match=r"a\.parquet: column '(messages|response)' holds (string|list|int64)"):
+            read_rows(tmp_path, "parquet", [column])
+
+    def test_messages_of_every_parquet_layout(self, tmp_path: Path) -> None:
+        struct = pa.struct(
+            {"content": pa.large_string(), "role": pa.dictionary(pa.int8(), pa.string()), "n": pa.int8()}
+        )
+        row = [{"content": "grün\n\nWhich?", "role": "user", "n": 1}, {"content": "Both.", "role": "assistant"}]
+        column = pa.array([row, None, row[:1]], pa.large_list(struct))
+        pq.write_table(pa.table({"messages": column}), tmp_path / "a.parquet")
+        assert [(read.context, read.set_aside_reason) for read in only_shard(f"parquet:{tmp_path}")] == [
+            ("grün", None),
+            ("", "no_user_turn"),
+            ("", "no_assistant_turn"),
+        ]
+
+    def test_order_is_kept_over_batches(self, tmp_path: Path) -> None:
+        numbers = [str(number) for number in range(2 * BATCH_ROWS + 3)]
+        rows = [messages(*[("user", "A\n\nB"), ("assistant", number)] * 2) for number in numbers]
+        assert [read.response for read in read_rows(tmp_path, "parquet", rows)] == numbers
+
+
+USER, ASSISTANT = ("user", "One.\n\nWhich?"), ("assistant", "Both.")
+
+
+class TestSetAside:
+    @every_format
+    @pytest.mark.parametrize(
+        ("turns", "reason", "detail"),
+        [
+            ([], "no_user_turn", "the roles are: none"),
+            ([("system", "Be brief."), ASSISTANT], "no_user_turn", "the roles are: 'system, assistant'"),
+            ([USER], "no_assistant_turn", "the roles are: 'user'"),
+            ([USER, (None, "Both.")], "missing_role", "message 2 has no role"),
+            ([USER, ("", "Both.")], "missing_role", "message 2 has no role"),
+            ([("human", "Which?"), ASSISTANT], "unknown_role", "message 1 has the role 'human'"),
+            ([USER, ("system", "Now."), ASSISTANT], "unknown_role", "message 2 has the role 'system'"),
+            ([USER, ("r" * 99, "x")], "unknown_role", f"message 2 has the role '{'r' * 80}…'"),
+            (
+                [ASSISTANT, USER, ASSISTANT],
+                "roles_do_not_alternate",
+                "message 1 is the assistant's, before any user's",
+            ),
+            ([USER, USER, ASSISTANT], "roles_do_not_alternate", "messages 1 and 2 are both the user's"),
+            (
+                [("system", ""), USER, ASSISTANT, ASSISTANT],
+                "roles_do_not_alternate",
+                "messages 3 and 4 are both the assistant's",
+            ),
+            ([("user", " \n"), ASSISTANT], "empty_instruction", "the instruction holds no text"),
+            ([("user", None), ASSISTANT], "empty_instruction", "the instruction holds no text"),
+            ([USER, ("assistant", " \t\n")], "empty_response", "the response holds no text"),
+            ([USER, ("assistant", None)], "empty_response", "the response holds no text"),
+        ],
+    )
+    def test_messages(
+        self, tmp_path: Path, scheme: str, turns: list[tuple[Any, Any]], reason: str, detail: str
+    ) -> None:
+        # A whole sample beside it gives Parquet the column's type.
+        rows = [messages(*turns, id="odd"), messages(USER, ASSISTANT, id="whole")]
+        assert read_rows(tmp_path, scheme, rows) == [
+            set_aside(reason, detail, "odd"),
+            sample("One.", "Which?", "Both.", source_id="whole"),
+        ]
+
+    @every_format
+    @pytest.mark.parametrize("part", ["instruction", "response"])
+    @pytest.mark.parametrize("text", ["", " \n", None])
+    def test_an_empty_part(self, tmp_path: Path, scheme: str, part: str, text: str | None) -> None:
+        row = {"context": "c", "instruction": "i", "response": "r"} | {part: text}
+        assert read_rows(tmp_path, scheme, [row]) == [set_aside(f"empty_{part}", f"the {part} holds no text")]
+
+    @pytest.mark.parametrize(
+        ("row", "reason", "detail"),
+        [
+            ({"messages": "hello"}, "malformed_messages", "`messages` holds str, not a list"),
+            ({"messages": ["hello"]}, "malformed_messages", "message 1 is no object but str"),
+            ({"messages": None}, "no_user_turn", "the roles are: none"),
+            ({"messages": [{"content": "x"}]}, "missing_role", "message 1 has no role"),
+            (messages((1, "x")), "unknown_role", "message 1 has the role '1'"),
+            (
+                messages(("user", [{"type": "text", "text": "x"}]), ASSISTANT),
+                "content_not_text",
+                "message 1 (user) holds list, not text",
+            ),
+            (messages(USER, ("assistant", 1)), "content_not_text", "message 2 (assistant) holds int, not text"),
+            (
+                {"context": {}, "instruction": "i", "response": "r"},
+                "content_not_text",
+                "the context holds dict, not text",
+            ),
+            (messages(USER, ("assistant", "\ud800")), "not_utf8", "message 2 (assistant) is not UTF-8"),
+            ({"context": "\ud800", "instruction": "i", "response": "r"}, "not_utf8", "the context is not UTF-8"),
+        ],
+    )
+    def test_what_only_json_can_hold(self, tmp_path: Path, row: Row, reason: str, detail: str) -> None:
+        assert read_rows(tmp_path, "jsonl", [row]) == [set_aside(reason, detail)]
+
+    def test_a_line_that_is_not_utf8(self, tmp_path: Path) -> None:
+        good = b'{"context": "c", "instruction": "i", "response": "r"}\n'
+        (tmp_path / "a.jsonl").write_bytes(good + good.replace(b"c", b"\xe9") + good)
+        assert only_shard(f"jsonl:{tmp_path}") == [
+            sample("c", "i", "r"),
+            set_aside("not_utf8", "line 2 is not UTF-8"),
+            sample("c", "i", "r"),
+        ]
+
+    def test_parquet_text_that_is_not_utf8(self, tmp_path: Path) -> None:
+        struct = pa.struct({"role": pa.string(), "content": pa.binary()})
+        row = [{"role": "user", "content": b"caf\xe9"}, {"role": "assistant", "content": b"Both."}]
+        pq.write_table(pa.table({"messages": pa.array([row], pa.list_(struct))}), tmp_path / "a.parquet")
+        assert only_shard(f"parquet:{tmp_path}") == [set_aside("not_utf8", "message 1 (user) is not UTF-8")]
+
+    def test_content_that_is_not_read_sets_nothing_aside(self, tmp_path: Path) -> None:
+        row = messages(("system", 1), USER, ASSISTANT, ("user", ["x"]))
+        assert read_rows(tmp_path, "jsonl", [row]) == [sample("One.", "Which?", "Both.")]
+
+
+class TestCorruptShards:
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            (b'{"messages": []}\n\n{"messages"\n', "line 3 is not JSON"),
+            (b"[]\n", "line 1 is not a JSON object but list"),
+            (b'{"prompt": "a", "response": "b"}\n', "line 1 has 'prompt', 'response'; samples have `messages`"),
+            (b"{}\n", "line 1 has none; samples have `messages`"),
+        ],
+    )
+    def test_a_bad_line_is_named(self, tmp_path: Path, content: bytes, reason: str) -> None:
+        (tmp_path / "a.jsonl").write_bytes(content)
+        with pytest.raises(CorruptShardError, match=reason) as raised:
+            only_shard(f"jsonl:{tmp_path}")
+        assert raised.value.path == str(tmp_path / "a.jsonl")
+
+    @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.parquet"])
+    def test_a_broken_file_is_named(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).write_bytes(gzip.compress(b'{"messages": []}\n' * 999)[:-12])
+        with pytest.raises(CorruptShardError, match=name):
+            only_shard(f"{'jsonl' if 'jsonl' in name else 'parquet'}:{tmp_path}")
+
+
+# What any text may be that UTF-8 can hold: NUL, line separators, astral planes.
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+responses = texts.filter(str.strip)
+# The last paragraph of a message, which is what its instruction can be.
+instructions = texts.map(str.strip).filter(lambda text: text and "\n\n" not in text)
+samples = st.lists(st.tuples(texts, instructions, responses, texts.filter(bool)), min_size=1, max_size=4)
+
+
+class TestRoundTrip:
+    @every_format
+    @settings(deadline=None)  # files are written, on machines of any load
+    @given(written=samples)
+    def test_messages(self, scheme: str, written: list[tuple[str, str, str, str]]) -> None:
+        rows = [
+            messages(("user", f"{context}\n\n{instruction}"), ("assistant", response), id=source_id)
+            for context, instruction, response, source_id in written
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            assert read_rows(Path(folder), scheme, rows) == [as_sample(*parts) for parts in written]
+
+    @every_format
+    @settings(deadline=None)
+    @given(written=samples)
+    def test_explicit(self, scheme: str, written: list[tuple[str, str, str, str]]) -> None:
+        names = ("context", "instruction", "response", "id")
+        rows = [dict(zip(names, parts, strict=True)) for parts in written]
+        with tempfile.TemporaryDirectory() as folder:
+            assert read_rows(Path(folder), scheme, rows) == [as_sample(*parts) for parts in written]
+
+    @settings(deadline=None)
+    @given(written=samples, ensure_ascii=st.booleans(), zipped=st.booleans())
+    def test_every_spelling_of_json(
+        self, written: list[tuple[str, str, str, str]], ensure_ascii: bool, zipped: bool
+    ) -> None:
+        names = ("context", "instruction", "response", "id")
+        rows = [dict(zip(names, parts, strict=True)) for parts in written]
+        lines = "".join(json.dumps(row, ensure_ascii=ensure_ascii) + "\n" for row in rows).encode()
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "a.jsonl").write_bytes(gzip.compress(lines) if zipped else lines)
+            assert only_shard(f"jsonl:{folder}") == [as_sample(*parts) for parts in written]
+
+
+def as_sample(context: str, instruction: str, response: str, source_id: str) -> SourceSample:
+    return sample(context, instruction, response, source_id=source_id)
