@@ -79,7 +79,7 @@ class Settings(dg.ConfigurableResource):
 
     chunk_tokens: int = Field(default=128, ge=8, le=8192, description="[?] Longest retrieval chunk, in scorer tokens.")
     roots_per_shard: int = Field(
-        default=20, ge=0, description="Root documents sampled per shard, by hash; 0 takes every eligible document."
+        default=22, ge=0, description="Root documents sampled per shard, by hash; 0 takes every eligible document."
     )
     root_tokens_min: int = Field(default=128, ge=1, description="[?] Shortest root, in scorer tokens.")
     root_tokens_max: int = Field(
@@ -138,7 +138,7 @@ class Settings(dg.ConfigurableResource):
     max_chunk_uses: int = Field(
         default=8, ge=0, description="Roots of one shard that may keep the same chunk, strongest first; 0: no cap."
     )
-    sequence_tokens: int = Field(default=2048, ge=16, description="L: tokens in a packed sequence, exactly.")
+    sequence_tokens: int = Field(default=1536, ge=16, description="L: tokens in a packed sequence, exactly.")
 
     instructions: str = Field(
         default="python-docs-questions:",
