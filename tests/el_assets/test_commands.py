@@ -46,7 +46,6 @@ class TestCommandLine:
             ([], "the following arguments are required: command"),
             (["walk"], "invalid choice: 'walk'"),
             (["run", "--alpha", "2"], "unrecognized arguments: --alpha 2"),
-            (["run", "--select", "quest"], "invalid choice: 'quest'"),
         ],
     )
     def test_unknown_words_are_refused(
@@ -184,7 +183,7 @@ def test_runs_of_lost_processes_are_failed_and_give_their_place_back(instance: d
 class TestSummary:
     @pytest.fixture
     def settings(self, tmp_path: Path) -> Settings:
-        return Settings.load({}, store=str(tmp_path / "store"), sequence_tokens=100)
+        return Settings.load({}, store=str(tmp_path / "store"), root_tokens_min=50, sequence_tokens=100)
 
     def write(
         self, settings: Settings, asset: str, shard: str, frame: pl.DataFrame | None = None, **facts: object

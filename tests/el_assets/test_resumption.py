@@ -58,6 +58,8 @@ def command(home: Path, *arguments: str, store: str) -> subprocess.Popen[str]:
             "-m",
             "el_assets",
             "run",
+            "--select",
+            "index,entropylong",
             "--corpus",
             f"jsonl:{home / 'corpus'}",
             "--store",
