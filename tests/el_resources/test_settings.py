@@ -110,7 +110,11 @@ def test_the_launchpad_changes_one_value_and_keeps_the_bounds() -> None:
             "resources": {"settings": {"config": {"epsilon": epsilon}}},
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         }
-        return dg.materialize([reader], resources=resources, run_config=config, raise_on_error=False).success
+        with dg.DagsterInstance.ephemeral() as instance:
+            done = dg.materialize(
+                [reader], instance=instance, resources=resources, run_config=config, raise_on_error=False
+            )
+        return done.success
 
     assert launch(0.31)
     assert (seen[0].alpha, seen[0].epsilon) == (1.25, 0.31)
