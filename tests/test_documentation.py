@@ -1,0 +1,24 @@
+"""What the documents promise about settings and modules exists."""
+
+import re
+from pathlib import Path
+
+from el_resources.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_setting_stands_in_the_example_with_its_default() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    found = dict(re.fullmatch(r"# EL_(\w+)=(.*)", line).groups() for line in lines if line.startswith("# EL_"))  # type: ignore[union-attr]
+    assert {name.lower() for name in found} == set(Settings.model_fields)
+    for name, text in found.items():
+        value = Settings.model_fields[name.lower()].default
+        shown = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value
+        assert text == ('"\\n\\n"' if value == "\n\n" else str(shown)), name
+
+
+def test_every_link_of_the_readme_leads_to_a_file() -> None:
+    links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", (ROOT / "README.md").read_text())
+    assert len(links) > 5
+    assert [link for link in links if not (ROOT / link).exists()] == []
