@@ -80,7 +80,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def test_after_a_kill_only_what_is_missing_is_made(home: Path) -> None:
+def test_after_a_kill_only_what_is_missing_is_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = command(home, store="killed")
     tables = ShardTables(str(home / "killed"))
     deadline = time.monotonic() + 240
@@ -111,6 +111,7 @@ def test_after_a_kill_only_what_is_missing_is_made(home: Path) -> None:
             assert_frame_equal(tables.read(asset, shard), undisturbed.read(asset, shard), abs_tol=1e-4, rel_tol=0)
     assert sum(undisturbed.read("packed_sequences", shard).height for shard in SHARDS) > 0
 
+    monkeypatch.chdir(home)  # which the paths in dagster.yaml are relative to
     with dg.DagsterInstance.from_config(str(home)) as instance:
         killed = [run for run in instance.get_runs() if run.tags.get(PROCESS_TAG, "").endswith(f":{process.pid}")]
         assert dg.DagsterRunStatus.FAILURE in {run.status for run in killed}, "a lost run is closed, not left running"
