@@ -7,21 +7,29 @@ from el_resources.settings import Settings
 from el_resources.text_encoder import encoder_fingerprint
 
 
-@dg.observable_source_asset(group_name="models", name="long_model")
+@dg.observable_source_asset(
+    group_name="models",
+    description="The causal language model that scores the corpus (`EL_LONG_MODEL`): a name, a folder or a hub id.",
+)
 def long_model(settings: Settings) -> dg.ObserveResult:
-    """The causal language model that scores the corpus (`EL_LONG_MODEL`): a name, a folder or a hub id."""
+    """Observe the fingerprint of the weights."""
     return _observed(ModelChoice.long(settings))
 
 
-@dg.observable_source_asset(group_name="models", name="short_model")
+@dg.observable_source_asset(
+    group_name="models",
+    description="The short-window sibling of `long_model` (`EL_SHORT_MODEL`): same tokenizer and architecture.",
+)
 def short_model(settings: Settings) -> dg.ObserveResult:
-    """The short-window sibling of `long_model` (`EL_SHORT_MODEL`): same tokenizer and architecture."""
+    """Observe the fingerprint of the weights."""
     return _observed(ModelChoice.short(settings))
 
 
-@dg.observable_source_asset(group_name="models", name="text_encoder")
+@dg.observable_source_asset(
+    group_name="models", description="The encoder whose vectors candidates are retrieved by (`EL_ENCODER`)."
+)
 def text_encoder(settings: Settings) -> dg.ObserveResult:
-    """The encoder whose vectors candidates are retrieved by (`EL_ENCODER`)."""
+    """Observe the fingerprint of its files."""
     fingerprint = encoder_fingerprint(settings.encoder)
     return dg.ObserveResult(
         data_version=dg.DataVersion(fingerprint), metadata={"name": settings.encoder, "fingerprint": fingerprint}
