@@ -1,7 +1,7 @@
 """Entropy, negative log-likelihood and segment attention of token sequences under a causal language model."""
 
-from el_resources.scoring.attention import SegmentScores
 from el_resources.scoring.batching import input_lengths
 from el_resources.scoring.engine import ScoringEngine, TokenScores
+from el_resources.scoring.segment_mass import SegmentScores
 
 __all__ = ["ScoringEngine", "SegmentScores", "TokenScores", "input_lengths"]

@@ -1,190 +1,221 @@
-"""Attention mass of a sequence's last rows on segments of it, without a matrix of inputs × inputs.
+"""Attention over packed sequences: many sequences in one row of inputs, none of which sees another.
 
-Shapes: N inputs (BOS first), H query heads, K key heads, E width of a head, r rows of a chunk, M inputs up to its end,
-S segments.
+Shapes: T inputs of a batch, H query heads, K key heads, E width of a head, P pieces, J keys of all pieces.
 
-Alignment. Columns of attention are inputs, and rows predict. With BOS in front, token t is input t + 1, and the row
-that predicts token t, and so explains it, is row t, which reads token t - 1 (see engine.py). For a response a … b-1:
+A batch is one row of T inputs, cut into pieces. A piece is a sequence, or what follows a beginning that several
+sequences share; that beginning is then a piece of its own, computed once, and its keys stand before those of every
+piece that follows it:
 
-    input               0    1    2  …   a        a+1 …  b-1       N = b inputs are read
-    reads              BOS  x_0  x_1 …  x_{a-1}  x_a  …  x_{b-2}
-    predicts           x_0  x_1  x_2 …  x_a      x_{a+1} … x_{b-1}
-    is a wanted row                      *        *   …   *        the last b - a rows
+    inputs    | BOS C sep | root A | root B | BOS sequence D |
+    pieces         0          1        2            3
+    keys of 1: piece 0, piece 1        keys of 2: piece 0, piece 2        keys of 3: piece 3
 
-A segment of tokens s … e-1 is columns s+1 … e.
+Rows of a piece see all keys of the shared beginning and, causally, those of the piece itself; where a layer has a
+sliding window, as far back as it reaches. Exact: sharing changes nothing but the order of sums.
 
-Algorithm: while `watch_attention` is open, the model's layers call `_watched_sdpa`, which shows their queries, keys and
-mask to a watcher and returns what SDPA returns. The watcher computes softmax(q·Kᵀ·scale) for the wanted rows only, in
-fp32, a bounded chunk of rows at a time, and averages it over heads, rows and layers. What is left is one number for
-each input; the mass of a segment is a sum of those.
-Guarantees: exact but for rounding, whatever the weights' dtype. Sliding-window and chunked layers keep their masks. A
-model whose attention does what SDPA does not (capped scores, sinks, biases), or some of whose layers are not watched,
-is refused. The model, and every other one, is left as it was found, after an error too; two threads must not share one.
-Costs: 2 × rows × N × H × E operations a layer beside the forward; memory of a chunk's weights, twice, and of a layer's
-keys in fp32. A layer with a sliding window shorter than N has a boolean mask of N × N, as in any SDPA forward.
+Algorithm: `packed_attention` is registered with transformers' attention interface and finds the batch's layout in a
+context variable. On a GPU in half precision it is one call of torch's variable-length flash attention; elsewhere one
+call of SDPA for each piece. Nothing is padded, and no mask of T × T exists.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
-# Attention weights alive at once: what suits a CPU's caches, and 256 MiB on a GPU.
-CPU_WEIGHTS, CUDA_WEIGHTS = 2**20, 2**26
+if TYPE_CHECKING:
+    from el_resources.scoring.segment_mass import AttentionWatcher
 
-# In transformers' registries for the life of the process; no model refers to it but while a watch is open.
-_NAME = "watched_sdpa"
+# In transformers' registries for the life of the process; no model refers to it but while one is read.
+PACKED = "packed_sequences"
 
-# What some models ask of their attention. SDPA does not do it, and transformers' wrapper may not say so.
-_BEYOND_SDPA = {"softcap": "capped scores", "s_aux": "attention sinks", "position_bias": "position biases"}
+# What some models ask of their attention that is not done here.
+_BEYOND = {"softcap": "capped scores", "s_aux": "attention sinks", "position_bias": "position biases"}
 
-Span = tuple[int, int]
+_HALF = (torch.float16, torch.bfloat16)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentScores:
-    """Where the prediction of a response looks, and how well it predicts.
+@dataclass(frozen=True)
+class Piece:
+    """Inputs [start, end) of a batch, behind the shared inputs [shared_start, shared_end)."""
 
-    Attributes:
-        segment_attention: mass on each segment, mean over layers, heads and response rows; in the order of the request.
-        rest_attention: the same for all that lies on no segment (BOS, instruction, response). Everything sums to 1.
-        nll_nats: of each response token, from the same pass.
-    """
+    start: int
+    end: int
+    shared_start: int = 0
+    shared_end: int = 0
 
-    segment_attention: NDArray[np.float32]
-    rest_attention: float
-    nll_nats: NDArray[np.float32]
+    @property
+    def n_shared(self) -> int:
+        return self.shared_end - self.shared_start
+
+    @property
+    def n_keys(self) -> int:
+        return self.n_shared + self.end - self.start
 
 
 @dataclass(kw_only=True)
-class AttentionWatcher:
-    """Collects how much of the attention of one sequence's last `n_rows` rows lies on each input."""
+class Layout:
+    """The pieces of a batch, as the attention of every layer needs them.
 
-    n_rows: int
-    max_weights: int
-    layers_N: list[Tensor] = field(default_factory=list)
+    Attributes:
+        cu_queries_P1, cu_keys_P1: where each piece's queries and keys start, and the end.
+        keys_J: the input that each key comes from; None where every piece has only its own.
+        watcher: sees the queries and keys of every layer.
+    """
 
-    def add_layer(self, query_1HNE: Tensor, key_1KNE: Tensor, mask: Tensor | None, scaling: float | None) -> None:
-        """Keep one layer's mean over heads and wanted rows."""
-        (n_sequences, n_heads, n_inputs, width), n_key_heads = query_1HNE.shape, key_1KNE.shape[1]
-        assert n_sequences == 1 and n_inputs == key_1KNE.shape[2] >= self.n_rows, "one sequence, without a cache"
-        if mask is not None and mask.dtype != torch.bool:
-            raise ValueError("attention with biases cannot be watched; use a model with rotary or learned positions")
-        key_KNE = key_1KNE[0].float()
-        mass_N = torch.zeros(n_inputs, dtype=torch.float64, device=query_1HNE.device)
-        chunk = max(1, self.max_weights // (n_heads * n_inputs))
-        for start in range(n_inputs - self.n_rows, n_inputs, chunk):
-            end = min(start + chunk, n_inputs)  # inputs behind it are seen by no row of the chunk
-            query_HrE = query_1HNE[0, :, start:end].float() * (width**-0.5 if scaling is None else scaling)
-            # Neighbouring query heads share a key head: H × r is K × (heads that share it × r).
-            weights_HrM = (query_HrE.reshape(n_key_heads, -1, width) @ key_KNE[:, :end].mT).view(n_heads, -1, end)
-            weights_HrM.masked_fill_(~_visible(mask, start, end, weights_HrM.device), -torch.inf)
-            mass_N[:end] += weights_HrM.softmax(dim=-1).sum(dim=(0, 1))
-        self.layers_N.append(mass_N / (n_heads * self.n_rows))
+    pieces: Sequence[Piece]
+    cu_queries_P1: Tensor
+    cu_keys_P1: Tensor
+    max_queries: int
+    max_keys: int
+    keys_J: Tensor | None
+    watcher: "AttentionWatcher | None" = None
+    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
 
-    def mass(self) -> NDArray[np.float64]:
-        """The mass on each input; sums to 1."""
-        mass_N: NDArray[np.float64] = torch.stack(self.layers_N).mean(dim=0).cpu().numpy()
-        return mass_N
+    @classmethod
+    def of(cls, pieces: Sequence[Piece], device: torch.device, watcher: "AttentionWatcher | None" = None) -> "Layout":
+        n_queries = [piece.end - piece.start for piece in pieces]
+        n_keys = [piece.n_keys for piece in pieces]
+        keys_J = None
+        if n_keys != n_queries:
+            spans = [span for p in pieces for span in ((p.shared_start, p.shared_end), (p.start, p.end))]
+            keys_J = to_device(np.concatenate([np.arange(*span) for span in spans]), device)
+        return cls(
+            pieces=pieces,
+            cu_queries_P1=to_device(np.cumsum([0, *n_queries], dtype=np.int32), device),
+            cu_keys_P1=to_device(np.cumsum([0, *n_keys], dtype=np.int32), device),
+            max_queries=max(n_queries),
+            max_keys=max(n_keys),
+            keys_J=keys_J,
+            watcher=watcher,
+        )
 
 
-_watcher: ContextVar[AttentionWatcher | None] = ContextVar("_watcher", default=None)
+def to_device(values: "np.ndarray[Any, Any]", device: torch.device) -> Tensor:
+    """An array on the device; the copy to a GPU does not wait for what the GPU is doing."""
+    tensor = torch.from_numpy(values)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+_layout: ContextVar[Layout | None] = ContextVar("_layout", default=None)
 
 
 @contextmanager
-def watch_attention(model: Any, n_rows: int, max_weights: int | None = None) -> Iterator[AttentionWatcher]:
-    """Watch one forward of one sequence, without a cache, through a model or its body.
-
-    Args:
-        model: a transformers model. Watches may nest, also of the same model; a forward belongs to the innermost.
-        n_rows: how many of the last rows are wanted.
-        max_weights: attention weights alive at once; a default for the device if None.
-
-    Raises:
-        ValueError: the model's attention cannot be watched as a whole.
-    """
+def reading(model: Any, layout: Layout) -> Iterator[None]:
+    """Let a model's forwards attend by this layout; it is left as it was found, after an error too."""
     config = model.config.get_text_config()
-    watcher = AttentionWatcher(
-        n_rows=n_rows, max_weights=max_weights or (CPU_WEIGHTS if model.device.type == "cpu" else CUDA_WEIGHTS)
-    )
     before = config._attn_implementation
-    token = _watcher.set(watcher)
-    config._attn_implementation = _NAME
+    token = _layout.set(layout)
+    config._attn_implementation = PACKED
     try:
-        yield watcher
+        yield
     finally:
         config._attn_implementation = before
-        _watcher.reset(token)
-    if len(watcher.layers_N) != config.num_hidden_layers:
-        raise ValueError(
-            f"{len(watcher.layers_N)} of the {config.num_hidden_layers} layers of {type(model).__name__} attend "
-            "through transformers' attention interface; segment attention needs a model in which all do"
-        )
+        _layout.reset(token)
 
 
-def segment_masses(mass_N: NDArray[np.float64], segments: Sequence[Span]) -> tuple[NDArray[np.float32], float]:
-    """The mass on each segment, and on what lies on none; segments are positions of the sequence behind BOS."""
-    masses_S = np.array([mass_N[start + 1 : end + 1].sum() for start, end in segments], dtype=np.float64)
-    free_N = np.ones(len(mass_N), dtype=bool)
-    for start, end in segments:
-        free_N[start + 1 : end + 1] = False
-    return masses_S.astype(np.float32), float(mass_N[free_N].sum())
-
-
-def check_spans(sequences: Sequence[Any], segments: Sequence[Sequence[Span]], responses: Sequence[Span]) -> None:
-    """Refuse responses that are empty or not there, and segments that overlap or reach into the response."""
-    if not len(sequences) == len(segments) == len(responses):
-        raise ValueError(
-            f"{len(segments)} lists of segments and {len(responses)} responses for {len(sequences)} sequences; "
-            "give one of each for each"
-        )
-    for index, sequence in enumerate(sequences):
-        _check_span(responses[index], len(sequence), f"the response of sequence {index}")
-        for span in segments[index]:
-            _check_span(span, responses[index][0], f"a segment before the response of sequence {index}")
-        for one, other in pairwise(sorted(segments[index])):
-            if one[1] > other[0]:
-                raise ValueError(
-                    f"the segments {[*one]} and {[*other]} of sequence {index} overlap; give disjoint ones"
-                )
-
-
-def _check_span(span: Span, limit: int, name: str) -> None:
-    start, end = span
-    if not 0 <= start < end <= limit:
-        raise ValueError(f"{name} is empty or out of range: [{start}, {end}); give 0 <= start < end <= {limit}")
-
-
-def _watched_sdpa(
+@torch.compiler.disable
+def packed_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """What transformers' SDPA gives, shown to the watcher. Shapes as there: 1 × heads × N × E."""
-    for option, what in _BEYOND_SDPA.items():
+    """Attention of one layer over a packed batch; arguments and result as transformers' interface has them.
+
+    Raises:
+        ValueError: the layer asks for what is not done here.
+    """
+    for option, what in _BEYOND.items():
         if options.get(option) is not None:
-            raise ValueError(f"attention with {what} cannot be watched; segment attention needs a model without")
-    watcher = _watcher.get()
-    if watcher is not None:
-        watcher.add_layer(query, key, attention_mask, options.get("scaling"))
-    output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+            raise ValueError(f"its attention has {what}")
+    layout = _layout.get()
+    assert layout is not None and query.shape[0] == 1, "the model is read inside `reading`, one row at a time"
+    scale, window = options.get("scaling"), options.get("sliding_window")
+    if layout.watcher is not None:
+        layout.watcher.add_layer(query[0], key[0], window=window, scale=scale)
+    attend = _varlen if query.is_cuda and query.dtype in _HALF else _piece_by_piece
+    return attend(layout, query[0], key[0], value[0], scale, window)[None], None
+
+
+def _varlen(
+    layout: Layout, query_HTE: Tensor, key_KTE: Tensor, value_KTE: Tensor, scale: float | None, window: int | None
+) -> Tensor:
+    """One flash attention kernel for all pieces: T × H × E."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    key_JKE, value_JKE = key_KTE.transpose(0, 1), value_KTE.transpose(0, 1)
+    if layout.keys_J is not None:
+        key_JKE, value_JKE = key_JKE[layout.keys_J], value_JKE[layout.keys_J]
+    # Rows align with keys at the bottom right: the last row of a piece sees all of its keys.
+    output = varlen_attn(
+        query_HTE.transpose(0, 1),
+        key_JKE,
+        value_JKE,
+        layout.cu_queries_P1,
+        layout.cu_keys_P1,
+        layout.max_queries,
+        layout.max_keys,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query_HTE.shape[0] != key_KTE.shape[0],
+    )
+    assert isinstance(output, Tensor), "no auxiliary output was asked for"
     return output
 
 
-def _visible(mask: Tensor | None, start: int, end: int, device: torch.device) -> Tensor:
-    """Which of the inputs before `end` the rows from `start` on may see; without a mask, those up to themselves."""
-    if mask is not None:
-        return mask[0, :, start:end, :end]
-    return torch.arange(end, device=device) <= torch.arange(start, end, device=device)[:, None]
+def _piece_by_piece(
+    layout: Layout, query_HTE: Tensor, key_KTE: Tensor, value_KTE: Tensor, scale: float | None, window: int | None
+) -> Tensor:
+    """SDPA for each piece: T × H × E."""
+    n_heads, n_inputs, _ = query_HTE.shape
+    output_THE = query_HTE.new_empty(n_inputs, n_heads, value_KTE.shape[2])
+    for piece in layout.pieces:
+        own, shared = slice(piece.start, piece.end), slice(piece.shared_start, piece.shared_end)
+        keys, values = (
+            torch.cat([heads[:, shared], heads[:, own]], dim=1) if piece.n_shared else heads[:, own]
+            for heads in (key_KTE, value_KTE)
+        )
+        mask = _mask(layout, piece, window, query_HTE.device)
+        attended = scaled_dot_product_attention(
+            query_HTE[None, :, own],
+            keys[None],
+            values[None],
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scale,
+            enable_gqa=n_heads != keys.shape[0],
+        )
+        output_THE[own] = attended[0].transpose(0, 1)
+    return output_THE
 
 
-AttentionInterface.register(_NAME, _watched_sdpa)
-AttentionMaskInterface.register(_NAME, sdpa_mask)
+def _mask(layout: Layout, piece: Piece, window: int | None, device: torch.device) -> Tensor | None:
+    """What the rows of a piece see of its keys; None where that is all up to themselves."""
+    n_queries, n_keys = piece.end - piece.start, piece.n_keys
+    if not piece.n_shared and (window is None or n_keys <= window):
+        return None
+    shape = (n_queries, n_keys, window)
+    if shape not in layout.masks:
+        layout.masks[shape] = visible(piece.n_shared, n_keys, 0, n_keys, window, device)
+    return layout.masks[shape]
+
+
+def visible(start: int, end: int, first: int, last: int, window: int | None, device: torch.device) -> Tensor:
+    """Which of the keys first … last-1 the rows start … end-1 see, all counted from a sequence's beginning."""
+    rows, keys = torch.arange(start, end, device=device)[:, None], torch.arange(first, last, device=device)
+    seen = keys <= rows
+    return seen if window is None else seen & (keys > rows - window)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """The layout stands in for a mask."""
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, _no_mask)

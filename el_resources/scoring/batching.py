@@ -1,29 +1,39 @@
 """Which inputs a model has to read, and which of them it reads together.
 
-Shapes: B sequences of a batch, N inputs of the longest of them, R wanted rows of a batch.
+Shapes: T inputs of a packed batch, R wanted rows of it.
 
-Algorithm: a sequence is cut behind its last wanted position. Longest first, sequences fill batches whose padded size
-(sequences × longest) stays within a budget of tokens; a sequence that is longer than the budget goes alone.
-Guarantees: every sequence that has inputs is in exactly one batch; the plan depends on the lengths alone and repeats.
-Costs: neighbours in a sorted order differ little in length, so that padding is a few percent of a batch.
+Algorithm: a sequence is cut behind its last wanted position. Sequences that say that they share their first tokens
+with others, and are not asked for scores there, form a family: the beginning is read once, and each sequence's own
+inputs follow it (attention.py). Most inputs first, families fill batches up to a budget of inputs, without padding; a
+family is cut where it exceeds the budget, and a sequence that exceeds it alone goes alone.
+Guarantees: every sequence that has inputs is in exactly one batch; the plan depends on the request alone and repeats.
+Costs: a sequence of a family reads one input twice, the last of the shared ones, which predicts its own first token.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from el_resources.scoring.attention import Piece
+
 IntArray = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest:
-    """The positions of one sequence whose predictions are wanted."""
+    """The positions of one sequence whose predictions are wanted.
+
+    Attributes:
+        n_common: how many of its first tokens other sequences may have in common with it.
+    """
 
     token_ids: IntArray
     positions: IntArray
+    n_common: int = 0
 
     @property
     def n_inputs(self) -> int:
@@ -35,55 +45,132 @@ class ScoreRequest:
         """Inputs of the whole sequence, BOS included, wherever it is cut."""
         return 1 + len(self.token_ids)
 
+    def inputs(self, bos_id: int) -> IntArray:
+        """BOS and the tokens that are read."""
+        return np.concatenate([[bos_id], self.token_ids[: self.n_inputs - 1]])
+
+    def beginning(self) -> bytes | None:
+        """What another sequence must share to be of this one's family; None if none can be."""
+        if not self.n_common or not len(self.positions) or self.positions.min() < self.n_common:
+            return None
+        return self.token_ids[: self.n_common].astype(np.int64).tobytes()
+
 
 @dataclass(frozen=True, kw_only=True)
-class PaddedBatch:
-    """Requests as one rectangle of inputs, padded on the right, and the rows of it that are wanted."""
+class Family:
+    """Requests read together, and how many of their first inputs are read once for all of them."""
 
-    inputs_BN: NDArray[np.int64]
-    rows_R: NDArray[np.int64]  # of the rectangle, flattened
-    targets_R: NDArray[np.int64]  # the token that each row is to predict
+    members: tuple[int, ...]
+    n_shared: int
+    n_inputs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """Families as one row of inputs.
+
+    Attributes:
+        inputs_T, places_T: what is read, and its place in its sequence.
+        rows_R: inputs whose predictions are wanted, by request and in the order of its positions.
+        targets_R: the token that each of these rows is to predict.
+    """
+
+    pieces: tuple[Piece, ...]
+    inputs_T: NDArray[np.int64]
+    places_T: NDArray[np.int64]
+    rows_R: NDArray[np.int64]
+    targets_R: NDArray[np.int64]
 
 
 def input_lengths(sequences: Sequence[IntArray], positions: Sequence[IntArray] | None = None) -> NDArray[np.int64]:
-    """Tokens that scoring puts through the model for each sequence, BOS included: the cost of a call, before it."""
+    """Inputs of each sequence up to its last wanted position, BOS included: what scoring costs where nothing is
+    shared, and what progress is counted in."""
     if positions is None:
         return np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     return np.array([int(wanted.max()) + 1 if len(wanted) else 0 for wanted in positions], dtype=np.int64)
 
 
-def plan_batches(lengths: Sequence[int], max_batch_tokens: int, kinds: Sequence[int] | None = None) -> list[list[int]]:
-    """Indices of the lengths above zero, longest first, in batches of at most `max_batch_tokens` with their padding.
+def plan_batches(
+    requests: Sequence[ScoreRequest], kinds: Sequence[int], max_inputs: int, wanted: Iterable[int] | None = None
+) -> list[list[Family]]:
+    """Batches of families, at most `max_inputs` inputs each, most inputs first.
 
-    Where kinds are given, a batch holds one kind, and the highest comes first.
+    Args:
+        kinds: sequences of different kinds are not read together; the highest kind comes first.
+        wanted: which of the requests; all by default.
     """
-    kind_of = [0] * len(lengths) if kinds is None else kinds
-    wanted = [index for index, length in enumerate(lengths) if length]
-    batches: list[list[int]] = []
-    for index in sorted(wanted, key=lambda index: (-kind_of[index], -lengths[index])):
-        first = batches[-1][0] if batches else index
-        fits = batches and lengths[first] * (len(batches[-1]) + 1) <= max_batch_tokens
-        if fits and kind_of[first] == kind_of[index]:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
+    groups: dict[tuple[int, bytes | int], list[int]] = defaultdict(list)
+    for index in range(len(requests)) if wanted is None else wanted:
+        if requests[index].n_inputs:
+            beginning = requests[index].beginning()
+            groups[kinds[index], index if beginning is None else beginning].append(index)
+    families = [
+        (kind, family) for (kind, _), group in groups.items() for family in _families(requests, group, max_inputs)
+    ]
+    batches: list[list[Family]] = []
+    room, open_kind = 0, None
+    for kind, family in sorted(families, key=lambda one: (-one[0], -one[1].n_inputs)):
+        if not batches or kind != open_kind or family.n_inputs > room:
+            batches.append([])
+            room, open_kind = max_inputs, kind
+        batches[-1].append(family)
+        room -= family.n_inputs
     return batches
 
 
-def pad_batch(requests: Sequence[ScoreRequest], bos_id: int) -> PaddedBatch:
-    """Put BOS in front of each request's inputs and pad them on the right to the longest.
+def _families(requests: Sequence[ScoreRequest], group: Sequence[int], max_inputs: int) -> Iterator[Family]:
+    """A group that shares its beginning, in families within the budget; one that is alone shares nothing."""
+    n_shared = requests[group[0]].n_common if len(group) > 1 else 0
+    members: list[int] = []
+    n_inputs = n_shared
+    for index in sorted(group, key=lambda index: -requests[index].n_inputs):
+        own = requests[index].n_inputs - n_shared
+        if members and n_inputs + own > max_inputs:
+            yield _family(requests, members, n_shared)
+            members, n_inputs = [], n_shared
+        members.append(index)
+        n_inputs += own
+    yield _family(requests, members, n_shared)
 
-    What the padding holds is of no consequence: attention is causal, so no wanted row sees it.
-    """
-    n_inputs = max(request.n_inputs for request in requests)
-    inputs_BN = np.full((len(requests), n_inputs), bos_id, dtype=np.int64)
-    for row, request in enumerate(requests):
-        inputs_BN[row, 1 : request.n_inputs] = request.token_ids[: request.n_inputs - 1]
-    # inputs  BOS  x_0  x_1 … x_{t-1}
-    # predict x_0  x_1  x_2 … x_t        so column t predicts token t
-    rows_R = np.concatenate([row * n_inputs + request.positions for row, request in enumerate(requests)])
-    targets_R = np.concatenate([request.token_ids[request.positions] for request in requests])
-    return PaddedBatch(inputs_BN=inputs_BN, rows_R=rows_R.astype(np.int64), targets_R=targets_R.astype(np.int64))
+
+def _family(requests: Sequence[ScoreRequest], members: Sequence[int], n_shared: int) -> Family:
+    if len(members) == 1:
+        n_shared = 0
+    own = sum(requests[index].n_inputs - n_shared for index in members)
+    return Family(members=tuple(members), n_shared=n_shared, n_inputs=n_shared + own)
+
+
+def pack(requests: Sequence[ScoreRequest], families: Sequence[Family], bos_id: int) -> PackedBatch:
+    """The families' inputs in one row, BOS in front of each sequence or of what it shares."""
+    pieces, inputs, places, rows, targets = [], [], [], [], []
+    end = 0
+
+    def add(of: ScoreRequest, first: int, last: int, shared: tuple[int, int]) -> int:
+        nonlocal end
+        start, end = end, end + last - first
+        pieces.append(Piece(start, end, *shared))
+        inputs.append(of.inputs(bos_id)[first:last])
+        places.append(np.arange(first, last))
+        return start
+
+    for family in families:
+        shared = (0, 0)
+        if family.n_shared:
+            start = add(requests[family.members[0]], 0, family.n_shared, shared)
+            shared = (start, start + family.n_shared)
+        for request in (requests[index] for index in family.members):
+            start = add(request, family.n_shared, request.n_inputs, shared)
+            # inputs  BOS  x_0  x_1 … x_{t-1}
+            # predict x_0  x_1  x_2 … x_t        so input t predicts token t
+            rows.append(start + request.positions - family.n_shared)
+            targets.append(request.token_ids[request.positions])
+    return PackedBatch(
+        pieces=tuple(pieces),
+        inputs_T=np.concatenate(inputs).astype(np.int64),
+        places_T=np.concatenate(places).astype(np.int64),
+        rows_R=np.concatenate(rows).astype(np.int64),
+        targets_R=np.concatenate(targets).astype(np.int64),
+    )
 
 
 def as_integers(values: IntArray) -> NDArray[np.int64]:

@@ -12,19 +12,21 @@ Alignment, the same everywhere in this project. A sequence is token ids without 
 So `entropy[t]` belongs to the distribution that predicts token t: it comes from logits row t-1, and the first token is
 predicted from BOS. `nll[t]` is -ln of what that distribution gives to token t. Positions count from 0, as sequences do.
 
-Algorithm: each sequence is cut behind its last wanted position; batches of similar lengths, padded on the right, run
-through the model's body without a cache or a mask (attention is causal, so padding reaches no wanted row); the head
-runs on the wanted rows alone, in bounded chunks. Segment attention is watched in such a forward, one sequence at a time
-(attention.py). Frequencies of RoPE that follow the length follow that of the whole sequence (rope.py).
-Guarantees: scores are fp32 and come back in the order of the request. The same call gives the same bytes on a CPU; what
-else is in a batch moves a score by rounding only (below 1e-4 nats in fp32). All input is checked before the first
-forward.
+Algorithm: each sequence is cut behind its last wanted position; batches of whole sequences, packed without padding, run
+through the model's body without a cache or a mask (batching.py, attention.py; readers.py says which models are padded
+instead). The head runs on the wanted rows alone, in bounded chunks. While a GPU works on one batch, the next is made
+and handed over, and the one before is read back. A batch that does not fit a GPU's memory is halved and run again, and
+the smaller size is kept. Segment attention is watched in such a forward, one sequence at a time (segment_mass.py).
+Frequencies of RoPE that follow the length follow that of the whole sequence (rope.py).
+Guarantees: scores are fp32 and come back in the order of the request. The same call gives the same bytes on one device,
+unless memory ran out in between; what else is in a batch moves a score by rounding only (below 1e-4 nats in fp32). All
+input is checked before the first forward.
 Costs: 2 × parameters operations a token, and 2 × D × V more a wanted row; memory of one batch's activations and one
-chunk's logits. On 2 CPU cores in fp32 the reference models run at about 10,000 tokens/s with every position wanted,
-14,000 with a few.
+chunk's logits.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,16 +36,21 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from el_resources.scoring.attention import SegmentScores, Span, check_spans, segment_masses, watch_attention
-from el_resources.scoring.batching import IntArray, PaddedBatch, ScoreRequest, as_integers, pad_batch, plan_batches
+from el_resources.scoring.batching import Family, IntArray, ScoreRequest, as_integers
 from el_resources.scoring.head import VocabularyHead
 from el_resources.scoring.loading import load_causal_lm
+from el_resources.scoring.memory import half_of, tokens_that_fit
+from el_resources.scoring.readers import PackedReader, choose_reader
 from el_resources.scoring.rope import LengthScaledRope, RopeScaling, readable_window
+from el_resources.scoring.segment_mass import AttentionWatcher, SegmentScores, Span, check_spans, segment_masses
 
-# Padded tokens in a batch, and logits alive at once. What fits its caches suits a CPU; a GPU wants to be filled.
+# Inputs of a batch, and logits alive at once. What fits its caches suits a CPU; a GPU wants to be filled.
 CPU_BATCH_TOKENS, CPU_HEAD_LOGITS = 2048, 2**20
-CUDA_BATCH_TOKENS, CUDA_HEAD_LOGITS = 16384, 2**27
+CUDA_BATCH_TOKENS, CUDA_HEAD_LOGITS = 32_768, 2**27
+# A call that reads so many inputs on a GPU earns back the minute that compiling the layers costs.
+TOKENS_WORTH_COMPILING = 2_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,26 @@ class TokenScores:
 
     entropy_nats: NDArray[np.float32]
     nll_nats: NDArray[np.float32]
+
+
+class OnItsWay:
+    """A result that a GPU is still working on; on a CPU it is there at once."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._done: torch.cuda.Event | None = None
+        self._values = values
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record()
+
+    def array(self) -> NDArray[np.float32]:
+        """The result, once it is there."""
+        if self._done is not None:
+            self._done.synchronize()
+        found: NDArray[np.float32] = self._values.numpy()
+        return found
 
 
 class ScoringEngine:
@@ -63,8 +90,9 @@ class ScoringEngine:
         bos_id: what stands before every sequence.
         device: where the model is.
         dtype: of the weights in memory, such as `float32`.
+        max_batch_tokens: inputs of a batch; less after a GPU's memory ran out.
         forwards: sequences put through the model since construction.
-        tokens: input tokens put through the model, BOS included, padding excluded.
+        tokens: input tokens put through the model, BOS included, padding excluded; what sequences share counts once.
         seconds: time spent scoring.
     """
 
@@ -76,6 +104,7 @@ class ScoringEngine:
         window: int | None = None,
         max_batch_tokens: int | None = None,
         head_rows: int | None = None,
+        compiled: bool | None = None,
     ) -> None:
         """Wrap a model that is on its device already.
 
@@ -83,8 +112,9 @@ class ScoringEngine:
             model: a transformers model for causal language modelling.
             bos_id: what to put before every sequence; end-of-text for a model without BOS.
             window: overrides the `max_position_embeddings` of the model's config.
-            max_batch_tokens: padded tokens in a batch; a default for the device if None.
+            max_batch_tokens: inputs of a batch; if None what suits a CPU's caches, or fits a GPU's free memory.
             head_rows: rows of logits alive at once; a default for device and vocabulary if None.
+            compiled: run the model's layers compiled; if None, on a GPU from the first call that is worth it.
         """
         self._model = model.eval()
         self._head = VocabularyHead.from_model(model)
@@ -95,12 +125,13 @@ class ScoringEngine:
         self.dtype = str(model.dtype).removeprefix("torch.")
         self._check_ids(np.array([bos_id]), "bos_id")
         self.bos_id = bos_id
+        self._reader, self._not_packed = choose_reader(model, bos_id)
+        self._compiled = compiled
         on_cpu = self.device.type == "cpu"
-        head_logits = CPU_HEAD_LOGITS if on_cpu else CUDA_HEAD_LOGITS
-        self.max_batch_tokens = _at_least_1(
-            "max_batch_tokens", max_batch_tokens, CPU_BATCH_TOKENS if on_cpu else CUDA_BATCH_TOKENS
-        )
-        self.head_rows = _at_least_1("head_rows", head_rows, max(1, head_logits // self.vocab_size))
+        rows = max(1, (CPU_HEAD_LOGITS if on_cpu else CUDA_HEAD_LOGITS) // self.vocab_size)
+        # Matrix products on a GPU come in tiles of 128 rows.
+        self.head_rows = _at_least_1("head_rows", head_rows, rows if on_cpu or rows < 128 else rows // 128 * 128)
+        self._max_batch_tokens = _at_least_1("max_batch_tokens", max_batch_tokens, CPU_BATCH_TOKENS if on_cpu else 0)
         self.forwards = 0
         self.tokens = 0
         self.seconds = 0.0
@@ -118,6 +149,7 @@ class ScoringEngine:
         window: int | None = None,
         max_batch_tokens: int | None = None,
         head_rows: int | None = None,
+        compiled: bool | None = None,
     ) -> Self:
         """Load a model folder's safetensors weights.
 
@@ -129,7 +161,8 @@ class ScoringEngine:
             trust_remote_code: run code that the folder ships.
             rope_scaling: how a model is read beyond its own window, without training: `dynamic` (NTK) stretches RoPE
                 with the length of what is read, and `none` leaves it.
-            bos_id, window, max_batch_tokens, head_rows: as in the constructor. With `dynamic` the window must be given.
+            bos_id, window, max_batch_tokens, head_rows, compiled: as in the constructor. With `dynamic` the window
+                must be given.
         """
         model = load_causal_lm(
             folder,
@@ -139,13 +172,28 @@ class ScoringEngine:
             rope_scaling=rope_scaling,
             window=window,
         )
-        return cls(model, bos_id=bos_id, window=window, max_batch_tokens=max_batch_tokens, head_rows=head_rows)
+        return cls(
+            model,
+            bos_id=bos_id,
+            window=window,
+            max_batch_tokens=max_batch_tokens,
+            head_rows=head_rows,
+            compiled=compiled,
+        )
+
+    @property
+    def max_batch_tokens(self) -> int:
+        if not self._max_batch_tokens:
+            with torch.inference_mode():
+                self._max_batch_tokens = tokens_that_fit(self.device, self._read_dummies, at_most=CUDA_BATCH_TOKENS)
+        return self._max_batch_tokens
 
     def score(
         self,
         sequences: Sequence[IntArray],
         positions: Sequence[IntArray] | None = None,
         on_progress: Callable[[int], None] | None = None,
+        n_common: Sequence[int] | None = None,
     ) -> list[TokenScores]:
         """Score each sequence at its wanted positions.
 
@@ -153,24 +201,24 @@ class ScoringEngine:
             sequences: token ids without BOS.
             positions: for each sequence the positions of interest, in any order; None scores all of them. A sequence
                 without any is not run.
-            on_progress: called after each batch with its input tokens; the total of a call is
-                `input_lengths(sequences, positions).sum()`.
+            on_progress: called after each batch with its sequences' inputs, as if nothing were shared; the total of a
+                call is `input_lengths(sequences, positions).sum()`.
+            n_common: for each sequence how many of its first tokens others may begin with too. Where they do, and no
+                wanted position lies there, what is equal is read once for all of a batch.
 
         Raises:
             ValueError: a sequence is longer than the window, or holds ids outside the vocabulary, or positions that it
-                does not have. Nothing has run then.
+                does not have. Nothing has run then. Or a single sequence does not fit a GPU's memory.
         """
         with self._timed():
-            requests = self._requests(sequences, positions)
+            requests = self._requests(sequences, positions, n_common)
             empty = TokenScores(entropy_nats=np.zeros(0, np.float32), nll_nats=np.zeros(0, np.float32))
             scores = [empty] * len(requests)
-            lengths = [request.n_inputs for request in requests]
-            kinds = [self._rope.scaled_length(request.whole_length) for request in requests]
-            for batch in plan_batches(lengths, self.max_batch_tokens, kinds):
-                chosen = [requests[index] for index in batch]
-                for index, scored in zip(batch, self._run(chosen), strict=True):
+            self._compile_if_worth(sum(request.n_inputs for request in requests))
+            for batch, found in self._batches(requests):
+                for index, scored in zip(_members(batch), found, strict=True):
                     scores[index] = scored
-                self._count(chosen, on_progress)
+                self._count(requests, batch, on_progress)
             return scores
 
     def segment_attention(
@@ -190,16 +238,18 @@ class ScoringEngine:
             on_progress: called after each sequence with its input tokens, as many as the end of its response.
 
         Raises:
-            ValueError: as in `score`; or a response is empty or not there, or segments are not as above; or, once the
-                first sequence has run, the model's attention cannot be watched (see attention.py).
+            ValueError: as in `score`; or a response is empty or not there, or segments are not as above; or the model
+                cannot be read packed (see readers.py). Nothing has run then.
         """
         with self._timed():
+            if self._not_packed:
+                raise ValueError(f"the attention of {type(self._model).__name__} cannot be watched: {self._not_packed}")
             check_spans(sequences, segments, responses)
             requests = self._requests(sequences, [np.arange(start, end) for start, end in responses])
             scores = []
             for request, spans in zip(requests, segments, strict=True):
                 scores.append(self._run_watched(request, spans))
-                self._count([request], on_progress)
+                self._count([request], [_alone(request)], on_progress)
             return scores
 
     @contextmanager
@@ -213,50 +263,85 @@ class ScoringEngine:
 
     def _run_watched(self, request: ScoreRequest, segments: Sequence[Span]) -> SegmentScores:
         """One forward for one sequence, whose last rows are watched."""
-        with watch_attention(self._model, n_rows=len(request.positions)) as watcher:
-            scores = self._run([request])[0]
+        assert isinstance(self._reader, PackedReader)
+        watcher = AttentionWatcher(n_rows=len(request.positions))
+        with torch.inference_mode(), self._rope.reading(request.whole_length):
+            hidden_RD, targets_R = self._reader.read([request], [_alone(request)], watcher)
+            _, nll_R = self._head.scores(hidden_RD, targets_R, self.head_rows)
+        n_layers = self._model.config.get_text_config().num_hidden_layers
+        assert len(watcher.layers_N) == n_layers, "a model that is read packed attends in every layer"
         on_segments, on_rest = segment_masses(watcher.mass(), segments)
-        return SegmentScores(segment_attention=on_segments, rest_attention=on_rest, nll_nats=scores.nll_nats)
+        return SegmentScores(segment_attention=on_segments, rest_attention=on_rest, nll_nats=nll_R.cpu().numpy())
 
-    def _run(self, requests: list[ScoreRequest]) -> list[TokenScores]:
-        """One forward for a batch of requests, whose sequences share their rotary frequencies."""
-        with self._rope.reading(max(request.whole_length for request in requests)):
-            entropy_R, nll_R = self._forward(pad_batch(requests, self.bos_id))
-        ends = np.cumsum([len(request.positions) for request in requests])[:-1]
-        return [
-            TokenScores(entropy_nats=entropy, nll_nats=nll)
-            for entropy, nll in zip(np.split(entropy_R, ends), np.split(nll_R, ends), strict=True)
-        ]
-
-    def _count(self, requests: list[ScoreRequest], on_progress: Callable[[int], None] | None) -> None:
-        """Add what has run to the counters, and report it."""
-        n_tokens = sum(request.n_inputs for request in requests)
-        self.forwards += len(requests)
-        self.tokens += n_tokens
-        if on_progress is not None:
-            on_progress(n_tokens)
+    def _batches(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[list[Family], list[TokenScores]]]:
+        """Every batch with the scores of its members; the one before is read back while a GPU works on the next."""
+        kinds = [self._rope.scaled_length(request.whole_length) for request in requests]
+        todo = deque(self._reader.plan(requests, kinds, self.max_batch_tokens, range(len(requests))))
+        running: deque[tuple[list[Family], OnItsWay]] = deque()
+        while todo or running:
+            if todo:
+                batch = todo.popleft()
+                try:
+                    running.append((batch, self._start(requests, batch)))
+                except torch.OutOfMemoryError:
+                    left = [index for one in (batch, *todo) for index in _members(one)]
+                    self._max_batch_tokens = half_of(sum(one.n_inputs for one in batch), len(list(_members(batch))))
+                    torch.cuda.empty_cache()
+                    todo = deque(self._reader.plan(requests, kinds, self._max_batch_tokens, left))
+            if running and (len(running) > 1 or not todo):
+                batch, found = running.popleft()
+                yield batch, _split(requests, batch, found.array())
 
     @torch.inference_mode()
-    def _forward(self, batch: PaddedBatch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Entropy and NLL of a batch's wanted rows."""
-        inputs_BN = torch.from_numpy(batch.inputs_BN).to(self.device)
-        rows_R = torch.from_numpy(batch.rows_R).to(self.device)
-        targets_R = torch.from_numpy(batch.targets_R).to(self.device)
-        hidden_BND = self._model.base_model(input_ids=inputs_BN, use_cache=False).last_hidden_state
-        hidden_RD = hidden_BND.flatten(0, 1)[rows_R]
-        entropy_R, nll_R = self._head.scores(hidden_RD, targets_R, self.head_rows)
-        return entropy_R.cpu().numpy(), nll_R.cpu().numpy()
+    def _start(self, requests: Sequence[ScoreRequest], batch: Sequence[Family]) -> OnItsWay:
+        """One forward for a batch, whose sequences share their rotary frequencies; entropies and NLLs, 2 × R."""
+        with self._rope.reading(max(requests[index].whole_length for index in _members(batch))):
+            hidden_RD, targets_R = self._reader.read(requests, batch)
+            return OnItsWay(torch.stack(self._head.scores(hidden_RD, targets_R, self.head_rows)))
 
-    def _requests(self, sequences: Sequence[IntArray], positions: Sequence[IntArray] | None) -> list[ScoreRequest]:
+    def _count(
+        self,
+        requests: Sequence[ScoreRequest],
+        batch: Sequence[Family],
+        on_progress: Callable[[int], None] | None,
+    ) -> None:
+        """Add what has run to the counters, and report it."""
+        members = list(_members(batch))
+        self.forwards += len(members)
+        self.tokens += sum(family.n_inputs for family in batch)
+        if on_progress is not None:
+            on_progress(sum(requests[index].n_inputs for index in members))
+
+    def _compile_if_worth(self, n_inputs: int) -> None:
+        """Compile the layers where that was asked for, or pays."""
+        worth = self.device.type == "cuda" and n_inputs >= TOKENS_WORTH_COMPILING
+        if isinstance(self._reader, PackedReader) and (worth if self._compiled is None else self._compiled):
+            self._reader.compile()
+
+    def _read_dummies(self, n_tokens: int) -> None:
+        """Put so many inputs through the model."""
+        length = min(n_tokens, self.window)
+        request = ScoreRequest(token_ids=np.full(length, self.bos_id), positions=np.array([length - 1]))
+        requests = [request] * -(-n_tokens // length)
+        self._start(requests, [_alone(request, index) for index in range(len(requests))])
+
+    def _requests(
+        self,
+        sequences: Sequence[IntArray],
+        positions: Sequence[IntArray] | None,
+        n_common: Sequence[int] | None = None,
+    ) -> list[ScoreRequest]:
         """Checked requests, one for each sequence."""
         if positions is None:
             positions = [np.arange(len(sequence)) for sequence in sequences]
         if len(positions) != len(sequences):
             raise ValueError(f"{len(positions)} lists of positions for {len(sequences)} sequences; give one for each")
-        pairs = enumerate(zip(sequences, positions, strict=True))
-        return [self._request(as_integers(ids), as_integers(wanted), index) for index, (ids, wanted) in pairs]
+        rows = enumerate(zip(sequences, positions, n_common or [0] * len(sequences), strict=True))
+        return [
+            self._request(as_integers(ids), as_integers(wanted), common, index) for index, (ids, wanted, common) in rows
+        ]
 
-    def _request(self, token_ids: IntArray, positions: IntArray, index: int) -> ScoreRequest:
+    def _request(self, token_ids: IntArray, positions: IntArray, n_common: int, index: int) -> ScoreRequest:
         """One request, once sequence and positions are known to be valid."""
         if 1 + len(token_ids) > self.window:
             raise ValueError(
@@ -270,7 +355,7 @@ class ScoringEngine:
                 f"give positions in [0, {len(token_ids)})"
             )
         self._check_ids(token_ids, f"sequence {index}")
-        return ScoreRequest(token_ids=token_ids, positions=positions)
+        return ScoreRequest(token_ids=token_ids, positions=positions, n_common=n_common)
 
     def _check_ids(self, token_ids: IntArray, name: str) -> None:
         """Refuse token ids of another vocabulary."""
@@ -287,3 +372,21 @@ def _at_least_1(name: str, value: int | None, default: int) -> int:
     if value is not None and value < 1:
         raise ValueError(f"{name} is {value}; give at least 1, or None for the default")
     return default if value is None else value
+
+
+def _members(batch: Sequence[Family]) -> Iterator[int]:
+    """The requests of a batch, in the order of its scores."""
+    return (index for family in batch for index in family.members)
+
+
+def _alone(request: ScoreRequest, index: int = 0) -> Family:
+    return Family(members=(index,), n_shared=0, n_inputs=request.n_inputs)
+
+
+def _split(
+    requests: Sequence[ScoreRequest], batch: Sequence[Family], found_2R: NDArray[np.float32]
+) -> list[TokenScores]:
+    """The scores of each member of a batch."""
+    ends = np.cumsum([len(requests[index].positions) for index in _members(batch)])[:-1]
+    entropies, nlls = (np.split(row_R, ends) for row_R in found_2R)
+    return [TokenScores(entropy_nats=entropy, nll_nats=nll) for entropy, nll in zip(entropies, nlls, strict=True)]

@@ -3,12 +3,13 @@
 Shapes: R rows whose predictions are wanted, D hidden width, V vocabulary.
 
 Algorithm: the head runs on a bounded chunk of rows at a time; entropy `-Σ p ln p` and NLL `-ln p(target)` come from the
-same fp32 exponentials.
+same fp32 exponentials, on a GPU in one pass over the logits (head_kernel.py).
 Guarantees: scores are fp32 whatever the weights' dtype. What some models do to their logits after the head, scaling
 (Granite, Cohere, Falcon-H1) and soft-capping (Gemma), is applied; a model that does anything else is refused.
-Costs: three fp32 buffers of chunk rows × V; with weights of another dtype their logits beside them.
+Costs: on a CPU three fp32 buffers of chunk rows × V, and logits of another dtype beside them; on a GPU one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,18 +41,28 @@ class VocabularyHead:
         return head
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Logits of rows, in the weights' dtype."""
-        logits_RV: Tensor = self.projection(hidden_RD)
+        """Logits of rows, in the weights' dtype; in fp32 on a GPU, where products of halves need not be rounded."""
+        logits_RV = self._products(hidden_RD)
         if self.scale != 1.0:
             logits_RV = logits_RV * self.scale
         if self.softcap is not None:
             logits_RV = torch.tanh(logits_RV / self.softcap) * self.softcap
         return logits_RV
 
+    def _products(self, hidden_RD: Tensor) -> Tensor:
+        weight_VD = getattr(self.projection, "weight", None)
+        plain = type(self.projection) is nn.Linear and self.projection.bias is None
+        if plain and hidden_RD.is_cuda and hidden_RD.dtype in (torch.float16, torch.bfloat16):
+            assert weight_VD is not None
+            return torch.mm(hidden_RD, weight_VD.T, out_dtype=torch.float32)
+        logits_RV: Tensor = self.projection(hidden_RD)
+        return logits_RV
+
     def scores(self, hidden_RD: Tensor, targets_R: Tensor, head_rows: int) -> tuple[Tensor, Tensor]:
         """Entropy and NLL, in nats, of each row's prediction, at most `head_rows` rows at a time."""
         chunks = zip(hidden_RD.split(head_rows), targets_R.split(head_rows), strict=True)
-        scored = [entropy_and_nll(self.logits(hidden), targets) for hidden, targets in chunks]
+        reduce = _reduction(hidden_RD)
+        scored = [reduce(self.logits(hidden), targets) for hidden, targets in chunks]
         entropies, nlls = zip(*scored, strict=True)
         return torch.cat(entropies), torch.cat(nlls)
 
@@ -70,6 +81,15 @@ class VocabularyHead:
                 f"{type(model).__name__} changes its logits behind the head in a way that is not known here "
                 f"(they differ by {gap:.3g}); score with another model, or add its rule to el_resources/scoring/head.py"
             )
+
+
+def _reduction(hidden_RD: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What turns logits into scores fastest where the hidden states are."""
+    if not hidden_RD.is_cuda:
+        return entropy_and_nll
+    from el_resources.scoring.head_kernel import entropy_and_nll_once
+
+    return entropy_and_nll_once
 
 
 def entropy_and_nll(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:

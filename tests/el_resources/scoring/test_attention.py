@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.scoring import ScoringEngine, SegmentScores, TokenScores
-from el_resources.scoring.attention import AttentionWatcher, segment_masses, watch_attention
+from el_resources.scoring.attention import Piece
+from el_resources.scoring.readers import read_packed
+from el_resources.scoring.segment_mass import AttentionWatcher, segment_masses
 from el_resources.tokenization import ModelTokenizer
 
 BOS = 1
@@ -159,7 +161,7 @@ def gap_to_float64(dtype: torch.dtype, device: str) -> float:
     query = torch.randn(1, 6, 70, 8, device=device).to(dtype)
     key = 3 * torch.randn(1, 2, 70, 8, device=device).to(dtype)
     watcher = AttentionWatcher(n_rows=20, max_weights=3000)
-    watcher.add_layer(query, key, mask=None, scaling=0.3)
+    watcher.add_layer(query[0], key[0], window=None, scale=0.3)
     scores = 0.3 * query[0].double() @ key[0].double().repeat_interleave(3, dim=0).mT
     scores.masked_fill_(torch.ones(70, 70, device=device).triu(1).bool(), -torch.inf)
     mass = scores.softmax(dim=-1)[:, -20:].mean(dim=(0, 1))
@@ -263,9 +265,9 @@ def test_all_attention_is_on_segments_or_rest(layout: str) -> None:
 
 
 def watched_mass(model: Any, token_ids: NDArray[np.int32], n_rows: int, max_weights: int) -> NDArray[np.float64]:
-    inputs = torch.from_numpy(token_ids.astype(np.int64))[None]
-    with torch.inference_mode(), watch_attention(model, n_rows, max_weights) as watcher:
-        model.base_model(input_ids=inputs, use_cache=False)
+    inputs, watcher = torch.from_numpy(token_ids.astype(np.int64)), AttentionWatcher(n_rows, max_weights)
+    with torch.inference_mode():
+        read_packed(model, inputs[None], torch.arange(len(inputs))[None], [Piece(0, len(inputs))], watcher)
     return watcher.mass()
 
 
@@ -329,19 +331,6 @@ def test_a_scoring_call_while_attention_is_reported_is_left_alone() -> None:
     assert nested[0].nll_nats.tobytes() == engine.score([ids])[0].nll_nats.tobytes()
 
 
-def test_watches_nest() -> None:
-    outer, inner = build_model(CONFIGS["random-0"]), build_model(CONFIGS["random-1"])
-    ids = random_sequence(20)
-    inputs = torch.from_numpy(ids.astype(np.int64))[None]
-    alone = watched_mass(outer, ids, 5, 10**6), watched_mass(inner, ids, 7, 10**6), watched_mass(outer, ids, 3, 10**6)
-    with torch.inference_mode(), watch_attention(outer, 5) as watcher:
-        nested = watched_mass(inner, ids, 7, 10**6), watched_mass(outer, ids, 3, 10**6)
-        outer(input_ids=inputs, use_cache=False)
-    for found, expected in zip((watcher.mass(), *nested), alone, strict=True):
-        np.testing.assert_array_equal(found, expected)
-    assert outer.config._attn_implementation == inner.config._attn_implementation == "sdpa"
-
-
 def test_a_failing_forward_leaves_the_model_as_it_was() -> None:
     model = build_model(CONFIGS["random-0"])
     engine, ids = ScoringEngine(model, bos_id=BOS), random_sequence(20)
@@ -387,19 +376,20 @@ def test_bad_requests_are_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (transformers.Gemma2Config(**_SHAPE, head_dim=8), "attention with capped scores cannot be watched"),
+        (transformers.Gemma2Config(**_SHAPE, head_dim=8), "cannot be watched: its attention has capped scores"),
         (
             transformers.GptOssConfig(**_SHAPE, head_dim=8, num_local_experts=2, num_experts_per_tok=1),
-            "attention with attention sinks cannot be watched",
+            "cannot be watched: its attention has attention sinks",
         ),
         (
             transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4),
-            "0 of the 2 layers of MambaForCausalLM attend through",
+            "the attention of MambaForCausalLM cannot be watched: it has layers of the kind linear_attention",
         ),
     ],
     ids=["capped", "sinks", "recurrent"],
 )
-def test_attention_beyond_sdpa_is_refused(config: Any, message: str) -> None:
+@pytest.mark.filterwarnings("ignore:.*is read in padded batches")
+def test_attention_that_is_not_done_here_is_refused(config: Any, message: str) -> None:
     model = build_model(config)
     before = model.config._attn_implementation
     engine, ids = ScoringEngine(model, bos_id=BOS, window=64), random_sequence(20)
