@@ -18,6 +18,7 @@ context variable. On a GPU in half precision it is one call of torch's variable-
 call of SDPA for each piece. Nothing is padded, and no mask of T × T exists.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -139,7 +140,8 @@ def packed_attention(
     scale, window = options.get("scaling"), options.get("sliding_window")
     if layout.watcher is not None:
         layout.watcher.add_layer(query[0], key[0], window=window, scale=scale)
-    attend = _varlen if query.is_cuda and query.dtype in _HALF else _piece_by_piece
+    kernel_takes_it = query.is_cuda and query.dtype in _HALF and query.shape[3] % 8 == 0
+    attend = _varlen if kernel_takes_it else _piece_by_piece
     return attend(layout, query[0], key[0], value[0], scale, window)[None], None
 
 
@@ -152,6 +154,8 @@ def _varlen(
     key_JKE, value_JKE = key_KTE.transpose(0, 1), value_KTE.transpose(0, 1)
     if layout.keys_J is not None:
         key_JKE, value_JKE = key_JKE[layout.keys_J], value_JKE[layout.keys_J]
+    # Older versions let query heads share key heads without being told.
+    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
     # Rows align with keys at the bottom right: the last row of a piece sees all of its keys.
     output = varlen_attn(
         query_HTE.transpose(0, 1),
@@ -163,7 +167,7 @@ def _varlen(
         layout.max_keys,
         scale=scale,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query_HTE.shape[0] != key_KTE.shape[0],
+        **grouped,
     )
     assert isinstance(output, Tensor), "no auxiliary output was asked for"
     return output

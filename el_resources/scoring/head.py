@@ -71,11 +71,11 @@ class VocabularyHead:
         """Refuse a model whose own logits are not this head's."""
         n_tokens = min(_PROBE_TOKENS, model.get_input_embeddings().weight.shape[0])
         inputs_1N = torch.arange(n_tokens, device=model.device)[None]
-        expected_1NV = model(input_ids=inputs_1N, use_cache=False).logits.float()
-        logits_1NV = self.logits(model.base_model(input_ids=inputs_1N, use_cache=False).last_hidden_state).float()
+        expected_NV = model(input_ids=inputs_1N, use_cache=False).logits[0].float()
+        logits_NV = self.logits(model.base_model(input_ids=inputs_1N, use_cache=False).last_hidden_state[0]).float()
         # Both ways round alike; what is looked for is a factor or a cap that this module does not know of.
-        tolerance = 1e-2 * float(expected_1NV.abs().max()) + 1e-6
-        gap = float((expected_1NV - logits_1NV).abs().max())
+        tolerance = 1e-2 * float(expected_NV.abs().max()) + 1e-6
+        gap = float((expected_NV - logits_NV).abs().max())
         if not gap <= tolerance:
             raise ValueError(
                 f"{type(model).__name__} changes its logits behind the head in a way that is not known here "

@@ -8,8 +8,6 @@ walks over the row. Where m rises by d, Z becomes Z·exp(-d), and S becomes (S -
 Costs: one pass over the logits; a chain of torch operations takes four or more.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -21,19 +19,12 @@ FAR_BELOW = -1e30  # a finite start, so that no difference of infinities arises
 
 
 @triton.jit
-def _walk(
-    logits: Any,
-    targets: Any,
-    entropies: Any,
-    nlls: Any,
-    n_vocabulary: int,
-    stride: int,
-    FAR_BELOW: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+def _walk(logits, targets, entropies, nlls, n_vocabulary, stride, FAR_BELOW: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     at = logits + row * stride
-    largest, total, weighted = FAR_BELOW, 0.0, 0.0
+    largest = tl.full((), FAR_BELOW, tl.float32)
+    total = tl.full((), 0.0, tl.float32)
+    weighted = tl.full((), 0.0, tl.float32)
     for start in range(0, n_vocabulary, BLOCK):
         column = start + tl.arange(0, BLOCK)
         x = tl.load(at + column, mask=column < n_vocabulary, other=float("-inf")).to(tl.float32)
