@@ -27,11 +27,11 @@ def every_sample_is_guided(tables: ShardTables, shard: str) -> list[str]:
 
 
 def every_sample_has_awareness(tables: ShardTables, shard: str) -> list[str]:
-    """Every sample that was not set aside has a finite CAS in [-1, 1]."""
+    """Every sample that was not set aside has finite, non-negative NLLs: with its context, and with each segment."""
     unscored = _unscored(tables, shard, "cam_scores", ["nll_nats"])
-    cam = tables.read("cam_scores", shard, ["sample_id", "cas"])
-    outside = cam.filter(~pl.col("cas").is_between(-1 - 1e-9, 1 + 1e-9).fill_null(False))
-    return unscored + [f"sample {sample_id!r} has CAS {cas}" for sample_id, cas in outside.iter_rows()]
+    alone = tables.read("cam_scores", shard, ["sample_id", "segment_nll_nats"]).explode("segment_nll_nats")
+    wrong = alone.filter(~(pl.col("segment_nll_nats").is_finite() & (pl.col("segment_nll_nats") >= 0)))
+    return unscored + [f"sample {sample_id!r} has NLL {nll} with one segment" for sample_id, nll in wrong.iter_rows()]
 
 
 def attention_sums_to_one(tables: ShardTables, shard: str) -> list[str]:
@@ -51,6 +51,15 @@ def ranks_are_a_permutation(settings: Settings) -> dg.AssetCheckResult:
         found.append("ranks are no permutation")
     if not table["score"].is_finite().all() or not table["score"].is_sorted(descending=True):
         found.append("scores are not finite, or not in the order of the ranks")
+    return result({"influence_scores": found} if found else {}, shards=1, remedy=REDO)
+
+
+@dg.asset_check(asset=influence_scores, blocking=True)
+def awareness_is_a_cosine(settings: Settings) -> dg.AssetCheckResult:
+    """Every sample's CAS is finite and in [-1, 1]."""
+    table = ShardTables(settings.store).read("influence_scores", columns=["sample_id", "cas"])
+    outside = table.filter(~pl.col("cas").is_between(-1 - 1e-9, 1 + 1e-9).fill_null(False))
+    found = [f"sample {sample_id!r} has CAS {cas}" for sample_id, cas in outside.iter_rows()]
     return result({"influence_scores": found} if found else {}, shards=1, remedy=REDO)
 
 
@@ -123,6 +132,7 @@ CHECKS = [
     shard_check(cam_scores, every_sample_has_awareness, remedy=REDO, blocking=True),
     shard_check(cam_scores, attention_sums_to_one, remedy=REDO, blocking=True),
     ranks_are_a_permutation,
+    awareness_is_a_cosine,
     far_samples_rank_above_the_others,
     subsets_are_nested_and_of_the_asked_size,
 ]

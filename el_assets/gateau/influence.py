@@ -52,7 +52,7 @@ def influence_table(hmg: pl.DataFrame, cam: pl.DataFrame, rule: InfluenceRule) -
     """The `influence_scores` table: every sample that both scores know, best first; ties in the order of ids.
 
     Args:
-        hmg, cam: `hmg_scores` and `cam_scores` of all shards, with `shard`.
+        hmg, cam: `hmg_scores`, and `cam_scores` with `cas`, of all shards, with `shard`.
     """
     pool = hmg.join(cam.select("shard", "sample_id", "cas"), on=["shard", "sample_id"], how="inner")
     pool = pool.sort("shard", "sample_id")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from el_assets.gateau.cam import cam_table, contextual_awareness
+from el_assets.gateau.cam import cam_table
 from el_assets.gateau.hmg import hmg_table, mean_nll
 from el_assets.gateau.prompts import Parts, Prompt, build_prompt, segments_of
 from el_assets.gateau.samples import PARTS, scorable
@@ -39,6 +39,10 @@ class SampleStep:
         """The shard's scorable samples."""
         return scorable(self.tables.read("instruction_samples", shard))
 
+    def made_from(self, shard: str) -> dict[str, str]:
+        """For a stamp: which samples are scored."""
+        return {"samples_fingerprint": self.tables.require_stamp("instruction_samples", shard).fingerprint}
+
     def parts(self, samples: pl.DataFrame) -> list[Parts]:
         """Token ids of each sample's parts, each part tokenized by itself."""
         ids = {part: self.tokenizer.encode_batch(samples[part].to_list()) for part in PARTS}
@@ -66,15 +70,21 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
     """`hmg_scores` of a shard: mean response NLL in the short-window and in the long-window reading."""
     samples = step.samples(shard)
     parts = step.parts(samples)
-    long = ModelChoice.long(step.settings)
-    long_engine = step.causal_lm.engine(long)
+    long_engine = step.causal_lm.engine(ModelChoice.long(step.settings))
     long_prompts = step.prompts(parts, long_engine.window)
     short_engine, short_prompts = _short_reading(step, parts, long_engine, long_prompts)
     meters = [Meter(long_engine)] + ([Meter(short_engine)] if short_engine is not long_engine else [])
-    total = sum(prompt.response[1] for prompt in [*long_prompts, *short_prompts])
+    # A second reading of the same prompt would differ by rounding, and ranks would put that noise in order.
+    differs = [
+        short_engine is not long_engine or short.n_dropped != long.n_dropped
+        for short, long in zip(short_prompts, long_prompts, strict=True)
+    ]
+    to_score = [prompt for prompt, other in zip(short_prompts, differs, strict=True) if other]
+    total = sum(prompt.response[1] for prompt in [*long_prompts, *to_score])
     with step.show(f"guidance {shard}", total, "tokens") as advance:
         long_nll = _response_nll(long_engine, long_prompts, advance)
-        short_nll = _response_nll(short_engine, short_prompts, advance)
+        scored = iter(_response_nll(short_engine, to_score, advance))
+    short_nll = [next(scored) if other else nll for other, nll in zip(differs, long_nll, strict=True)]
     table = hmg_table(
         samples["sample_id"].to_list(),
         list(zip(short_prompts, short_nll, strict=True)),
@@ -82,6 +92,7 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
     )
     facts = {
         **Meter.total(meters),
+        **step.made_from(shard),
         "form": step.settings.hmg_form,
         "contexts_cut": int((table["n_dropped_context_tokens"] > 0).sum()),
         "context_tokens_dropped": int(table["n_dropped_context_tokens"].sum()),
@@ -131,28 +142,18 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
         flat = iter(_response_nll(engine, [one for ones in alone for one in ones], advance))
     rows = []
     for sample_id, prompt, spans, scores in zip(samples["sample_id"], prompts, segments, attention, strict=True):
-        segment_nll = np.array([mean_nll(next(flat)) for _ in spans])
-        lengths = np.array([end - start for start, end in spans])
-        cas = contextual_awareness(
-            segment_nll,
-            scores.segment_attention,
-            lengths,
-            sign=settings.importance_sign,
-            normalisation=settings.cosine_normalisation,
-        )
         rows.append(
             {
                 "sample_id": sample_id,
-                "segment_tokens": lengths,
+                "segment_tokens": [end - start for start, end in spans],
                 "segment_attention": scores.segment_attention,
                 "rest_attention": scores.rest_attention,
-                "segment_nll_nats": segment_nll,
+                "segment_nll_nats": [mean_nll(next(flat)) for _ in spans],
                 "nll_nats": mean_nll(scores.nll_nats),
                 "n_dropped_context_tokens": prompt.n_dropped,
-                "cas": cas,
             }
         )
-    facts = {**meter.facts(), "segments": sum(len(spans) for spans in segments)}
+    facts = {**meter.facts(), **step.made_from(shard), "segments": sum(len(spans) for spans in segments)}
     return Made(frame=cam_table(rows), facts=facts)
 
 
