@@ -142,7 +142,7 @@ PACKING_LEFTOVERS: TableSchema = {
     "n_tokens": Column(pl.Int32(), "Tokens of the root with its verified contexts and joints."),
 }
 
-_SAMPLE_ID = Column(pl.String(), "Sample's id: the source's own, else a hash of its texts.")
+_SAMPLE_ID = Column(pl.String(), "Sample's id: the source's own, else a hash of its texts; without texts, its place.")
 _SHARD = Column(pl.String(), "Instruction shard that holds the sample.")
 
 INSTRUCTION_SAMPLES: TableSchema = {

@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 
 from el_assets.gateau.assets import cam_scores, hmg_scores, influence_scores, instruction_samples, selected_subsets
-from el_assets.gateau.influence import FRACTIONS, roc_auc, subset_size
+from el_assets.gateau.influence import FRACTIONS, roc_auc, share
 from el_assets.shard_checks import result, shard_check
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
@@ -101,9 +101,9 @@ def subsets_are_nested_and_of_the_asked_size(settings: Settings) -> dg.AssetChec
         name: tables.read("selected_subsets", name) for name in FRACTIONS if tables.exists("selected_subsets", name)
     }
     found = {
-        name: [f"has {subset.height} of {pool} samples, not {subset_size(pool, name)}"]
+        name: [f"has {subset.height} of {pool} samples, not {share(pool, name)}"]
         for name, subset in subsets.items()
-        if subset.height != subset_size(pool, name)
+        if subset.height != share(pool, name)
     }
     ordered = sorted(subsets.items(), key=lambda item: FRACTIONS[item[0]])
     for (small_name, small), (large_name, large) in pairwise(ordered):
