@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from el_assets.entropylong.assets import GPU_POOL, MANY_SHARDS
 from el_assets.gateau.cam import with_awareness
 from el_assets.gateau.influence import InfluenceRule, influence_table, select_subset, shares
 from el_assets.gateau.samples import sample_facts, samples_table
 from el_assets.gateau.steps import SampleStep, refuse_different_tokenizers, score_awareness, score_guidance
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
-from el_assets.progress import progress
 from el_assets.recipes import RECIPES
+from el_assets.shard_assets import GPU_POOL, shard_asset
 from el_assets.shard_runs import Made, materialize_shards
 from el_resources.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.corpus_source import CorruptShardError
@@ -22,19 +20,7 @@ from el_resources.instruction_source import InstructionSource, open_instructions
 from el_resources.settings import Settings
 from el_resources.shard_tables import MissingTableError, MixedSettingsError, ShardTables, Stamp, refuse_mixed_settings
 
-
-def sample_asset(name: str, deps: list[Any], *, kinds: set[str], pool: str | None = None) -> Any:
-    """`@dg.asset` for a table of this group, partitioned by instruction shard."""
-    return dg.asset(
-        name=name,
-        group_name="gateau",
-        kinds=kinds,
-        deps=deps,
-        partitions_def=instruction_shards,
-        backfill_policy=MANY_SHARDS,
-        code_version=RECIPES[name].code_version,
-        pool=pool,
-    )
+sample_asset = partial(shard_asset, group="gateau", partitions=instruction_shards)
 
 
 @sample_asset("instruction_samples", ["long_model"], kinds={"parquet"})
@@ -77,7 +63,9 @@ def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
     models' guidance".
     """
     refuse_different_tokenizers(settings)
-    return materialize_shards(context, settings, partial(score_guidance, _step(context, settings, causal_lm)))
+    return materialize_shards(
+        context, settings, partial(score_guidance, SampleStep.of(context, settings, causal_lm=causal_lm))
+    )
 
 
 @sample_asset("cam_scores", [instruction_samples, "long_model"], kinds={"parquet", "pytorch"}, pool=GPU_POOL)
@@ -87,7 +75,9 @@ def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
     Attention is exact and comes from one full-context pass without an n × n matrix: the response's rows are the only
     queries. CAS follows from both in `influence_scores`. GATEAU, "contextual awareness measurement".
     """
-    return materialize_shards(context, settings, partial(score_awareness, _step(context, settings, causal_lm)))
+    return materialize_shards(
+        context, settings, partial(score_awareness, SampleStep.of(context, settings, causal_lm=causal_lm))
+    )
 
 
 @dg.asset(
@@ -220,13 +210,3 @@ def _pool(tables: ShardTables, registered: list[str]) -> tuple[dict[str, Stamp],
         refuse_mixed_settings(stamps)
     refuse_unequal_scores(*kept)
     return kept
-
-
-def _step(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> SampleStep:
-    return SampleStep(
-        settings=settings,
-        tables=ShardTables(settings.store),
-        tokenizer=ModelChoice.long(settings).tokenizer(),
-        causal_lm=causal_lm,
-        show=partial(progress, context),
-    )

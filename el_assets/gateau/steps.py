@@ -1,8 +1,8 @@
 """One shard of each GATEAU table: reads what the step needs, calls the pure functions, counts what it did."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -12,28 +12,20 @@ from el_assets.gateau.hmg import hmg_table, mean_nll
 from el_assets.gateau.prompts import Parts, Prompt, build_prompt, segments_of
 from el_assets.gateau.samples import PARTS, scorable
 from el_assets.meter import Meter
+from el_assets.shard_assets import Advance, ShardStep
 from el_assets.shard_runs import Made
 from el_resources.causal_lm import CausalLM, ModelChoice, RopeScaling, short_window
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
-from el_resources.tokenization import ModelTokenizer
 
 if TYPE_CHECKING:
     from el_resources.scoring.engine import ScoringEngine
 
-# Starts a progress display: (what, total, unit) -> context manager that yields `advance(units since the last call)`.
-Show = Callable[[str, int, str], Any]
-
 
 @dataclass(frozen=True, kw_only=True)
-class SampleStep:
+class SampleStep(ShardStep):
     """What every step of an instruction shard has at hand."""
 
-    settings: Settings
-    tables: ShardTables
-    tokenizer: ModelTokenizer
     causal_lm: CausalLM
-    show: Show
 
     def samples(self, shard: str) -> pl.DataFrame:
         """The shard's scorable samples."""
@@ -50,7 +42,7 @@ class SampleStep:
 
     def prompts(self, parts: Sequence[Parts], window: int) -> list[Prompt]:
         """Each sample within a window."""
-        separator = self.tokenizer.encode(self.settings.separator)
+        separator = self.separator_ids()
         return [build_prompt(one, separator, window=window, cut=self.settings.context_cut) for one in parts]
 
 
@@ -112,9 +104,7 @@ def _short_reading(
     return step.causal_lm.engine(short, window=long_engine.window, rope_scaling=scaling), long_prompts
 
 
-def _response_nll(
-    engine: "ScoringEngine", prompts: Sequence[Prompt], advance: Callable[[int], None]
-) -> list[np.ndarray]:
+def _response_nll(engine: "ScoringEngine", prompts: Sequence[Prompt], advance: Advance) -> list[np.ndarray]:
     scores = engine.score(
         [prompt.token_ids for prompt in prompts],
         [prompt.response_positions() for prompt in prompts],
