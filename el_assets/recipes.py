@@ -81,23 +81,30 @@ RECIPES: dict[str, Recipe] = {
         settings=("separator", "seed", "sequence_tokens"),
         models=("tokenizer",),
     ),
-    "instruction_samples": Recipe(code_version="1", settings=("separator",), models=("tokenizer", "window")),
+    "instruction_samples": Recipe(code_version="2", settings=("separator",), models=("tokenizer", "window")),
     "hmg_scores": Recipe(
-        code_version="1",
+        code_version="2",
         inputs=("instruction_samples",),
         settings=("context_cut", "hmg_form", "separator"),
         models=("scorer", "short_reader"),
     ),
     "cam_scores": Recipe(
-        code_version="1",
+        code_version="2",
         inputs=("instruction_samples",),
-        settings=("context_cut", "cosine_normalisation", "importance_sign", "segment_tokens", "separator"),
+        settings=("context_cut", "segment_tokens", "separator"),
         models=("scorer",),
     ),
     # Over shards: their inputs are given, not looked up by partition.
     "influence_scores": Recipe(
-        code_version="1",
-        settings=("hmp_normalisation", "influence_alpha", "influence_perplexity", "influence_scale"),
+        code_version="2",
+        settings=(
+            "cosine_normalisation",
+            "hmp_normalisation",
+            "importance_sign",
+            "influence_alpha",
+            "influence_perplexity",
+            "influence_scale",
+        ),
     ),
     "selected_subsets": Recipe(code_version="1"),
 }

@@ -142,7 +142,7 @@ PACKING_LEFTOVERS: TableSchema = {
     "n_tokens": Column(pl.Int32(), "Tokens of the root with its verified contexts and joints."),
 }
 
-_SAMPLE_ID = Column(pl.String(), "Sample's id: the source's own, else a hash of its texts.")
+_SAMPLE_ID = Column(pl.String(), "Sample's id: the source's own, else a hash of its texts; without texts, its place.")
 _SHARD = Column(pl.String(), "Instruction shard that holds the sample.")
 
 INSTRUCTION_SAMPLES: TableSchema = {
@@ -183,14 +183,13 @@ CAM_SCORES: TableSchema = {
     "segment_nll_nats": Column(SCORES, "Mean response NLL with each segment alone as context."),
     "nll_nats": Column(pl.Float64(), "Mean response NLL with the full context, from the attention's pass."),
     "n_dropped_context_tokens": Column(pl.Int32(), "Context tokens cut away because of the model's window."),
-    "cas": Column(pl.Float64(), "CAS: cosine of importance and attention over the segments."),
 }
 
 INFLUENCE_SCORES: TableSchema = {
     "shard": _SHARD,
     "sample_id": _SAMPLE_ID,
     "hmp": Column(pl.Float64(), "HMP = Norm(PPL_short) - Norm(PPL_long) over the pool; high: needs the long window."),
-    "cas": Column(pl.Float64(), "CAS of the sample."),
+    "cas": Column(pl.Float64(), "CAS: cosine of importance and attention over the sample's context segments."),
     "score": Column(pl.Float64(), "α·HMP' + (1 - α)·CAS', both brought to one scale over the pool."),
     "rank": Column(pl.Int32(), "Place in the pool by score, from 0."),
 }

@@ -20,8 +20,10 @@ for name in [name for name in os.environ if name.startswith("EL_")]:
 
 from el_assets.automation import range_tags  # noqa: E402
 from el_assets.definitions import defs  # noqa: E402
-from el_assets.partitions import register_shards, registered_shards  # noqa: E402
+from el_assets.gateau.assets import open_instructions_of  # noqa: E402
+from el_assets.partitions import corpus_shards, instruction_shards, register_shards  # noqa: E402
 from el_resources.corpus_source import SourceDocument, open_corpus  # noqa: E402
+from el_resources.model_files import resolve_model  # noqa: E402
 from el_resources.settings import Settings  # noqa: E402
 from el_resources.shard_tables import ShardTables  # noqa: E402
 
@@ -31,7 +33,7 @@ SEQUENCE_ASSETS = ("entropy_maps", "candidate_contexts", "context_scores", "veri
 
 @dataclass
 class Workspace:
-    """A store, a corpus folder of JSON lines and a Dagster instance on disk."""
+    """A store, folders of JSON lines for a corpus and for instruction samples, and a Dagster instance on disk."""
 
     folder: Path
     instance: dg.DagsterInstance
@@ -41,6 +43,7 @@ class Workspace:
         self.settings = {
             "store": str(self.folder / "store"),
             "corpus": f"jsonl:{self.folder / 'corpus'}",
+            "instructions": f"jsonl:{self.folder / 'instructions'}",
             **self.settings,
         }
 
@@ -53,33 +56,47 @@ class Workspace:
         return Settings.load({}, **{**self.settings, **overrides})
 
     def write_shard(self, name: str, documents: Sequence[dict[str, Any]]) -> str:
-        """A shard's file, plain or .gz; returns its name."""
+        """A corpus shard's file, plain or .gz; returns its name."""
         write_json_lines(self.folder / "corpus" / name, documents)
+        return name
+
+    def write_instructions(self, name: str, samples: Sequence[dict[str, Any]]) -> str:
+        """An instruction shard's file, plain or .gz; returns its name."""
+        write_json_lines(self.folder / "instructions" / name, samples)
         return name
 
     def register(self) -> list[str]:
         return register_shards(self.instance, open_corpus(self.settings["corpus"]))
 
-    def run(self, job: str, *shards: str, raises: bool = True, **overrides: Any) -> dg.ExecuteInProcessResult:
-        """Execute a job for the shards from the first to the last given (all where none is)."""
-        wanted = shards or tuple(registered_shards(self.instance))
+    def register_instructions(self) -> list[str]:
+        return register_shards(self.instance, open_instructions_of(self.loaded()), instruction_shards)
+
+    def run(self, job: str, *partitions: str, raises: bool = True, **overrides: Any) -> dg.ExecuteInProcessResult:
+        """Execute a job for the partitions from the first to the last given (all where none is)."""
+        definition = defs.resolve_job_def(job)
+        wanted = partitions or self._keys(definition.partitions_def)
         config = {"settings": {"config": {**self.settings, **overrides}}}
-        return defs.resolve_job_def(job).execute_in_process(
+        return definition.execute_in_process(
             instance=self.instance,
             tags=range_tags(wanted[0], wanted[-1]),
             run_config={"resources": config, "loggers": QUIET},
             raise_on_error=raises,
         )
 
-    def materialize(self, *assets: str, **overrides: Any) -> dg.ExecuteInProcessResult:
-        """Execute some assets, with their checks, for all registered shards."""
-        shards = registered_shards(self.instance)
+    def materialize(self, *assets: str, partitions: Sequence[str] = (), **overrides: Any) -> dg.ExecuteInProcessResult:
+        """Execute some assets, with their checks, for a range of partitions; for all of the first's where none is
+        given."""
+        shards = partitions or self._keys(defs.resolve_asset_graph().get(dg.AssetKey(assets[0])).partitions_def)
         return defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=self.instance,
             asset_selection=[dg.AssetKey(asset) for asset in assets],
             tags=range_tags(shards[0], shards[-1]),
             run_config={"resources": {"settings": {"config": {**self.settings, **overrides}}}, "loggers": QUIET},
         )
+
+    def _keys(self, partitions: dg.PartitionsDefinition | None) -> list[str]:
+        """All keys, in order; those of the corpus for what has no partitions of its own."""
+        return list((partitions or corpus_shards).get_partition_keys(dynamic_partitions_store=self.instance))
 
     def files(self) -> dict[str, tuple[int, bytes]]:
         """Modification time and bytes of every file of the store."""
@@ -106,10 +123,55 @@ def library_documents(count: int, *, offset: int = 0) -> list[dict[str, Any]]:
     return [{"id": document.source_id, "text": document.text} for document in chosen]
 
 
+def chat(sample_id: str, context: str, instruction: str, response: str) -> dict[str, Any]:
+    """An instruction sample in LongAlign's form."""
+    turn = f"{context}\n\n{instruction}" if context else instruction
+    return {
+        "id": sample_id,
+        "messages": [{"role": "user", "content": turn}, {"role": "assistant", "content": response}],
+    }
+
+
+def library_samples(count: int, *, offset: int = 0) -> list[dict[str, Any]]:
+    """Chat samples over library documents: what is a module for? Its documentation's first line says it."""
+    return [
+        chat(
+            document["id"],
+            document["text"],
+            f"What is {document['id']} for?",
+            document["text"].strip().splitlines()[0],
+        )
+        for document in library_documents(count, offset=offset)
+    ]
+
+
 @cache
 def _short_library_documents() -> list[SourceDocument]:
     source = open_corpus("python-docs:")
     return [document for document in source.documents("python-docs-0") if 400 <= len(document.text) <= 1400]
+
+
+def tiny_model(folder: Path, config: Any = None, *, seed: int = 0, **shape: int) -> Path:
+    """A random model with the reference tokenizer beside it: of a config, or a two-layer Llama."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(seed)
+    small = {
+        "vocab_size": 8192,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 2048,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    AutoModelForCausalLM.from_config(config or LlamaConfig(**{**small, **shape})).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((resolve_model("reference:long") / name).read_bytes())
+    return folder
 
 
 def forwards(result: dg.ExecuteInProcessResult) -> int:

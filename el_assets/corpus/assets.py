@@ -12,8 +12,8 @@ from el_assets.corpus.chunks import chunks_table, with_vectors
 from el_assets.corpus.documents import document_facts, documents_table, usable
 from el_assets.partitions import corpus_shards, registered_shards
 from el_assets.progress import progress
-from el_assets.recipes import RECIPES
 from el_assets.schemas import dagster_schema
+from el_assets.shard_assets import shard_asset
 from el_assets.shard_runs import Made, materialize_shards, open_corpus_of
 from el_resources.causal_lm import ModelChoice
 from el_resources.context_store import ContextStore, ShardChunks
@@ -28,13 +28,10 @@ BATCH_ROWS = 4096
 INDEX_COLUMNS = ("chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vector")
 
 
-@dg.asset(
-    group_name="corpus",
-    kinds={"parquet"},
-    partitions_def=corpus_shards,
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=64),
-    code_version=RECIPES["documents"].code_version,
-)
+corpus_asset = partial(shard_asset, group="corpus", partitions=corpus_shards)
+
+
+@corpus_asset("documents", [], kinds={"parquet"})
 def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per source document of the shard, in the source's order.
 
@@ -55,14 +52,7 @@ def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.Mater
     return materialize_shards(context, settings, make, source=source)
 
 
-@dg.asset(
-    group_name="corpus",
-    kinds={"parquet"},
-    deps=[documents, "text_encoder"],
-    partitions_def=corpus_shards,
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=64),
-    code_version=RECIPES["context_chunks"].code_version,
-)
+@corpus_asset("context_chunks", [documents, "text_encoder"], kinds={"parquet"})
 def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per retrieval chunk: at most `chunk_tokens` scorer tokens, cut at text boundaries, with its vector.
 

@@ -1,10 +1,9 @@
-"""One shard of each EntropyLong table: reads what the step needs, calls the pure functions, counts what it did.
+"""One shard of each EntropyLong table but the candidates: reads what the step needs, calls the pure functions, counts.
 
 The assets (el_assets.entropylong.assets) say what each table is; here stands how a shard of it comes about.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +11,6 @@ import polars as pl
 
 from el_assets.corpus.documents import usable
 from el_assets.entropylong.anchors import RootLimits, entropy_map_row, entropy_maps_table, sample_roots
-from el_assets.entropylong.candidates import (
-    ControlRing,
-    Exclusions,
-    control_rows,
-    draw_controls,
-    query_texts,
-    retrieve,
-)
 from el_assets.entropylong.packing import Group, Segment, leftovers_table, make_group, pack, sequences_table
 from el_assets.entropylong.selection import KeepRule, judge, keep_contexts, pass_rates
 from el_assets.entropylong.verification import (
@@ -33,63 +24,16 @@ from el_assets.entropylong.verification import (
     with_reductions,
 )
 from el_assets.meter import Meter
+from el_assets.shard_assets import ShardStep
 from el_assets.shard_runs import Made
 from el_resources.causal_lm import ModelChoice
-from el_resources.context_store import PinnedIndex
-from el_resources.settings import Settings
-from el_resources.shard_tables import MissingTableError, ShardTables
-from el_resources.text_encoder import TextEncoder, encoder_fingerprint, open_encoder
-from el_resources.tokenization import ModelTokenizer
+from el_resources.shard_tables import MissingTableError
 
 if TYPE_CHECKING:
     from el_resources.scoring.engine import ScoringEngine
 
-Advance = Callable[[int], None]
-# Starts a progress display: (what, total, unit) -> context manager that yields `advance(units since the last call)`.
-Show = Callable[[str, int, str], Any]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """What every step of a shard has at hand."""
-
-    settings: Settings
-    tables: ShardTables
-    tokenizer: ModelTokenizer
-    show: Show
-
-    def separator_ids(self) -> np.ndarray:
-        return self.tokenizer.encode(self.settings.separator)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Searching:
-    """A pinned index with what its searches need; made once for all shards of a run.
-
-    Attributes:
-        encoder: None where retrieval is by full text.
-        chunks: `chunk_id, doc_id, shard, content_hash` of the whole index.
-        ring: its chunks, ready for drawing controls.
-    """
-
-    index: PinnedIndex
-    encoder: TextEncoder | None
-    chunks: pl.DataFrame
-    ring: ControlRing
-
-    @classmethod
-    def of(cls, index: PinnedIndex, settings: Settings) -> "Searching":
-        encoder = None
-        if settings.retriever == "dense":
-            encoder = open_encoder(
-                settings.encoder, device=settings.device, trust_remote_code=settings.trust_remote_code
-            )
-        chunks = index.chunk_ids()
-        ring = ControlRing.of(chunks["chunk_id"].to_list(), seed=settings.seed)
-        return cls(index=index, encoder=encoder, chunks=chunks, ring=ring)
-
-
-def map_entropy(step: Step, shard: str, engine: "ScoringEngine", model: ModelChoice) -> Made:
+def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: ModelChoice) -> Made:
     """`entropy_maps` of a shard: sampled roots, scored at every token."""
     settings = step.settings
     texts = usable(step.tables.scan("documents", shard)).select("doc_id", "content_hash", "text").collect()
@@ -113,7 +57,7 @@ def map_entropy(step: Step, shard: str, engine: "ScoringEngine", model: ModelCho
     sequences = [tokens[index] for index in chosen]
     names = texts[chosen].select("doc_id", "content_hash").iter_rows()
     with step.show(f"entropy {shard}", sum(len(ids) for ids in sequences), "tokens") as advance:
-        scores = engine.score(sequences, on_progress=_increments(advance))
+        scores = engine.score(sequences, on_progress=advance)
     rows = [
         entropy_map_row(
             doc_id,
@@ -140,115 +84,7 @@ def map_entropy(step: Step, shard: str, engine: "ScoringEngine", model: ModelCho
     return Made(frame=table, facts=facts)
 
 
-def _increments(advance: Advance) -> Advance:
-    """For a caller that reports how much is done so far: passes on what came since its last call."""
-    done = 0
-
-    def on_progress(done_so_far: int) -> None:
-        nonlocal done
-        advance(done_so_far - done)
-        done = done_so_far
-
-    return on_progress
-
-
-def refuse_other_encoder(tables: ShardTables, shard: str, settings: Settings) -> None:
-    """Raise ValueError where the shard's chunks carry another encoder's vectors: no query is similar to those."""
-    made_with = tables.require_stamp("context_chunks", shard).settings["encoder"]
-    if made_with != encoder_fingerprint(settings.encoder):
-        raise ValueError(
-            f"the chunks of shard {shard!r} were encoded by another encoder ({made_with}) than {settings.encoder!r}; "
-            "run job build_index with this encoder first, or restore EL_ENCODER"
-        )
-
-
-def find_candidates(step: Step, shard: str, searching: Searching) -> Made:
-    """`candidate_contexts` of a shard: retrieved chunks and controls of every anchor."""
-    settings = step.settings
-    maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids", "anchors"])
-    queries = query_texts(maps, step.tokenizer.decode, half_width=settings.query_half_width)
-    exclusions = Exclusions(
-        {doc_id: step.tokenizer.decode(np.asarray(ids)) for doc_id, ids, _ in maps.iter_rows()},
-        settings.near_duplicate_containment,
-    )
-    with step.show(f"retrieve {shard}", queries.height, "queries") as advance:
-        search = _search(shard, searching, queries["query_text"].to_list(), advance)
-        retrieved = retrieve(
-            queries, search, exclusions, k=settings.candidates_per_anchor, n_chunks=searching.index.n_rows
-        )
-    excluded = dict(exclusions.counts)
-    controls = _draw(step, shard, searching, queries, retrieved, exclusions)
-    table = pl.concat([retrieved, controls]).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
-    facts = {
-        "anchors": queries.height,
-        "retrieved_pairs": retrieved.height,
-        "control_pairs": controls.height,
-        "unique_units": table.select("doc_id", "chunk_hash").n_unique(),
-        "excluded_own_chunks": excluded["own_chunks"],
-        "excluded_near_duplicates": excluded["near_duplicates"],
-        "chunks_in_index": searching.index.n_rows,
-    }
-    return Made(frame=table, facts=facts, pinned={"index_tag": searching.index.tag})
-
-
-def _search(
-    shard: str, searching: Searching, texts: list[str], advance: Advance
-) -> Callable[[np.ndarray, int], pl.DataFrame]:
-    """Answers for some of the texts by their numbers; result columns as PinnedIndex's, numbered by text.
-
-    Ids of documents are unique within a shard only, so those of other shards are told apart by their shard.
-    """
-    index, encoder = searching.index, searching.encoder
-    vectors = encoder.encode(texts) if encoder is not None and texts else None
-
-    def search(numbers: np.ndarray, k: int) -> pl.DataFrame:
-        if vectors is None:
-            found = index.search_text([texts[number] for number in numbers], k)
-        else:
-            found = index.search_dense(vectors[numbers], k)
-        advance(len(numbers))
-        return found.with_columns(
-            query_index=pl.Series(numbers).gather(found["query_index"]).cast(pl.Int64),
-            doc_id=pl.when(pl.col("shard") == shard).then("doc_id").otherwise(pl.format("{}\0{}", "shard", "doc_id")),
-        )
-
-    return search
-
-
-def _draw(
-    step: Step,
-    shard: str,
-    searching: Searching,
-    queries: pl.DataFrame,
-    retrieved: pl.DataFrame,
-    exclusions: Exclusions,
-) -> pl.DataFrame:
-    """`candidate_contexts` rows of every root's controls."""
-    index, chunks = searching.index, searching.chunks
-    place = {chunk_id: row for row, chunk_id in enumerate(chunks["chunk_id"])}
-    taken = {root: set(ids) for root, ids in retrieved.group_by("doc_id").agg("chunk_hash").iter_rows()}
-    drawn: list[tuple[str, str, str, str]] = []
-    for root in queries["doc_id"].unique(maintain_order=True):
-        hashes = taken.setdefault(root, set())
-
-        def is_free(chunk_id: str, root: str = root, hashes: set[str] = hashes) -> bool:
-            _, doc_id, chunk_shard, content_hash = chunks.row(place[chunk_id])
-            if content_hash in hashes or (chunk_shard, doc_id) == (shard, root):
-                return False
-            text = index.texts([chunk_id])["text"][0]  # the same chunk may stand in two shards
-            return exclusions.allows(root, chunk_id, f"{chunk_shard}\0{doc_id}", text)
-
-        for chunk_id in draw_controls(
-            root, searching.ring, is_free, count=step.settings.controls_per_root, seed=step.settings.seed
-        ):
-            _, _, chunk_shard, content_hash = chunks.row(place[chunk_id])
-            hashes.add(content_hash)
-            drawn.append((root, chunk_id, chunk_shard, content_hash))
-    columns = ["root", "chunk_id", "shard", "content_hash"]
-    return control_rows(queries, pl.DataFrame(drawn, schema=dict.fromkeys(columns, pl.String), orient="row"))
-
-
-def score_contexts(step: Step, shard: str, engine: "ScoringEngine", scorer_fingerprint: str) -> Made:
+def score_contexts(step: ShardStep, shard: str, engine: "ScoringEngine", scorer_fingerprint: str) -> Made:
     """`context_scores` of a shard: every candidate and control, one forward per unique (root, chunk)."""
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids", "entropy_nats", "nll_nats", "anchors"])
     pairs = pairs_with_before(step.tables.read("candidate_contexts", shard), maps)
@@ -275,7 +111,7 @@ def score_contexts(step: Step, shard: str, engine: "ScoringEngine", scorer_finge
 
 
 def _score_blocks(
-    step: Step,
+    step: ShardStep,
     shard: str,
     engine: "ScoringEngine",
     units: Sequence[Any],
@@ -288,13 +124,13 @@ def _score_blocks(
     with step.show(f"verify {shard}", total, "tokens") as advance:
 
         def score(sequences: list[np.ndarray], positions: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-            scores = engine.score(sequences, positions, on_progress=_increments(advance))
+            scores = engine.score(sequences, positions, on_progress=advance)
             return [(score.entropy_nats, score.nll_nats) for score in scores]
 
         return [score_units(block, roots, chunks, joint, score) for block in blocks(units)]
 
 
-def _earlier_scores(step: Step, shard: str, basis: Mapping[str, str]) -> pl.DataFrame | None:
+def _earlier_scores(step: ShardStep, shard: str, basis: Mapping[str, str]) -> pl.DataFrame | None:
     """The shard's present table, if its scores mean the same as those to be made."""
     stamp = step.tables.stamp("context_scores", shard)
     if step.settings.force or stamp is None or stamp.facts.get("basis") != basis:
@@ -302,7 +138,7 @@ def _earlier_scores(step: Step, shard: str, basis: Mapping[str, str]) -> pl.Data
     return step.tables.read("context_scores", shard)
 
 
-def chunk_tokens(step: Step, wanted: pl.DataFrame) -> dict[str, np.ndarray]:
+def chunk_tokens(step: ShardStep, wanted: pl.DataFrame) -> dict[str, np.ndarray]:
     """Token ids by content hash of the chunks in `chunk_id`, `chunk_shard`, `chunk_hash`.
 
     Raises:
@@ -323,7 +159,7 @@ def chunk_tokens(step: Step, wanted: pl.DataFrame) -> dict[str, np.ndarray]:
     return dict(zip(texts, step.tokenizer.encode_batch(list(texts.values())), strict=True))
 
 
-def verify_pairs(step: Step, shard: str) -> Made:
+def verify_pairs(step: ShardStep, shard: str) -> Made:
     """`verified_pairs` of a shard: the keep rule over stored scores; no model."""
     settings = step.settings
     scores = step.tables.read("context_scores", shard)
@@ -343,7 +179,7 @@ def verify_pairs(step: Step, shard: str) -> Made:
     return Made(frame=table, facts=facts)
 
 
-def pack_sequences(step: Step, shard: str) -> Made:
+def pack_sequences(step: ShardStep, shard: str) -> Made:
     """`packed_sequences` and `packing_leftovers` of a shard."""
     settings = step.settings
     pairs = step.tables.read("verified_pairs", shard)
@@ -368,7 +204,7 @@ def pack_sequences(step: Step, shard: str) -> Made:
     return Made(frame=table, facts=facts, side_tables={"packing_leftovers": left})
 
 
-def _groups(step: Step, pairs: pl.DataFrame, roots: Mapping[str, np.ndarray]) -> list[Group]:
+def _groups(step: ShardStep, pairs: pl.DataFrame, roots: Mapping[str, np.ndarray]) -> list[Group]:
     chunks = chunk_tokens(step, pairs)
     contexts: dict[str, list[Segment]] = {}
     for row in pairs.iter_rows(named=True):

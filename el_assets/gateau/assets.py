@@ -1,38 +1,26 @@
 """GATEAU as assets: from instruction samples to the influential subset. How a shard comes about stands in `steps`."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from el_assets.entropylong.assets import GPU_POOL, MANY_SHARDS
+from el_assets.gateau.cam import with_awareness
 from el_assets.gateau.influence import InfluenceRule, influence_table, select_subset, shares
 from el_assets.gateau.samples import sample_facts, samples_table
 from el_assets.gateau.steps import SampleStep, refuse_different_tokenizers, score_awareness, score_guidance
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
-from el_assets.progress import progress
 from el_assets.recipes import RECIPES
+from el_assets.shard_assets import GPU_POOL, shard_asset
 from el_assets.shard_runs import Made, materialize_shards
 from el_resources.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.corpus_source import CorruptShardError
 from el_resources.instruction_source import InstructionSource, open_instructions
 from el_resources.settings import Settings
-from el_resources.shard_tables import MissingTableError, ShardTables, Stamp, refuse_mixed_settings
+from el_resources.shard_tables import MissingTableError, MixedSettingsError, ShardTables, Stamp, refuse_mixed_settings
 
-
-def sample_asset(name: str, deps: list[Any], *, kinds: set[str], pool: str | None = None) -> Any:
-    """`@dg.asset` for a table of this group, partitioned by instruction shard."""
-    return dg.asset(
-        name=name,
-        group_name="gateau",
-        kinds=kinds,
-        deps=deps,
-        partitions_def=instruction_shards,
-        backfill_policy=MANY_SHARDS,
-        code_version=RECIPES[name].code_version,
-        pool=pool,
-    )
+sample_asset = partial(shard_asset, group="gateau", partitions=instruction_shards)
 
 
 @sample_asset("instruction_samples", ["long_model"], kinds={"parquet"})
@@ -75,18 +63,21 @@ def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
     models' guidance".
     """
     refuse_different_tokenizers(settings)
-    return materialize_shards(context, settings, partial(score_guidance, _step(context, settings, causal_lm)))
+    return materialize_shards(
+        context, settings, partial(score_guidance, SampleStep.of(context, settings, causal_lm=causal_lm))
+    )
 
 
 @sample_asset("cam_scores", [instruction_samples, "long_model"], kinds={"parquet", "pytorch"}, pool=GPU_POOL)
 def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
-    """One row per sample: attention of its response on each context segment, NLL with each segment alone, and CAS.
+    """One row per sample: attention of its response on each context segment, and its NLL with each segment alone.
 
     Attention is exact and comes from one full-context pass without an n × n matrix: the response's rows are the only
-    queries. CAS is the cosine of importance and attention over the segments. GATEAU, "contextual awareness
-    measurement".
+    queries. CAS follows from both in `influence_scores`. GATEAU, "contextual awareness measurement".
     """
-    return materialize_shards(context, settings, partial(score_awareness, _step(context, settings, causal_lm)))
+    return materialize_shards(
+        context, settings, partial(score_awareness, SampleStep.of(context, settings, causal_lm=causal_lm))
+    )
 
 
 @dg.asset(
@@ -99,7 +90,8 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
     """One row per sample of the pool, best first: HMP, CAS, their weighted sum on one scale, and the rank.
 
     The pool is every registered shard for which both scores exist; metadata lists them, and each term's share in the
-    final order as a rank correlation. Needs no model, so α and the scales are tuned here for free.
+    final order as a rank correlation. Needs no model, so α, the scales, and the sign and normalisation of CAS are tuned
+    here for free.
     """
     tables = ShardTables(settings.store)
     hmg, cam = _pool(tables, registered_shards(context.instance, instruction_shards))
@@ -111,10 +103,15 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
     )
 
     def make(_: str) -> Made:
-        table = influence_table(
-            tables.scan_many("hmg_scores", hmg).collect(), tables.scan_many("cam_scores", cam).collect(), rule
+        awareness = with_awareness(
+            tables.scan_many("cam_scores", cam).collect(),
+            sign=settings.importance_sign,
+            normalisation=settings.cosine_normalisation,
         )
-        return Made(frame=table, facts={"samples": table.height, "shards": sorted(hmg), **shares(table)})
+        table = influence_table(tables.scan_many("hmg_scores", hmg).collect(), awareness, rule)
+        made_from = {shard: stamp.facts["samples_fingerprint"] for shard, stamp in sorted(hmg.items())}
+        facts = {"samples": table.height, "shards": list(made_from), "samples_fingerprints": made_from}
+        return Made(frame=table, facts={**facts, **shares(table)})
 
     inputs = {f"{stamp.asset}/{shard}": stamp for scores in (hmg, cam) for shard, stamp in scores.items()}
     return materialize_shards(context, settings, make, inputs=inputs)
@@ -138,6 +135,7 @@ def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> d
     influence = tables.require_stamp("influence_scores")
     shards = list(influence.facts["shards"])
     samples = tables.stamps("instruction_samples", shards)
+    refuse_changed_samples(influence.facts["samples_fingerprints"], samples)
 
     def make(fraction: str) -> Made:
         pool = tables.scan_many("instruction_samples", shards)
@@ -161,6 +159,44 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
     )
 
 
+def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stamp]) -> None:
+    """Raise ValueError where a shard's samples are no longer those that were scored.
+
+    Args:
+        scored: fingerprint of the samples that were scored, by shard.
+    """
+    changed = [
+        shard for shard, made_from in scored.items() if shard not in samples or samples[shard].fingerprint != made_from
+    ]
+    if changed:
+        raise ValueError(
+            f"instruction_samples of shard {changed[0]!r} (and {len(changed) - 1} more) changed since they were "
+            "scored; run job score_samples for them, then select_samples"
+        )
+
+
+def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> None:
+    """Raise where a shard's two scores are about other samples (ValueError) or readings (MixedSettingsError)."""
+    for shard, guidance in hmg.items():
+        awareness = cam[shard]
+        if guidance.facts["samples_fingerprint"] != awareness.facts["samples_fingerprint"]:
+            raise ValueError(
+                f"hmg_scores and cam_scores of shard {shard!r} were made from different samples; "
+                "run job score_samples for it"
+            )
+        shared = sorted(guidance.settings.keys() & awareness.settings.keys())
+        differing = [
+            f"{name} is {guidance.settings[name]!r} in hmg_scores and {awareness.settings[name]!r} in cam_scores"
+            for name in shared
+            if guidance.settings[name] != awareness.settings[name]
+        ]
+        if differing:
+            raise MixedSettingsError(
+                f"scores of shard {shard!r} were made under different settings: {'; '.join(differing)}. "
+                "Run job score_samples for it"
+            )
+
+
 def _pool(tables: ShardTables, registered: list[str]) -> tuple[dict[str, Stamp], dict[str, Stamp]]:
     """Stamps of the shards for which both scores exist, made under one setting each."""
     hmg, cam = tables.stamps("hmg_scores", registered), tables.stamps("cam_scores", registered)
@@ -172,14 +208,5 @@ def _pool(tables: ShardTables, registered: list[str]) -> tuple[dict[str, Stamp],
     kept = {shard: hmg[shard] for shard in both}, {shard: cam[shard] for shard in both}
     for stamps in kept:
         refuse_mixed_settings(stamps)
+    refuse_unequal_scores(*kept)
     return kept
-
-
-def _step(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> SampleStep:
-    return SampleStep(
-        settings=settings,
-        tables=ShardTables(settings.store),
-        tokenizer=ModelChoice.long(settings).tokenizer(),
-        causal_lm=causal_lm,
-        show=partial(progress, context),
-    )

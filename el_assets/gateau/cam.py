@@ -3,7 +3,7 @@
 GATEAU (arXiv 2410.15633), "contextual awareness measurement": the context is cut into segments of 128 tokens. The
 importance IS(s_i) comes from PPL_B(y | s_i, x), the response's perplexity with the segment alone; the attention AS(s_i)
 is what the response's rows pay to the segment, a mean over heads, layers, rows and the segment's tokens;
-CAS = cos(IS, AS).
+CAS = cos(IS, AS). Attention and perplexities need the model and are stored as they are; CAS follows from them.
 
 Neither the sign of IS nor the normalisation before the cosine is stated; both are options. Under the sign `ppl`, the
 default, a segment that helps has a *low* importance score, so a high CAS says that attention sits on segments that do
@@ -55,6 +55,16 @@ def contextual_awareness(
     attention = scaled(segment_attention.astype(np.float64) / segment_tokens, normalisation)
     length = np.linalg.norm(score) * np.linalg.norm(attention)
     return float(score @ attention / length) if length > 0 else 0.0
+
+
+def with_awareness(cam: pl.DataFrame, *, sign: str, normalisation: str) -> pl.DataFrame:
+    """Stored `cam_scores` with `cas`, the CAS of each sample."""
+    columns = (cam[name] for name in ("segment_nll_nats", "segment_attention", "segment_tokens"))
+    cas = [
+        contextual_awareness(*(cell.to_numpy() for cell in cells), sign=sign, normalisation=normalisation)
+        for cells in zip(*columns, strict=True)
+    ]
+    return cam.with_columns(cas=pl.Series(cas, dtype=pl.Float64))
 
 
 def cam_table(rows: Sequence[dict[str, object]]) -> pl.DataFrame:

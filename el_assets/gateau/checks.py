@@ -6,7 +6,7 @@ import dagster as dg
 import polars as pl
 
 from el_assets.gateau.assets import cam_scores, hmg_scores, influence_scores, instruction_samples, selected_subsets
-from el_assets.gateau.influence import FRACTIONS, roc_auc, subset_size
+from el_assets.gateau.influence import FRACTIONS, roc_auc, share
 from el_assets.shard_checks import result, shard_check
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
@@ -27,11 +27,11 @@ def every_sample_is_guided(tables: ShardTables, shard: str) -> list[str]:
 
 
 def every_sample_has_awareness(tables: ShardTables, shard: str) -> list[str]:
-    """Every sample that was not set aside has a finite CAS in [-1, 1]."""
+    """Every sample that was not set aside has finite, non-negative NLLs: with its context, and with each segment."""
     unscored = _unscored(tables, shard, "cam_scores", ["nll_nats"])
-    cam = tables.read("cam_scores", shard, ["sample_id", "cas"])
-    outside = cam.filter(~pl.col("cas").is_between(-1 - 1e-9, 1 + 1e-9).fill_null(False))
-    return unscored + [f"sample {sample_id!r} has CAS {cas}" for sample_id, cas in outside.iter_rows()]
+    alone = tables.read("cam_scores", shard, ["sample_id", "segment_nll_nats"]).explode("segment_nll_nats")
+    wrong = alone.filter(~(pl.col("segment_nll_nats").is_finite() & (pl.col("segment_nll_nats") >= 0)))
+    return unscored + [f"sample {sample_id!r} has NLL {nll} with one segment" for sample_id, nll in wrong.iter_rows()]
 
 
 def attention_sums_to_one(tables: ShardTables, shard: str) -> list[str]:
@@ -51,6 +51,15 @@ def ranks_are_a_permutation(settings: Settings) -> dg.AssetCheckResult:
         found.append("ranks are no permutation")
     if not table["score"].is_finite().all() or not table["score"].is_sorted(descending=True):
         found.append("scores are not finite, or not in the order of the ranks")
+    return result({"influence_scores": found} if found else {}, shards=1, remedy=REDO)
+
+
+@dg.asset_check(asset=influence_scores, blocking=True)
+def awareness_is_a_cosine(settings: Settings) -> dg.AssetCheckResult:
+    """Every sample's CAS is finite and in [-1, 1]."""
+    table = ShardTables(settings.store).read("influence_scores", columns=["sample_id", "cas"])
+    outside = table.filter(~pl.col("cas").is_between(-1 - 1e-9, 1 + 1e-9).fill_null(False))
+    found = [f"sample {sample_id!r} has CAS {cas}" for sample_id, cas in outside.iter_rows()]
     return result({"influence_scores": found} if found else {}, shards=1, remedy=REDO)
 
 
@@ -92,9 +101,9 @@ def subsets_are_nested_and_of_the_asked_size(settings: Settings) -> dg.AssetChec
         name: tables.read("selected_subsets", name) for name in FRACTIONS if tables.exists("selected_subsets", name)
     }
     found = {
-        name: [f"has {subset.height} of {pool} samples, not {subset_size(pool, name)}"]
+        name: [f"has {subset.height} of {pool} samples, not {share(pool, name)}"]
         for name, subset in subsets.items()
-        if subset.height != subset_size(pool, name)
+        if subset.height != share(pool, name)
     }
     ordered = sorted(subsets.items(), key=lambda item: FRACTIONS[item[0]])
     for (small_name, small), (large_name, large) in pairwise(ordered):
@@ -123,6 +132,7 @@ CHECKS = [
     shard_check(cam_scores, every_sample_has_awareness, remedy=REDO, blocking=True),
     shard_check(cam_scores, attention_sums_to_one, remedy=REDO, blocking=True),
     ranks_are_a_permutation,
+    awareness_is_a_cosine,
     far_samples_rank_above_the_others,
     subsets_are_nested_and_of_the_asked_size,
 ]

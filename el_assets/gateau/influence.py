@@ -52,7 +52,7 @@ def influence_table(hmg: pl.DataFrame, cam: pl.DataFrame, rule: InfluenceRule) -
     """The `influence_scores` table: every sample that both scores know, best first; ties in the order of ids.
 
     Args:
-        hmg, cam: `hmg_scores` and `cam_scores` of all shards, with `shard`.
+        hmg, cam: `hmg_scores`, and `cam_scores` with `cas`, of all shards, with `shard`.
     """
     pool = hmg.join(cam.select("shard", "sample_id", "cas"), on=["shard", "sample_id"], how="inner")
     pool = pool.sort("shard", "sample_id")
@@ -83,13 +83,18 @@ def shares(table: pl.DataFrame) -> dict[str, float | None]:
     }
 
 
+def share(n_samples: int, fraction: str) -> int:
+    """The named fraction of a pool, rounded down."""
+    return int(n_samples * FRACTIONS[fraction] + 1e-9)
+
+
 def subset_size(n_samples: int, fraction: str) -> int:
-    """Samples in a selected subset, rounded down.
+    """Samples in a selected subset, at least one.
 
     Raises:
         ValueError: the pool is too small to give a single sample.
     """
-    size = int(n_samples * FRACTIONS[fraction] + 1e-9)
+    size = share(n_samples, fraction)
     if size < 1:
         raise ValueError(
             f"a pool of {n_samples} samples has no {fraction}; score more samples or choose a larger subset"

@@ -1,7 +1,7 @@
 """Source samples to the `instruction_samples` table: token counts, and a reason for every sample that is not scored.
 
 Nothing is dropped: a sample that cannot be scored stays as a row with its reason, and without texts where its source
-had none.
+had none. A sample is named by its source's id, else by a hash of its texts; without texts, by its place in the shard.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ def samples_table(
     counts = {part: _token_counts(tokenizer, [getattr(sample, part) for sample in listed]) for part in PARTS}
     rows, seen = [], set()
     for number, sample in enumerate(listed):
-        sample_id = sample.source_id or _content_id(sample)
+        sample_id = sample.source_id or _own_id(sample, number)
         n_tokens = {part: int(counts[part][number]) for part in PARTS}
         needed = 1 + n_tokens["instruction"] + separator + n_tokens["response"]
         reason, detail = sample.set_aside_reason, sample.detail
@@ -80,6 +80,8 @@ def _token_counts(tokenizer: ModelTokenizer, texts: Sequence[str]) -> np.ndarray
     return np.array([len(ids) for ids in tokenizer.encode_batch(list(texts))], dtype=np.int64)
 
 
-def _content_id(sample: SourceSample) -> str:
+def _own_id(sample: SourceSample, number: int) -> str:
+    if sample.set_aside_reason is not None:
+        return f"sample {number + 1} of the shard"
     text = "\0".join(getattr(sample, part) for part in PARTS)
     return blake2b(text.encode("utf-8"), digest_size=16).hexdigest()

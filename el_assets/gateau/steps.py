@@ -1,43 +1,39 @@
 """One shard of each GATEAU table: reads what the step needs, calls the pure functions, counts what it did."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from el_assets.gateau.cam import cam_table, contextual_awareness
+from el_assets.gateau.cam import cam_table
 from el_assets.gateau.hmg import hmg_table, mean_nll
 from el_assets.gateau.prompts import Parts, Prompt, build_prompt, segments_of
 from el_assets.gateau.samples import PARTS, scorable
 from el_assets.meter import Meter
+from el_assets.shard_assets import Advance, ShardStep
 from el_assets.shard_runs import Made
 from el_resources.causal_lm import CausalLM, ModelChoice, RopeScaling, short_window
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
-from el_resources.tokenization import ModelTokenizer
 
 if TYPE_CHECKING:
     from el_resources.scoring.engine import ScoringEngine
 
-# Starts a progress display: (what, total, unit) -> context manager that yields `advance(units since the last call)`.
-Show = Callable[[str, int, str], Any]
-
 
 @dataclass(frozen=True, kw_only=True)
-class SampleStep:
+class SampleStep(ShardStep):
     """What every step of an instruction shard has at hand."""
 
-    settings: Settings
-    tables: ShardTables
-    tokenizer: ModelTokenizer
     causal_lm: CausalLM
-    show: Show
 
     def samples(self, shard: str) -> pl.DataFrame:
         """The shard's scorable samples."""
         return scorable(self.tables.read("instruction_samples", shard))
+
+    def made_from(self, shard: str) -> dict[str, str]:
+        """For a stamp: which samples are scored."""
+        return {"samples_fingerprint": self.tables.require_stamp("instruction_samples", shard).fingerprint}
 
     def parts(self, samples: pl.DataFrame) -> list[Parts]:
         """Token ids of each sample's parts, each part tokenized by itself."""
@@ -46,7 +42,7 @@ class SampleStep:
 
     def prompts(self, parts: Sequence[Parts], window: int) -> list[Prompt]:
         """Each sample within a window."""
-        separator = self.tokenizer.encode(self.settings.separator)
+        separator = self.separator_ids()
         return [build_prompt(one, separator, window=window, cut=self.settings.context_cut) for one in parts]
 
 
@@ -66,15 +62,21 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
     """`hmg_scores` of a shard: mean response NLL in the short-window and in the long-window reading."""
     samples = step.samples(shard)
     parts = step.parts(samples)
-    long = ModelChoice.long(step.settings)
-    long_engine = step.causal_lm.engine(long)
+    long_engine = step.causal_lm.engine(ModelChoice.long(step.settings))
     long_prompts = step.prompts(parts, long_engine.window)
     short_engine, short_prompts = _short_reading(step, parts, long_engine, long_prompts)
     meters = [Meter(long_engine)] + ([Meter(short_engine)] if short_engine is not long_engine else [])
-    total = sum(prompt.response[1] for prompt in [*long_prompts, *short_prompts])
+    # A second reading of the same prompt would differ by rounding, and ranks would put that noise in order.
+    differs = [
+        short_engine is not long_engine or short.n_dropped != long.n_dropped
+        for short, long in zip(short_prompts, long_prompts, strict=True)
+    ]
+    to_score = [prompt for prompt, other in zip(short_prompts, differs, strict=True) if other]
+    total = sum(prompt.response[1] for prompt in [*long_prompts, *to_score])
     with step.show(f"guidance {shard}", total, "tokens") as advance:
         long_nll = _response_nll(long_engine, long_prompts, advance)
-        short_nll = _response_nll(short_engine, short_prompts, advance)
+        scored = iter(_response_nll(short_engine, to_score, advance))
+    short_nll = [next(scored) if other else nll for other, nll in zip(differs, long_nll, strict=True)]
     table = hmg_table(
         samples["sample_id"].to_list(),
         list(zip(short_prompts, short_nll, strict=True)),
@@ -82,6 +84,7 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
     )
     facts = {
         **Meter.total(meters),
+        **step.made_from(shard),
         "form": step.settings.hmg_form,
         "contexts_cut": int((table["n_dropped_context_tokens"] > 0).sum()),
         "context_tokens_dropped": int(table["n_dropped_context_tokens"].sum()),
@@ -101,9 +104,7 @@ def _short_reading(
     return step.causal_lm.engine(short, window=long_engine.window, rope_scaling=scaling), long_prompts
 
 
-def _response_nll(
-    engine: "ScoringEngine", prompts: Sequence[Prompt], advance: Callable[[int], None]
-) -> list[np.ndarray]:
+def _response_nll(engine: "ScoringEngine", prompts: Sequence[Prompt], advance: Advance) -> list[np.ndarray]:
     scores = engine.score(
         [prompt.token_ids for prompt in prompts],
         [prompt.response_positions() for prompt in prompts],
@@ -131,28 +132,18 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
         flat = iter(_response_nll(engine, [one for ones in alone for one in ones], advance))
     rows = []
     for sample_id, prompt, spans, scores in zip(samples["sample_id"], prompts, segments, attention, strict=True):
-        segment_nll = np.array([mean_nll(next(flat)) for _ in spans])
-        lengths = np.array([end - start for start, end in spans])
-        cas = contextual_awareness(
-            segment_nll,
-            scores.segment_attention,
-            lengths,
-            sign=settings.importance_sign,
-            normalisation=settings.cosine_normalisation,
-        )
         rows.append(
             {
                 "sample_id": sample_id,
-                "segment_tokens": lengths,
+                "segment_tokens": [end - start for start, end in spans],
                 "segment_attention": scores.segment_attention,
                 "rest_attention": scores.rest_attention,
-                "segment_nll_nats": segment_nll,
+                "segment_nll_nats": [mean_nll(next(flat)) for _ in spans],
                 "nll_nats": mean_nll(scores.nll_nats),
                 "n_dropped_context_tokens": prompt.n_dropped,
-                "cas": cas,
             }
         )
-    facts = {**meter.facts(), "segments": sum(len(spans) for spans in segments)}
+    facts = {**meter.facts(), **step.made_from(shard), "segments": sum(len(spans) for spans in segments)}
     return Made(frame=cam_table(rows), facts=facts)
 
 

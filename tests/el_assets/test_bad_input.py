@@ -5,11 +5,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from el_assets.automation import unfinished
-from el_resources.model_files import resolve_model
-from tests.conftest import SEQUENCE_ASSETS, Workspace, library_documents
+from tests.conftest import SEQUENCE_ASSETS, Workspace, library_documents, tiny_model
 
 A = "a.jsonl"
 SMALL = {"roots_per_shard": 2, "root_tokens_min": 64, "candidates_per_anchor": 2, "max_anchors": 2, "alpha": 0.5}
@@ -98,22 +96,3 @@ def test_a_parquet_without_text_lists_its_columns(workspace: Workspace) -> None:
         workspace.materialize("documents")
     workspace.materialize("documents", text_column="body")
     assert workspace.tables.read("documents", "x.parquet")["text"].to_list() == ["one"]
-
-
-def tiny_model(folder: Path, *, vocab_size: int) -> Path:
-    """A random two-layer Llama with the reference tokenizer beside it."""
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=2048,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((resolve_model("reference:long") / name).read_bytes())
-    return folder

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from el_assets.gateau.cam import contextual_awareness, importance
+from el_assets.gateau.cam import cam_table, contextual_awareness, importance, with_awareness
 
 # Perplexities 1, 2 and 4 with the segments alone; the first segment helps most.
 NLL = np.log([1.0, 2.0, 4.0])
@@ -63,3 +63,12 @@ def test_an_exploding_perplexity_stays_finite() -> None:
         np.array([1e4, 1.0]), np.array([0.5, 0.5]), np.array([1, 1]), sign="ppl", normalisation="none"
     )
     assert np.isfinite(found)
+
+
+def test_every_stored_sample_gets_its_cas() -> None:
+    same = {"rest_attention": 0.5, "nll_nats": 1.0, "n_dropped_context_tokens": 0}
+    segments = {"segment_tokens": [10, 10, 5], "segment_nll_nats": list(NLL)}
+    parallel = {"sample_id": "a", **segments, "segment_attention": [0.1, 0.2, 0.2], **same}
+    empty = {"sample_id": "b", "segment_tokens": [], "segment_nll_nats": [], "segment_attention": [], **same}
+    found = with_awareness(cam_table([parallel, empty]), sign="ppl", normalisation="none")
+    assert found["cas"].to_list() == pytest.approx([1, 0])

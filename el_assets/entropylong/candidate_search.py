@@ -1,0 +1,145 @@
+"""One shard of `candidate_contexts`: queries of its anchors to a pinned index, exclusions, and random controls."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from el_assets.entropylong.candidates import (
+    ControlRing,
+    Exclusions,
+    control_rows,
+    draw_controls,
+    query_texts,
+    retrieve,
+)
+from el_assets.shard_assets import Advance, ShardStep
+from el_assets.shard_runs import Made
+from el_resources.context_store import PinnedIndex
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables
+from el_resources.text_encoder import TextEncoder, encoder_fingerprint, open_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searching:
+    """A pinned index with what its searches need; made once for all shards of a run.
+
+    Attributes:
+        encoder: None where retrieval is by full text.
+        chunks: `chunk_id, doc_id, shard, content_hash` of the whole index.
+        ring: its chunks, ready for drawing controls.
+    """
+
+    index: PinnedIndex
+    encoder: TextEncoder | None
+    chunks: pl.DataFrame
+    ring: ControlRing
+
+    @classmethod
+    def of(cls, index: PinnedIndex, settings: Settings) -> "Searching":
+        encoder = None
+        if settings.retriever == "dense":
+            encoder = open_encoder(
+                settings.encoder, device=settings.device, trust_remote_code=settings.trust_remote_code
+            )
+        chunks = index.chunk_ids()
+        ring = ControlRing.of(chunks["chunk_id"].to_list(), seed=settings.seed)
+        return cls(index=index, encoder=encoder, chunks=chunks, ring=ring)
+
+
+def refuse_other_encoder(tables: ShardTables, shard: str, settings: Settings) -> None:
+    """Raise ValueError where the shard's chunks carry another encoder's vectors: no query is similar to those."""
+    made_with = tables.require_stamp("context_chunks", shard).settings["encoder"]
+    if made_with != encoder_fingerprint(settings.encoder):
+        raise ValueError(
+            f"the chunks of shard {shard!r} were encoded by another encoder ({made_with}) than {settings.encoder!r}; "
+            "run job build_index with this encoder first, or restore EL_ENCODER"
+        )
+
+
+def find_candidates(step: ShardStep, shard: str, searching: Searching) -> Made:
+    """`candidate_contexts` of a shard: retrieved chunks and controls of every anchor."""
+    settings = step.settings
+    maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids", "anchors"])
+    queries = query_texts(maps, step.tokenizer.decode, half_width=settings.query_half_width)
+    exclusions = Exclusions(
+        {doc_id: step.tokenizer.decode(np.asarray(ids)) for doc_id, ids, _ in maps.iter_rows()},
+        settings.near_duplicate_containment,
+    )
+    with step.show(f"retrieve {shard}", queries.height, "queries") as advance:
+        search = _search(shard, searching, queries["query_text"].to_list(), advance)
+        retrieved = retrieve(
+            queries, search, exclusions, k=settings.candidates_per_anchor, n_chunks=searching.index.n_rows
+        )
+    excluded = dict(exclusions.counts)
+    controls = _draw(step, shard, searching, queries, retrieved, exclusions)
+    table = pl.concat([retrieved, controls]).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
+    facts = {
+        "anchors": queries.height,
+        "retrieved_pairs": retrieved.height,
+        "control_pairs": controls.height,
+        "unique_units": table.select("doc_id", "chunk_hash").n_unique(),
+        "excluded_own_chunks": excluded["own_chunks"],
+        "excluded_near_duplicates": excluded["near_duplicates"],
+        "chunks_in_index": searching.index.n_rows,
+    }
+    return Made(frame=table, facts=facts, pinned={"index_tag": searching.index.tag})
+
+
+def _search(
+    shard: str, searching: Searching, texts: list[str], advance: Advance
+) -> Callable[[np.ndarray, int], pl.DataFrame]:
+    """Answers for some of the texts by their numbers; result columns as PinnedIndex's, numbered by text.
+
+    Ids of documents are unique within a shard only, so those of other shards are told apart by their shard.
+    """
+    index, encoder = searching.index, searching.encoder
+    vectors = encoder.encode(texts) if encoder is not None and texts else None
+
+    def search(numbers: np.ndarray, k: int) -> pl.DataFrame:
+        if vectors is None:
+            found = index.search_text([texts[number] for number in numbers], k)
+        else:
+            found = index.search_dense(vectors[numbers], k)
+        advance(len(numbers))
+        return found.with_columns(
+            query_index=pl.Series(numbers).gather(found["query_index"]).cast(pl.Int64),
+            doc_id=pl.when(pl.col("shard") == shard).then("doc_id").otherwise(pl.format("{}\0{}", "shard", "doc_id")),
+        )
+
+    return search
+
+
+def _draw(
+    step: ShardStep,
+    shard: str,
+    searching: Searching,
+    queries: pl.DataFrame,
+    retrieved: pl.DataFrame,
+    exclusions: Exclusions,
+) -> pl.DataFrame:
+    """`candidate_contexts` rows of every root's controls."""
+    index, chunks = searching.index, searching.chunks
+    place = {chunk_id: row for row, chunk_id in enumerate(chunks["chunk_id"])}
+    taken = {root: set(ids) for root, ids in retrieved.group_by("doc_id").agg("chunk_hash").iter_rows()}
+    drawn: list[tuple[str, str, str, str]] = []
+    for root in queries["doc_id"].unique(maintain_order=True):
+        hashes = taken.setdefault(root, set())
+
+        def is_free(chunk_id: str, root: str = root, hashes: set[str] = hashes) -> bool:
+            _, doc_id, chunk_shard, content_hash = chunks.row(place[chunk_id])
+            if content_hash in hashes or (chunk_shard, doc_id) == (shard, root):
+                return False
+            text = index.texts([chunk_id])["text"][0]  # the same chunk may stand in two shards
+            return exclusions.allows(root, chunk_id, f"{chunk_shard}\0{doc_id}", text)
+
+        for chunk_id in draw_controls(
+            root, searching.ring, is_free, count=step.settings.controls_per_root, seed=step.settings.seed
+        ):
+            _, _, chunk_shard, content_hash = chunks.row(place[chunk_id])
+            hashes.add(content_hash)
+            drawn.append((root, chunk_id, chunk_shard, content_hash))
+    columns = ["root", "chunk_id", "shard", "content_hash"]
+    return control_rows(queries, pl.DataFrame(drawn, schema=dict.fromkeys(columns, pl.String), orient="row"))
