@@ -290,9 +290,10 @@ def score(bench: Bench, chunks: pl.DataFrame, maps: pl.DataFrame, pairs: pl.Data
     joint = Joint(bench.tokenizer.encode(bench.settings.separator))
 
     def scores(
-        sequences: list[NDArray[np.int32]], positions: list[NDArray[np.int64]]
+        sequences: list[NDArray[np.int32]], positions: list[NDArray[np.int64]], n_common: list[int]
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        return [(s.entropy_nats, s.nll_nats) for s in bench.engine.score(sequences, positions)]
+        scored = bench.engine.score(sequences, positions, n_common=n_common)
+        return [(s.entropy_nats, s.nll_nats) for s in scored]
 
     units = plan_units(pairs)
     bench.notes.append(f"{len(units):,} unique (root, chunk) scored")

@@ -119,15 +119,19 @@ def _score_blocks(
     chunks: Mapping[str, np.ndarray],
     joint: Joint,
 ) -> list[pl.DataFrame]:
-    """Scores of all units, block by block; progress counts the tokens that the model reads."""
+    """Scores of all units, block by block; progress counts tokens as if every unit were read by itself."""
     total = sum(len(chunks[u.chunk_hash]) + len(joint.separator_ids) + 1 + u.anchors[-1] for u in units)
     with step.show(f"verify {shard}", total, "tokens") as advance:
 
-        def score(sequences: list[np.ndarray], positions: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-            scores = engine.score(sequences, positions, on_progress=advance)
+        def score(
+            sequences: list[np.ndarray], positions: list[np.ndarray], n_common: list[int]
+        ) -> list[tuple[np.ndarray, np.ndarray]]:
+            scores = engine.score(sequences, positions, on_progress=advance, n_common=n_common)
             return [(score.entropy_nats, score.nll_nats) for score in scores]
 
-        return [score_units(block, roots, chunks, joint, score) for block in blocks(units)]
+        # Units of one chunk in one block, where they read it once.
+        by_chunk = sorted(units, key=lambda unit: unit.chunk_hash)
+        return [score_units(block, roots, chunks, joint, score) for block in blocks(by_chunk)]
 
 
 def _earlier_scores(step: ShardStep, shard: str, basis: Mapping[str, str]) -> pl.DataFrame | None:

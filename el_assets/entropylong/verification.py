@@ -2,7 +2,7 @@
 
 EntropyLong, "verification": ΔI = (H_t - H'_t) / H_t with H' measured on [C ; D_<t], one candidate at a time. One
 forward of [BOS] C sep D answers for every anchor of D, so the work is one forward per unique (root, chunk) - a unit -
-cut behind its last wanted anchor, and never one per (anchor, chunk).
+cut behind its last wanted anchor, and never one per (anchor, chunk). Units of one chunk read it together, once.
 
 Pairs that an earlier table of the shard scored under the same scorer and joint are taken over; only new pairs cost a
 forward.
@@ -47,11 +47,15 @@ class Joint:
 
     def positions(self, chunk_ids: np.ndarray, anchors: Sequence[int]) -> np.ndarray:
         """The root's anchors as positions of the joined sequence."""
-        return np.asarray(anchors, dtype=np.int64) + len(chunk_ids) + len(self.separator_ids)
+        return np.asarray(anchors, dtype=np.int64) + self.n_before(chunk_ids)
+
+    def n_before(self, chunk_ids: np.ndarray) -> int:
+        """Tokens before the root, which a sequence has in common with those of other roots behind the same chunk."""
+        return len(chunk_ids) + len(self.separator_ids)
 
 
-# (sequences, positions) -> for each sequence (entropy in nats, NLL in nats) at its positions
-Score = Callable[[list[np.ndarray], list[np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]
+# (sequences, positions, tokens that may begin others too) -> for each (entropy in nats, NLL in nats) at its positions
+Score = Callable[[list[np.ndarray], list[np.ndarray], list[int]], list[tuple[np.ndarray, np.ndarray]]]
 
 
 def root_hash(token_ids: Sequence[int]) -> str:
@@ -117,7 +121,7 @@ def score_units(
     """
     sequences = [joint.sequence(chunks[u.chunk_hash], roots[u.doc_id], u.anchors[-1]) for u in units]
     positions = [joint.positions(chunks[u.chunk_hash], u.anchors) for u in units]
-    scores = score(sequences, positions)
+    scores = score(sequences, positions, [joint.n_before(chunks[u.chunk_hash]) for u in units])
     return pl.DataFrame(
         {
             "doc_id": [u.doc_id for u in units],

@@ -42,11 +42,13 @@ class SumScorer:
     """
 
     sequences: list[list[int]] = field(default_factory=list)
+    n_common: list[int] = field(default_factory=list)
 
     def __call__(
-        self, sequences: Sequence[Ids], positions: Sequence[NDArray[np.int64]]
+        self, sequences: Sequence[Ids], positions: Sequence[NDArray[np.int64]], n_common: Sequence[int]
     ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         self.sequences += [sequence.tolist() for sequence in sequences]
+        self.n_common += n_common
         return [
             (
                 np.array([sequence[:position].sum() for position in wanted], dtype=np.float32),
@@ -85,6 +87,7 @@ class TestUnits:
         scorer = SumScorer()
         found = score_units([Unit("r", "h1", [0, 2]), Unit("s", "h2", [0])], ROOTS, CHUNKS, JOINT, scorer)
         assert scorer.sequences == [[10, 20, 91, 92, 1, 2, 3], [30, 91, 92, 7]]
+        assert scorer.n_common == [4, 3]  # chunk and separator
         assert found.rows() == [
             ("r", "h1", 0, 213.0, 1.0),  # 10 + 20 + 91 + 92
             ("r", "h1", 2, 216.0, 3.0),  # ... + 1 + 2
@@ -116,7 +119,7 @@ class TestUnits:
         for root, chunk, anchor in rows:
             sequence = np.concatenate([chunk_ids[chunk], ids(*separator), root_ids[root]])
             position = len(sequence) - len(root_ids[root]) + anchor
-            ((entropy, nll),) = slow([sequence], [np.array([position])])
+            ((entropy, nll),) = slow([sequence], [np.array([position])], [0])
             expected.append((root, chunk, anchor, float(entropy[0]), float(nll[0])))
         assert sorted(found.rows()) == sorted(expected)
         assert len(scorer.sequences) == len({(root, chunk) for root, chunk, _ in rows})
