@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.scoring import ScoringEngine, input_lengths
+from el_resources.scoring.readers import PackedReader, decoder_layers
 
 Ids = NDArray[np.int64]
 SHAPES = {
@@ -112,6 +113,18 @@ def open_bench(shape: str, device: str, *, compiled: bool | None, scale: float) 
     )
 
 
+def compile_layers(bench: Bench, wanted: bool) -> None:
+    """Run the model's layers compiled, or as they came; a CPU keeps them as they came."""
+    reader = bench.engine._reader
+    assert isinstance(reader, PackedReader)
+    if wanted and bench.on_gpu:
+        reader.compile()
+    else:
+        reader.compiled = False
+        for layer in decoder_layers(bench.model):
+            layer._compiled_call_impl = None
+
+
 def matmul_rate(device: str) -> float:
     """Operations a second of a large square matrix product."""
     size, dtype = (2048, torch.float32) if device == "cpu" else (8192, torch.bfloat16)
@@ -142,21 +155,22 @@ def maps(bench: Bench) -> Iterator[str]:
     count = int(1024 * bench.scale)
     whole = documents(bench, count)
     few = whole[: max(8, count // 16)]
+    compile_layers(bench, False)
+    fours = [few[start : start + 4] for start in range(0, len(few), 4)]
+    yield _map_row(bench, "plain, one at a time", few, lambda: [naive_scores(bench.model, [ids]) for ids in few])
+    yield _map_row(bench, "plain, padded fours", few, lambda: [naive_scores(bench.model, four) for four in fours])
     for compiled in (False, True) if bench.on_gpu else (False,):
-        if compiled:
-            bench.engine._reader.compile()  # type: ignore[union-attr]
-        bench.engine.score(few)
+        compile_layers(bench, compiled)
         name = "engine" + (", layers compiled" if compiled else "")
-        yield _map_row(bench, name, whole, lambda: bench.engine.score(whole))
+        yield _map_row(bench, name, whole, lambda: bench.engine.score(whole), lambda: bench.engine.score(few))
         if bench.on_gpu:
             yield f"| … device busy | {100 * busy_share(lambda: bench.engine.score(whole[: count // 4])):.0f} % | | |"
-    yield _map_row(bench, "plain, one at a time", few, lambda: [naive_scores(bench.model, [ids]) for ids in few])
-    fours = [few[start : start + 4] for start in range(0, len(few), 4)]
-    yield _map_row(bench, "plain, padded fours", few, lambda: [naive_scores(bench.model, four) for four in fours])
 
 
-def _map_row(bench: Bench, name: str, sequences: Sequence[Ids], work: Callable[[], Any]) -> str:
-    work() if name.startswith("plain") and not bench.on_gpu else None
+def _map_row(
+    bench: Bench, name: str, sequences: Sequence[Ids], work: Callable[[], Any], first: Callable[[], Any] | None = None
+) -> str:
+    (first or work)()
     seconds, gib = bench.timed(work)
     lengths = [len(ids) for ids in sequences]
     tokens = sum(lengths)
@@ -203,7 +217,7 @@ def busy_share(work: Callable[[], Any]) -> float:
 def long(bench: Bench) -> Iterator[str]:
     """Single long documents, every position."""
     random = np.random.default_rng(SEED)
-    bench.engine._reader.compile()  # type: ignore[union-attr]
+    compile_layers(bench, True)
     for length in (32_768, 65_536):
         ids = random.integers(0, bench.engine.vocab_size, length)
         bench.engine.score([ids])
@@ -250,8 +264,21 @@ def verify(bench: Bench) -> Iterator[str]:
     pairs = sum(len(unit.anchors) for unit in chosen)
     sequences = [unit.sequence() for unit in chosen]
     positions = [unit.n_common + unit.anchors for unit in chosen]
-    if bench.on_gpu:
-        bench.engine._reader.compile()  # type: ignore[union-attr]
+    every = [(unit, anchor) for unit in chosen for anchor in unit.anchors]
+    random = np.random.default_rng(SEED)
+    sample = [
+        every[index] for index in random.choice(len(every), min(500, max(20, int(500 * bench.scale))), replace=False)
+    ]
+    naive = [np.concatenate([u.chunk, np.zeros(SEPARATOR_TOKENS, np.int64), u.root]) for u, _ in sample]
+    compile_layers(bench, False)
+    naive_scores(bench.model, naive[:1])
+    seconds, gib = bench.timed(lambda: [naive_scores(bench.model, [ids]) for ids in naive])
+    lengths = [len(ids) for ids in naive]
+    share = bench.share(bench.flops(lengths, sum(lengths)), seconds)
+    plain = len(sample) / seconds
+    rate = f"{plain:,.1f} | {sum(lengths) / seconds:,.0f}"
+    yield f"| plain, a pair at a time ({len(sample)}) | {rate} | {share} | {gib:.1f} |"
+    compile_layers(bench, True)
     bench.engine.score(sequences[:64], positions[:64])
     seconds, gib = bench.timed(lambda: bench.engine.score(sequences, positions))
     lengths = input_lengths(sequences, positions).tolist()
@@ -259,18 +286,6 @@ def verify(bench: Bench) -> Iterator[str]:
     ours = pairs / seconds
     rate = f"{ours:,.1f} | {sum(lengths) / seconds:,.0f}"
     yield f"| engine, {len(chosen):,} units, {pairs:,} pairs | {rate} | {share} | {gib:.1f} |"
-    every = [(unit, anchor) for unit in chosen for anchor in unit.anchors]
-    random = np.random.default_rng(SEED)
-    sample = [
-        every[index] for index in random.choice(len(every), min(500, max(20, int(500 * bench.scale))), replace=False)
-    ]
-    naive = [np.concatenate([u.chunk, np.zeros(SEPARATOR_TOKENS, np.int64), u.root]) for u, _ in sample]
-    seconds, gib = bench.timed(lambda: [naive_scores(bench.model, [ids]) for ids in naive])
-    lengths = [len(ids) for ids in naive]
-    share = bench.share(bench.flops(lengths, sum(lengths)), seconds)
-    plain = len(sample) / seconds
-    rate = f"{plain:,.1f} | {sum(lengths) / seconds:,.0f}"
-    yield f"| plain, a pair at a time ({len(sample)}) | {rate} | {share} | {gib:.1f} |"
     yield f"| ratio of pairs | {ours / plain:.1f} | | | |"
 
 

@@ -307,6 +307,16 @@ def test_what_is_shared_on_a_gpu_changes_nothing(architecture: str, dtype: torch
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("length", [16_384, 17_001])
+def test_a_long_sequence_alone_scores_as_the_plain_model_does(length: int) -> None:
+    model = build_model("llama-grouped-untied", hidden_size=64, max_position_embeddings=20_000)
+    model = model.to("cuda", torch.bfloat16)
+    sequences = random_sequences([length])
+    found = ScoringEngine(model, bos_id=BOS).score(sequences)
+    assert largest_gap(found, [plain_scores(model, sequences[0])]) <= TOLERANCE_NATS[torch.bfloat16]
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_compiled_layers_score_as_plain_ones_do(dtype: torch.dtype) -> None:
     model = build_model("llama-grouped-untied").to("cuda", dtype)

@@ -96,3 +96,18 @@ def test_a_model_with_an_unknown_rule_for_its_logits_is_refused() -> None:
 def test_a_model_without_a_head_is_refused() -> None:
     with pytest.raises(ValueError, match=r"LlamaModel has no output embeddings"):
         VocabularyHead.from_model(LlamaForCausalLM(tiny_config()).model)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_vocabulary", [1, 97, 4096, 8192, 128_256])
+def test_one_pass_on_a_gpu_gives_what_several_give(dtype: torch.dtype, n_vocabulary: int) -> None:
+    from el_resources.scoring.head_kernel import entropy_and_nll_once
+
+    torch.manual_seed(0)
+    logits = (6 * torch.randn(70, n_vocabulary, device="cuda")).to(dtype)
+    logits[::5, : n_vocabulary // 2] = -INFINITY  # tokens that are ruled out, whole blocks of them
+    logits[3] += 1e4
+    targets = torch.full((70,), n_vocabulary - 1, device="cuda")
+    for found, expected in zip(entropy_and_nll_once(logits, targets), entropy_and_nll(logits, targets), strict=True):
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
