@@ -25,8 +25,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
-from upath import UPath
 
+from el_resources.object_stores import client_options, faults_named, store_path
 from el_resources.shard_tables import digest
 
 if TYPE_CHECKING:
@@ -170,12 +170,13 @@ class ContextStore:
     def _connect(self) -> "DBConnection":
         import lancedb
 
-        return lancedb.connect(self.uri)
+        return lancedb.connect(self.uri, storage_options=client_options(self.uri))
 
     def _open(self) -> "Table":
         # Connecting to a local folder would make it.
-        if not UPath(self.uri).exists():
-            raise self._never_built()
+        with faults_named(self.uri):
+            if not store_path(self.uri).exists():
+                raise self._never_built()
         table = _open_table(self._connect())
         if table is None:
             raise self._never_built()

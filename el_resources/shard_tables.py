@@ -1,23 +1,28 @@
 """One Parquet table per asset and partition: `<store>/tables/<asset>/<partition>.parquet`.
 
 Guarantees:
-- A table is there whole or not at all: it is written beside its place and renamed (a single PUT on an object store).
+- A table is there whole or not at all: on disk it is written beside its place and renamed, in an object store it is
+  made in memory and put there in one upload, which appears when it is complete.
 - Its stamp (what it was made from, what it cost) travels in the Parquet metadata, so table and stamp cannot part.
 - A partition key never becomes a path: it is percent-encoded, and hashed where it would pass the file system's limit.
 - A reader over many partitions refuses to mix settings.
 """
 
+import io
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import polars as pl
 from upath import UPath
+
+from el_resources.object_stores import client_options, faults_named, is_remote, store_path
 
 STAMP_KEY = "entropylong"
 UNPARTITIONED = "all"
@@ -27,6 +32,10 @@ LONGEST_FILE_STEM = 180
 
 class MissingTableError(ValueError):
     """A table that a step needs has not been made."""
+
+
+class UnreadableTableError(ValueError):
+    """A table's file is there and cannot be read."""
 
 
 class MixedSettingsError(ValueError):
@@ -62,14 +71,16 @@ class ShardTables:
     """The tables of one store."""
 
     def __init__(self, store: str) -> None:
-        self.store = UPath(store)
+        self.store = store_path(store)
+        self._options = client_options(store)
 
     def path(self, asset: str, partition: str = UNPARTITIONED) -> UPath:
         """Where a table lies or would lie."""
         return self.store / "tables" / asset / f"{file_stem(partition)}.parquet"
 
     def exists(self, asset: str, partition: str = UNPARTITIONED) -> bool:
-        return self.path(asset, partition).exists()
+        with faults_named(str(self.store)):
+            return self.path(asset, partition).exists()
 
     def write(self, frame: pl.DataFrame, stamp: Stamp) -> None:
         """Put a table in its place, atomically, replacing an older one.
@@ -79,30 +90,22 @@ class ShardTables:
         """
         path = self.path(stamp.asset, stamp.partition)
         metadata = {STAMP_KEY: json.dumps(asdict(stamp))}
+        put = _upload if is_remote(str(path)) else _write_and_rename
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.protocol not in ("", "file"):
-                with path.open("wb") as file:
-                    frame.write_parquet(cast(Any, file), metadata=metadata)
-                return
-            temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-            try:
-                frame.write_parquet(str(temporary), metadata=metadata)
-                os.replace(temporary, path)  # noqa: PTH105 - the atomic rename is meant; UPath.rename may copy
-            finally:
-                temporary.unlink(missing_ok=True)
+            with faults_named(str(self.store)):
+                put(frame, metadata, path)
         except (OSError, pl.exceptions.ComputeError) as error:  # what polars raises where a disk is full
             raise ValueError(
                 f"the store {str(self.store)!r} is not writable ({error}); "
-                "set EL_STORE to a folder that you may write to"
+                "set EL_STORE to a folder or bucket that you may write to"
             ) from error
 
     def stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp | None:
-        """The stamp of a table; None where the table is missing or is not one of ours."""
-        path = self.path(asset, partition)
-        if not path.exists():
+        """The stamp of a table; None where the table is missing or is not one of ours. Raises UnreadableTableError."""
+        if not self.exists(asset, partition):
             return None
-        metadata = pl.read_parquet_metadata(str(path))
+        with self._unreadable_named(asset, partition) as path:
+            metadata = pl.read_parquet_metadata(path, storage_options=self._options)
         return Stamp(**json.loads(metadata[STAMP_KEY])) if STAMP_KEY in metadata else None
 
     def require_stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp:
@@ -122,12 +125,13 @@ class ShardTables:
     def scan(self, asset: str, partition: str = UNPARTITIONED) -> pl.LazyFrame:
         """A table, lazily. Raises MissingTableError."""
         self.require_stamp(asset, partition)
-        return pl.scan_parquet(str(self.path(asset, partition)), glob=False)
+        return pl.scan_parquet(str(self.path(asset, partition)), glob=False, storage_options=self._options)
 
     def read(self, asset: str, partition: str = UNPARTITIONED, columns: list[str] | None = None) -> pl.DataFrame:
         """A table, or some of its columns. Raises MissingTableError."""
         frame = self.scan(asset, partition)
-        return (frame.select(columns) if columns else frame).collect()
+        with self._unreadable_named(asset, partition):
+            return (frame.select(columns) if columns else frame).collect()
 
     def stamps(self, asset: str, partitions: Iterable[str]) -> dict[str, Stamp]:
         """Stamps of those partitions whose table exists."""
@@ -153,6 +157,35 @@ class ShardTables:
 
     def remove(self, asset: str, partition: str = UNPARTITIONED) -> None:
         self.path(asset, partition).unlink(missing_ok=True)
+
+    @contextmanager
+    def _unreadable_named(self, asset: str, partition: str) -> Iterator[str]:
+        """Yields the table's path; what goes wrong in reading it names the table."""
+        path = str(self.path(asset, partition))
+        try:
+            yield path
+        except (OSError, pl.exceptions.ComputeError) as error:
+            raise UnreadableTableError(
+                f"table {asset!r} of {partition!r} cannot be read from {path} ({error}); "
+                f"if the store answers otherwise, remove the file and materialize {asset} for it again"
+            ) from error
+
+
+def _upload(frame: pl.DataFrame, metadata: dict[str, str], path: UPath) -> None:
+    # Not streamed: closing fsspec's file after a failure would put what is there so far in the table's place.
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, metadata=metadata)
+    path.write_bytes(buffer.getvalue())
+
+
+def _write_and_rename(frame: pl.DataFrame, metadata: dict[str, str], path: UPath) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        frame.write_parquet(str(temporary), metadata=metadata)
+        os.replace(temporary, path)  # noqa: PTH105 - the atomic rename is meant; UPath.rename may copy
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def refuse_mixed_settings(stamps: Mapping[str, Stamp]) -> None:

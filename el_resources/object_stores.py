@@ -1,0 +1,79 @@
+"""Object stores: the one place that says how each library reaches them.
+
+Three clients read and write a store: fsspec's file systems (bytes of sources, writes of tables), polars (reads of
+tables) and LanceDB. All of them take credentials from the standard variables (`AWS_ACCESS_KEY_ID`,
+`AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`) or from the machine's role. The endpoint (`AWS_ENDPOINT_URL_S3`, else
+`AWS_ENDPOINT_URL`) and the region are read by s3fs alone in all their forms, so the other two are told here. A plain
+http:// endpoint, as MinIO has on a private network, is allowed because it was named.
+
+Listings are never cached: another process may have written since.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # fsspec ships no types
+from upath import UPath
+
+S3_SCHEMES = ("s3://", "s3a://")
+S3_REMEDY = "check the bucket, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the network"
+
+
+def is_remote(place: str) -> bool:
+    """Whether a path is on another machine, or in an object store."""
+    return "://" in place and not place.startswith("file://")
+
+
+def is_s3(place: str) -> bool:
+    return place.startswith(S3_SCHEMES)
+
+
+def store_path(place: str) -> UPath:
+    """A folder on disk or an address such as `s3://bucket/prefix`."""
+    return UPath(place, use_listings_cache=False) if is_remote(place) else UPath(place)
+
+
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of an address, and the path in it.
+
+    Raises:
+        ValueError: no file system has the scheme, or its package is not installed; names the address.
+    """
+    try:
+        return url_to_fs(url, use_listings_cache=False)
+    except (ValueError, ImportError) as error:  # fsspec's ways to say so
+        raise ValueError(f"{url!r} cannot be opened: {error}; fsspec.available_protocols() lists the schemes") from error
+
+
+def client_options(place: str) -> dict[str, str] | None:
+    """`storage_options` of polars and LanceDB for a path; None where they need none."""
+    if not is_s3(place):
+        return None
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    options = {
+        "aws_endpoint": endpoint,
+        "aws_allow_http": "true" if endpoint and endpoint.startswith("http://") else None,
+        "aws_region": region,
+        **{name.lower(): os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
+        "aws_session_token": os.environ.get("AWS_SESSION_TOKEN"),
+    }
+    return {name: value for name, value in options.items() if value}
+
+
+@contextmanager
+def faults_named(place: str) -> Iterator[None]:
+    """Turns what S3's client raises outside of OSError (no credentials, no connection) into an OSError that helps."""
+    if not is_s3(place):
+        yield
+        return
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except BotoCoreError as error:
+        raise ConnectionError(f"{place} cannot be reached ({error}); {S3_REMEDY}") from error
+    except PermissionError as error:
+        raise PermissionError(f"{place} refuses access ({error}); {S3_REMEDY}") from error
