@@ -1,10 +1,11 @@
-"""Corpora that are files, read as el_resources.shard_files says: one document per row or line.
+"""Corpora that are files, read as el_resources.file_formats says: one document per row or line.
 
-A text that is not UTF-8 sets its document aside. A file without the text column is refused, and the error lists the
-columns that it has.
+Columns or keys: the text (`text`, or the one that EL_TEXT_COLUMN names), and where they are there `id`, `url` and
+`license`; those of FineWeb-Edu (text, id, url) and Cosmopedia (text) are read as they are. A text that is not UTF-8
+sets its document aside. A file without the text column is refused, and the error lists the columns that it has. A row
+without a licence has that of its repository, where the source is one.
 """
 
-from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from el_resources.corpus_source import CorruptShardError, SourceDocument
-from el_resources.shard_files import (
-    JSONL_SUFFIXES,
-    PARQUET_SUFFIXES,
-    ShardFiles,
-    cells,
-    decoded,
-    is_text,
-    json_lines,
-    label,
-    parquet_batches,
-)
+from el_resources.file_formats import cells, decoded, is_text, json_lines, label, parquet_batches
+from el_resources.shard_files import ShardFiles
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
 READER_VERSION = 1
@@ -31,78 +23,77 @@ NAME_THE_COLUMN = "name the one that holds the text with EL_TEXT_COLUMN (text_co
 
 
 @dataclass(kw_only=True)
-class FileCorpus(ShardFiles):
-    """What corpora of files share beside their files: the column that holds the text."""
+class FileCorpus:
+    """The documents in a source's files."""
 
-    text_column: str | None = None
-
-    def documents(self, shard: str) -> Iterator[SourceDocument]:
-        return self._read(shard, self._path(shard))
-
-    @abstractmethod
-    def _read(self, shard: str, path: str) -> Iterator[SourceDocument]: ...
-
-    def _reader(self) -> tuple[object, ...]:
-        return (type(self).__name__, READER_VERSION, self._text_column)
+    files: ShardFiles
+    text_column: str
 
     @property
-    def _text_column(self) -> str:
-        return self.text_column or DEFAULT_TEXT_COLUMN
+    def uri(self) -> str:
+        return self.files.uri
 
+    def shards(self) -> list[str]:
+        return self.files.shards()
 
-class ParquetCorpus(FileCorpus):
-    """`parquet:`; the columns of FineWeb-Edu (text, id, url) and Cosmopedia (text), any other text column by name."""
+    def shard_fingerprint(self, shard: str) -> str:
+        return self.files.fingerprint(shard, ("corpus", READER_VERSION, self.text_column))
 
-    suffixes = PARQUET_SUFFIXES
+    def origin(self, shard: str) -> dict[str, str]:
+        return self.files.origin(shard)
 
-    def _read(self, shard: str, path: str) -> Iterator[SourceDocument]:
-        for batch in parquet_batches(self.filesystem, shard, path, lambda schema: self._wanted(schema, path)):
-            columns = (cells(batch, name) for name in (self._text_column, "id", "url", "license"))
+    def documents(self, shard: str) -> Iterator[SourceDocument]:
+        return self._rows(shard, self.files.path(shard))
+
+    def _rows(self, shard: str, path: str) -> Iterator[SourceDocument]:
+        read = self._parquet if self.files.format(path) == "parquet" else self._jsonl
+        with self.files.faults():
+            yield from read(shard, path)
+
+    def _parquet(self, shard: str, path: str) -> Iterator[SourceDocument]:
+        for batch in parquet_batches(self.files.filesystem, shard, path, lambda schema: self._wanted(schema, path)):
+            columns = (cells(batch, name) for name in (self.text_column, "id", "url", "license"))
             for text, source_id, url, license_ in zip(*columns, strict=True):
-                yield document(text, source_id=source_id, url=url, license_=license_)
+                yield self._document(text, source_id, url, license_)
 
     def _wanted(self, schema: pa.Schema, path: str) -> list[str]:
-        column = self._text_column
+        column = self.text_column
         if column not in schema.names:
             raise ValueError(f"{path} has no column {column!r} but {', '.join(schema.names)}; {NAME_THE_COLUMN}")
         if not is_text(schema.field(column).type):
             raise ValueError(f"{path}: column {column!r} holds {schema.field(column).type}; {NAME_THE_COLUMN}")
         return [name for name in dict.fromkeys([column, "id", "url", "license"]) if name in schema.names]
 
-
-class JsonlCorpus(FileCorpus):
-    """`jsonl:`; one object per line, plain or gzip, with a text and optionally `id`, `url` and `license`."""
-
-    suffixes = JSONL_SUFFIXES
-
-    def _read(self, shard: str, path: str) -> Iterator[SourceDocument]:
-        for number, row in json_lines(self.filesystem, shard, path):
+    def _jsonl(self, shard: str, path: str) -> Iterator[SourceDocument]:
+        for number, row in json_lines(self.files.filesystem, shard, path):
             if row is None:
-                yield SourceDocument(source_id=None, text="", set_aside_reason="not_utf8")
+                yield SourceDocument(
+                    source_id=None, text="", license=self.files.license, set_aside_reason="not_utf8"
+                )
             else:
-                yield self._row_document(shard, path, number, row)
+                text = self._text_of(shard, path, number, row)
+                yield self._document(text, row.get("id"), row.get("url"), row.get("license"))
 
-    def _row_document(self, shard: str, path: str, number: int, row: dict[str, Any]) -> SourceDocument:
-        if self._text_column not in row:
-            reason = f"line {number} has no {self._text_column!r} but {', '.join(map(repr, row))}; {NAME_THE_COLUMN}"
+    def _text_of(self, shard: str, path: str, number: int, row: dict[str, Any]) -> str | None:
+        if self.text_column not in row:
+            reason = f"line {number} has no {self.text_column!r} but {', '.join(map(repr, row))}; {NAME_THE_COLUMN}"
             raise CorruptShardError(shard, path, reason)
-        text = row[self._text_column]
+        text = row[self.text_column]
         if not isinstance(text, str | None):
-            reason = f"line {number}: {self._text_column!r} holds {type(text).__name__}, not text; {NAME_THE_COLUMN}"
+            reason = f"line {number}: {self.text_column!r} holds {type(text).__name__}, not text; {NAME_THE_COLUMN}"
             raise CorruptShardError(shard, path, reason)
-        return document(text, source_id=row.get("id"), url=row.get("url"), license_=row.get("license"))
+        return text
 
-
-def document(text: str | bytes | None, *, source_id: Any, url: Any = None, license_: Any = None) -> SourceDocument:
-    """The document of one row; set aside where its text is not UTF-8."""
-    try:
-        content, reason = decoded(text), None
-    except UnicodeError:
-        content, reason = "", "not_utf8"
-    return SourceDocument(
-        source_id=label(source_id) or None,
-        text=content,
-        url=label(url),
-        license=label(license_),
-        set_aside_reason=reason,
-    )
+    def _document(self, text: str | bytes | None, source_id: Any, url: Any, license_: Any) -> SourceDocument:
+        """The document of one row; set aside where its text is not UTF-8."""
+        try:
+            content, reason = decoded(text), None
+        except UnicodeError:
+            content, reason = "", "not_utf8"
+        return SourceDocument(
+            source_id=label(source_id) or None,
+            text=content,
+            url=label(url),
+            license=label(license_) or self.files.license,
+            set_aside_reason=reason,
+        )

@@ -10,7 +10,7 @@
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +46,10 @@ class CorpusSource(Protocol):
         """Hash of the shard's content and of what decides how it is read."""
         ...
 
+    def origin(self, shard: str) -> Mapping[str, str]:
+        """Where the shard comes from, to be recorded: `source` (its URI), and `file` and `revision` where it has them."""
+        ...
+
     def documents(self, shard: str) -> Iterator[SourceDocument]:
         """The shard's documents in their stored order; raises CorruptShardError where its bytes are not its format."""
         ...
@@ -64,18 +68,27 @@ class CorruptShardError(ValueError):
         return f"shard {self.shard!r} cannot be read from {self.path}: {self.reason}"
 
 
-def open_corpus(uri: str, *, text_column: str | None = None) -> CorpusSource:
-    """The source that `uri` names: `python-docs:`, `parquet:PATH` or `jsonl:PATH`, PATH a file, folder or glob.
+def open_corpus(uri: str, *, text_column: str | None = None, hub_endpoint: str = "") -> CorpusSource:
+    """The source that `uri` names: `python-docs:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`.
 
-    `text_column` (the setting `EL_TEXT_COLUMN`) names the column or key that holds the text; empty means `text`.
+    Args:
+        uri: PLACE is a file, folder or glob, on this machine or at an address such as `s3://bucket/prefix`.
+        text_column: column or key that holds the text (EL_TEXT_COLUMN); empty means `text`.
+        hub_endpoint: address of the Hugging Face hub or a mirror (EL_HUB_ENDPOINT); empty means the library's own.
     """
     scheme, colon, location = uri.partition(":")
-    if not colon or scheme not in _OPENERS:
+    if not colon or scheme not in SCHEMES:
         raise ValueError(
-            f"corpus {uri!r} has no known scheme; use one of {', '.join(f'{name}:' for name in _OPENERS)}"
+            f"corpus {uri!r} has no known scheme; use one of {', '.join(f'{name}:' for name in SCHEMES)}"
             " (files need theirs too, as in parquet:data/*.parquet)"
         )
-    return _OPENERS[scheme](uri, location, text_column or None)
+    # The readers import this module's types, so they are imported when their scheme is named.
+    if scheme == "python-docs":
+        return _open_python_docs(uri, location, text_column)
+    from el_resources.corpus_files import DEFAULT_TEXT_COLUMN, FileCorpus
+    from el_resources.file_schemes import open_files
+
+    return FileCorpus(files=open_files(uri, hub_endpoint), text_column=text_column or DEFAULT_TEXT_COLUMN)
 
 
 def unknown_shard(shard: str, uri: str, known: list[str]) -> ValueError:
@@ -84,7 +97,6 @@ def unknown_shard(shard: str, uri: str, known: list[str]) -> ValueError:
     return ValueError(f"source {uri!r} has no shard {shard!r}; it has {len(known)}: {shown}{', …' * (len(known) > 5)}")
 
 
-# The readers import this module's types, so they are imported when their scheme is named.
 def _open_python_docs(uri: str, location: str, text_column: str | None) -> CorpusSource:
     from el_resources.python_docs import PythonDocs
 
@@ -95,20 +107,4 @@ def _open_python_docs(uri: str, location: str, text_column: str | None) -> Corpu
     return PythonDocs()
 
 
-def _open_parquet(uri: str, location: str, text_column: str | None) -> CorpusSource:
-    from el_resources.corpus_files import ParquetCorpus
-
-    return ParquetCorpus(uri=uri, location=location, text_column=text_column)
-
-
-def _open_jsonl(uri: str, location: str, text_column: str | None) -> CorpusSource:
-    from el_resources.corpus_files import JsonlCorpus
-
-    return JsonlCorpus(uri=uri, location=location, text_column=text_column)
-
-
-_OPENERS: dict[str, Callable[[str, str, str | None], CorpusSource]] = {
-    "python-docs": _open_python_docs,
-    "parquet": _open_parquet,
-    "jsonl": _open_jsonl,
-}
+SCHEMES = ("python-docs", "parquet", "jsonl", "hf")

@@ -1,4 +1,4 @@
-"""Instruction samples in files, read as el_resources.shard_files says: one sample per row or line, in two schemas.
+"""Instruction samples in files, read as el_resources.file_formats says: one sample per row or line, in two schemas.
 
 - `messages`, as LongAlign has it: a list of {role, content}. The first user message holds context, blank line and
   instruction: the instruction is what follows the last blank line ("\\n\\n"; white space at the message's end does not
@@ -22,8 +22,8 @@ Why rows are set aside:
 A file with neither schema is refused, and the error lists the columns that it has.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -31,19 +31,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from el_resources.corpus_source import CorruptShardError
+from el_resources.file_formats import array_values, cells, decoded, is_text, json_lines, label, parquet_batches
 from el_resources.instruction_source import SourceSample
-from el_resources.shard_files import (
-    JSONL_SUFFIXES,
-    PARQUET_SUFFIXES,
-    ShardFiles,
-    array_values,
-    cells,
-    decoded,
-    is_text,
-    json_lines,
-    label,
-    parquet_batches,
-)
+from el_resources.shard_files import ShardFiles
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
 READER_VERSION = 1
@@ -55,26 +45,32 @@ LONGEST_QUOTED_CHARS = 80
 Row = Mapping[str, Any]
 
 
-class FileInstructions(ShardFiles):
-    """What pools of files share."""
+@dataclass(kw_only=True)
+class FileInstructions:
+    """The samples in a source's files; lines of both schemas may mix, a Parquet file has one."""
+
+    files: ShardFiles
+
+    @property
+    def uri(self) -> str:
+        return self.files.uri
+
+    def shards(self) -> list[str]:
+        return self.files.shards()
+
+    def shard_fingerprint(self, shard: str) -> str:
+        return self.files.fingerprint(shard, ("instructions", READER_VERSION))
 
     def samples(self, shard: str) -> Iterator[SourceSample]:
-        return self._read(shard, self._path(shard))
+        return self._rows(shard, self.files.path(shard))
 
-    @abstractmethod
-    def _read(self, shard: str, path: str) -> Iterator[SourceSample]: ...
+    def _rows(self, shard: str, path: str) -> Iterator[SourceSample]:
+        read = self._parquet if self.files.format(path) == "parquet" else self._jsonl
+        with self.files.faults():
+            yield from read(shard, path)
 
-    def _reader(self) -> tuple[object, ...]:
-        return (type(self).__name__, READER_VERSION)
-
-
-class JsonlInstructions(FileInstructions):
-    """`jsonl:`; one object per line, plain or gzip; lines of both schemas may mix."""
-
-    suffixes = JSONL_SUFFIXES
-
-    def _read(self, shard: str, path: str) -> Iterator[SourceSample]:
-        for number, row in json_lines(self.filesystem, shard, path):
+    def _jsonl(self, shard: str, path: str) -> Iterator[SourceSample]:
+        for number, row in json_lines(self.files.filesystem, shard, path):
             if row is None:
                 yield set_aside(None, NotASample("not_utf8", f"line {number} is not UTF-8"))
             elif (read := row_reader(row)) is None:
@@ -82,14 +78,9 @@ class JsonlInstructions(FileInstructions):
             else:
                 yield sample_of(row, read)
 
-
-class ParquetInstructions(FileInstructions):
-    """`parquet:`; `messages` is a list of structs."""
-
-    suffixes = PARQUET_SUFFIXES
-
-    def _read(self, shard: str, path: str) -> Iterator[SourceSample]:
-        for batch in parquet_batches(self.filesystem, shard, path, lambda schema: wanted_columns(schema, path)):
+    def _parquet(self, shard: str, path: str) -> Iterator[SourceSample]:
+        filesystem = self.files.filesystem
+        for batch in parquet_batches(filesystem, shard, path, lambda schema: wanted_columns(schema, path)):
             read = row_reader(batch.schema.names)
             assert read, "wanted_columns refuses other schemas"
             values = (message_lists(batch) if name == "messages" else cells(batch, name) for name in batch.schema.names)

@@ -68,16 +68,19 @@ def open_instructions(
     samples_per_kind: int,
     short_window: int,
     long_window: int,
+    hub_endpoint: str = "",
 ) -> InstructionSource:
-    """The pool that `uri` names: `python-docs-questions:`, `parquet:PATH` or `jsonl:PATH`, PATH a file, folder or glob.
+    """The pool that `uri` names: `python-docs-questions:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`.
 
-    What follows the uri is for the embedded pool, which is made to measure; files are read as they are.
+    Tokenizer and numbers are for the embedded pool, which is made to measure; files are read as they are.
 
     Args:
+        uri: PLACE is a file, folder or glob, on this machine or at an address such as `s3://bucket/prefix`.
         tokenizer: gives the tokenizer of the long-window model. Called when samples are first asked for.
         samples_per_kind: samples with near, with far and with absent evidence, of each so many.
         short_window: tokens that the short-window model reads at once.
         long_window: tokens that the long-window model reads at once.
+        hub_endpoint: address of the Hugging Face hub or a mirror (EL_HUB_ENDPOINT); empty means the library's own.
     """
     scheme, colon, location = uri.partition(":")
     if not colon or scheme not in _SCHEMES:
@@ -87,10 +90,10 @@ def open_instructions(
         )
     # The readers import this module's types, so they are imported when their scheme is named.
     if scheme != "python-docs-questions":
-        from el_resources.instruction_files import JsonlInstructions, ParquetInstructions
+        from el_resources.file_schemes import open_files
+        from el_resources.instruction_files import FileInstructions
 
-        reader = JsonlInstructions if scheme == "jsonl" else ParquetInstructions
-        return reader(uri=uri, location=location)
+        return FileInstructions(files=open_files(uri, hub_endpoint))
     from el_resources.python_docs_questions import PythonDocsQuestions
 
     if location:
@@ -102,4 +105,4 @@ def open_instructions(
     )
 
 
-_SCHEMES = ("python-docs-questions", "parquet", "jsonl")
+_SCHEMES = ("python-docs-questions", "parquet", "jsonl", "hf")

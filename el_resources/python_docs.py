@@ -57,6 +57,9 @@ class PythonDocs:
             content.update(source)
         return content.hexdigest()
 
+    def origin(self, shard: str) -> dict[str, str]:
+        return {"source": self.uri}
+
     def documents(self, shard: str) -> Iterator[SourceDocument]:
         texts = ((module, module_text(module, tree)) for module, tree in self.syntax_trees(shard))
         return (

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from el_resources.corpus_source import CorruptShardError, SourceDocument, open_corpus
-from el_resources.shard_files import BATCH_ROWS
+from el_resources.file_formats import BATCH_ROWS
 
 Row = dict[str, Any]
 
@@ -55,7 +55,7 @@ rows = st.fixed_dictionaries({"text": texts, "id": texts.filter(bool), "url": te
 class TestOpening:
     @pytest.mark.parametrize("uri", ["ftp:x", "data/*.parquet", "", "python-docs"])
     def test_an_unknown_scheme_lists_the_known_ones(self, uri: str) -> None:
-        with pytest.raises(ValueError, match=r"python-docs:, parquet:, jsonl:") as raised:
+        with pytest.raises(ValueError, match=r"python-docs:, parquet:, jsonl:, hf:") as raised:
             open_corpus(uri)
         assert repr(uri) in str(raised.value)
 
@@ -70,9 +70,19 @@ class TestOpening:
     def test_opening_reads_nothing(self, tmp_path: Path) -> None:
         assert open_corpus(f"parquet:{tmp_path}/absent").uri == f"parquet:{tmp_path}/absent"
 
-    @pytest.mark.parametrize("uri", ["parquet:", "jsonl:", "parquet:s3://bucket/x.parquet"])
-    def test_what_is_no_local_path_is_an_error(self, uri: str) -> None:
-        with pytest.raises(ValueError, match="names no local path"):
+    @pytest.mark.parametrize(
+        ("uri", "complaint"),
+        [
+            ("parquet:", "names no place"),
+            ("jsonl:", "names no place"),
+            ("parquet:xyz://bucket/x.parquet", r"'xyz://bucket/x\.parquet' cannot be opened: Protocol not known"),
+            ("hf:fineweb-edu", r"names no repository; write hf:OWNER/NAME"),
+            ("hf:", r"names no repository"),
+            ("hf:a/b@c@d", r"names no repository"),
+        ],
+    )
+    def test_what_is_no_place_is_an_error(self, uri: str, complaint: str) -> None:
+        with pytest.raises(ValueError, match=complaint):
             open_corpus(uri).shards()
 
     @every_format

@@ -1,0 +1,14 @@
+"""The schemes of sources that are files: `parquet:`, `jsonl:` and `hf:`."""
+
+from el_resources.shard_files import LocatedFiles, ShardFiles
+
+
+def open_files(uri: str, hub_endpoint: str = "") -> ShardFiles:
+    """The files that a URI of one of these schemes means; nothing is looked at yet."""
+    scheme, _, location = uri.partition(":")
+    if scheme == "hf":
+        from el_resources.hub_files import HubFiles
+
+        return HubFiles(uri=uri, location=location, endpoint=hub_endpoint)
+    assert scheme in ("parquet", "jsonl"), f"{uri!r} has no scheme of files"
+    return LocatedFiles(uri=uri, location=location, file_format="parquet" if scheme == "parquet" else "jsonl")

@@ -1,0 +1,117 @@
+"""`hf:`, data set repositories of the Hugging Face hub: `hf:OWNER/NAME[/CONFIG-OR-FOLDER][@REVISION][#SPLIT]`.
+
+As in `hf:HuggingFaceFW/fineweb-edu/sample-10BT`, `hf:HuggingFaceTB/cosmopedia/stanford@main#train`,
+`hf:THUDM/LongAlign-10k`. The config is one that the repository's card (README.md) lists, else a folder; without one it
+is the default config, or all files. The split is `train` unless named. A folder on disk that is laid out like a
+repository is read in the same way: `hf:/data/cosmopedia/stanford`, `hf:./cosmopedia/stanford`.
+
+Guarantees:
+- A shard is one Parquet or JSON lines file of the split, named by its path in the repository. Listing downloads the
+  card and no data. No script of a repository is run.
+- The revision is resolved to a commit when shards are listed, and everything is read from that commit. The commit is
+  recorded; fingerprints hold the file's own hash in the repository, so a file that a newer commit leaves as it is
+  stays valid.
+- Reading streams ranges, in bounded memory. Timeouts, broken connections and the statuses 408, 429 and 5xx are tried
+  again with growing pauses; what then still fails is an error that names the repository, and never an empty shard.
+- Rows without a licence of their own have the card's.
+
+Private and gated repositories need HF_TOKEN, or `hf auth login`.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
+
+from el_resources.file_formats import FileFormat, format_of
+from el_resources.hub_repositories import LocalRepository, Repository, find_local_repository, hub_repository
+from el_resources.shard_files import ShardFiles, shard_name
+
+DEFAULT_SPLIT = "train"
+ADDRESS = re.compile(r"(?P<place>[^@#]+)(?:@(?P<revision>[^@#]+))?(?:#(?P<split>[^@#]+))?")
+FORM = "write hf:OWNER/NAME[/CONFIG-OR-FOLDER][@REVISION][#SPLIT], or a local folder for OWNER/NAME"
+
+
+@dataclass(kw_only=True)
+class HubFiles(ShardFiles):
+    """The data files of one config and split.
+
+    Attributes:
+        endpoint: address of the hub or of a mirror; empty: the library's own.
+    """
+
+    location: str
+    endpoint: str = ""
+
+    @cached_property
+    def _address(self) -> tuple[Repository, str, str]:
+        """(repository, config or folder, split)."""
+        match = ADDRESS.fullmatch(self.location)
+        if match is None:
+            raise ValueError(f"source {self.uri!r} names no repository; {FORM}")
+        place, revision, split = match["place"].rstrip("/"), match["revision"] or "", match["split"] or DEFAULT_SPLIT
+        if place.startswith(("/", "./", "../", "~")):
+            if revision:
+                raise ValueError(f"source {self.uri!r}: a local folder has no revision; leave @{revision} away")
+            folder, config = find_local_repository(self.uri, place)
+            return LocalRepository(folder), config, split
+        owner, _, rest = place.partition("/")
+        name, _, config = rest.partition("/")
+        if not owner or not name:
+            raise ValueError(f"source {self.uri!r} names no repository; {FORM}")
+        return hub_repository(f"{owner}/{name}", revision, self.endpoint), config, split
+
+    @property
+    def filesystem(self) -> AbstractFileSystem:
+        return self._address[0].filesystem
+
+    @cached_property
+    def _card(self) -> Any:
+        from el_resources.hub_layout import read_card
+
+        with self.faults():
+            return read_card(self.uri, self._address[0].card())
+
+    @property
+    def license(self) -> str:
+        from el_resources.hub_layout import license_of
+
+        return license_of(self._card)
+
+    @cached_property
+    def paths(self) -> dict[str, str]:
+        from el_resources.hub_layout import split_files
+
+        repository, config, split = self._address
+        with self.faults():
+            found = split_files(self.uri, repository, self._card, config, split)
+        paths = {repository.path_in(file): file for file in found if format_of(file)}
+        if not paths:
+            others = ", ".join(sorted({file.rpartition("/")[2] for file in found})[:5])
+            raise FileNotFoundError(
+                f"source {self.uri!r} has no Parquet or JSON lines file in split {split!r}, but {others}; "
+                "name a folder that has some, or convert the files"
+            )
+        return {shard_name(name): repository.path(file) for name, file in sorted(paths.items())}
+
+    def format(self, path: str) -> FileFormat:
+        name = format_of(path)
+        assert name, f"{path} was listed"
+        return name
+
+    def content_digest(self, path: str) -> str:
+        return self._address[0].content_digest(path)
+
+    def origin(self, shard: str) -> dict[str, str]:
+        repository = self._address[0]
+        commit = {"revision": repository.commit} if repository.commit else {}
+        return {"source": self.uri, "file": repository.path_in(self.path(shard)), **commit}
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        with self._address[0].faults():
+            yield
