@@ -67,9 +67,7 @@ class FileCorpus:
     def _jsonl(self, shard: str, path: str) -> Iterator[SourceDocument]:
         for number, row in json_lines(self.files.filesystem, shard, path):
             if row is None:
-                yield SourceDocument(
-                    source_id=None, text="", license=self.files.license, set_aside_reason="not_utf8"
-                )
+                yield SourceDocument(source_id=None, text="", license=self.files.license, set_aside_reason="not_utf8")
             else:
                 text = self._text_of(shard, path, number, row)
                 yield self._document(text, row.get("id"), row.get("url"), row.get("license"))

@@ -8,6 +8,7 @@ from typing import Any
 from datasets import DownloadConfig
 from datasets.data_files import EmptyDatasetError, get_data_patterns, resolve_pattern, sanitize_patterns
 from datasets.utils.metadata import MetadataConfigs
+from fsspec.core import has_magic  # type: ignore[import-untyped]  # fsspec ships no types
 from huggingface_hub import DatasetCardData
 from huggingface_hub.repocard import RepoCard
 from yaml import YAMLError
@@ -46,8 +47,18 @@ def split_files(uri: str, repository: Repository, card: DatasetCardData, config:
             f"source {uri!r} has no split {split!r} but {', '.join(map(str, patterns))}; name one behind #, "
             f"as in {uri.partition('#')[0]}#{next(iter(patterns))}"
         )
-    found = [file for pattern in patterns[split] for file in resolve_pattern(pattern, base, download_config=options)]
+    found = [file for pattern in patterns[split] for file in _matching(uri, pattern, base, options)]
     return list(dict.fromkeys(found))
+
+
+def _matching(uri: str, pattern: str, base: str, options: DownloadConfig) -> list[str]:
+    """Files of a pattern; a file that is named outright must be there."""
+    try:
+        return list(resolve_pattern(pattern, base, download_config=options))
+    except FileNotFoundError as error:
+        if has_magic(pattern):
+            return []
+        raise FileNotFoundError(f"source {uri!r}: its {CARD} names the file {pattern!r}, which is not there") from error
 
 
 def _patterns(

@@ -160,7 +160,9 @@ class HubRepository:
         root = self.path(self.base)
         if f"{root}/{CARD}" not in self.filesystem.ls(root, detail=False):
             return ""
-        return bytes(self.filesystem.cat_file(f"{root}/{CARD}")).decode("utf-8")
+        with self.filesystem.open(f"{root}/{CARD}", "rb") as file:
+            # Asked for all of it at once, the file would come as a stream, which is not tried again.
+            return bytes(file.read(file.size)).decode("utf-8")
 
     def path(self, file: str) -> str:
         return file.removeprefix("hf://")
@@ -175,7 +177,12 @@ class HubRepository:
     @contextmanager
     def faults(self) -> Iterator[None]:
         from httpx2 import HTTPError, InvalidURL
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            OfflineModeIsEnabled,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
 
         place = f"data set repository {self.name!r} of {self.endpoint}"
         try:
@@ -186,7 +193,7 @@ class HubRepository:
             raise ValueError(f"{place} is not there, or private: check its name, or set HF_TOKEN") from error
         except RevisionNotFoundError as error:
             raise ValueError(f"{place} has no revision {self.revision!r}; leave it away for its main branch") from error
-        except (HTTPError, InvalidURL, ConnectionError) as error:  # a hub that is switched off is the last of them
+        except (HTTPError, InvalidURL, OfflineModeIsEnabled) as error:
             raise ConnectionError(
                 f"{place} cannot be reached ({_in_words(error)}); check the network, name a mirror with "
                 f"EL_HUB_ENDPOINT, or download it where there is a network (hf download {self.name} --repo-type dataset "
@@ -198,9 +205,7 @@ def _retried(ask: Any) -> Any:
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
     wait = wait_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS)
-    retrying = Retrying(
-        stop=stop_after_attempt(ATTEMPTS), wait=wait, retry=retry_if_exception(_may_pass), reraise=True
-    )
+    retrying = Retrying(stop=stop_after_attempt(ATTEMPTS), wait=wait, retry=retry_if_exception(_may_pass), reraise=True)
     return retrying(ask)
 
 

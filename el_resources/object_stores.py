@@ -44,7 +44,9 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     try:
         return url_to_fs(url, use_listings_cache=False)
     except (ValueError, ImportError) as error:  # fsspec's ways to say so
-        raise ValueError(f"{url!r} cannot be opened: {error}; fsspec.available_protocols() lists the schemes") from error
+        raise ValueError(
+            f"{url!r} cannot be opened: {error}; fsspec.available_protocols() lists the schemes"
+        ) from error
 
 
 def client_options(place: str) -> dict[str, str] | None:

@@ -144,9 +144,7 @@ class FileDigests:
         return self._known[key]
 
 
-def list_files(
-    filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tuple[str, ...]
-) -> tuple[str, list[str]]:
+def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tuple[str, ...]) -> tuple[str, list[str]]:
     """The folder that shard names are relative to, and the files that `path` means; never none."""
     if filesystem.isfile(path):
         return folder_of(path), [path]

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from el_resources.corpus_source import CorruptShardError
-from el_resources.instruction_source import InstructionSource, SourceSample, open_instructions
 from el_resources.file_formats import BATCH_ROWS
+from el_resources.instruction_source import InstructionSource, SourceSample, open_instructions
 from el_resources.tokenization import ModelTokenizer
 from tests.conftest import write_json_lines
 
