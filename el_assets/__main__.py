@@ -10,12 +10,15 @@ from el_assets.parts import PARTS
 # Command-line option -> (variable of the settings, help).
 OPTIONS = {
     "profile": ("EL_PROFILE", "preset of settings: reference (default) or paper"),
-    "corpus": ("EL_CORPUS", "where documents come from: python-docs:, parquet:PATH-OR-GLOB, jsonl:PATH-OR-GLOB"),
+    "corpus": (
+        "EL_CORPUS",
+        "where documents come from: python-docs:, parquet:PLACE, jsonl:PLACE, hf:OWNER/NAME/CONFIG",
+    ),
     "instructions": (
         "EL_INSTRUCTIONS",
-        "where instruction samples come from: python-docs-questions:, jsonl:PATH-OR-GLOB, parquet:PATH-OR-GLOB",
+        "where instruction samples come from: python-docs-questions:, jsonl:PLACE, parquet:PLACE, hf:OWNER/NAME/CONFIG",
     ),
-    "store": ("EL_STORE", "folder for tables and index (default: data)"),
+    "store": ("EL_STORE", "folder or s3://BUCKET/PREFIX for tables and index (default: data)"),
 }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from el_resources.causal_lm import ModelChoice, short_window
+from el_resources.corpus_mixture import offers_roots
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp, digest
 from el_resources.text_encoder import encoder_fingerprint
@@ -76,7 +77,7 @@ RECIPES: dict[str, Recipe] = {
         settings=("beats_controls", "criterion", "epsilon", "max_chunk_uses", "seed"),
     ),
     "packed_sequences": Recipe(
-        code_version="1",
+        code_version="2",
         inputs=("verified_pairs", "entropy_maps"),
         settings=("separator", "seed", "sequence_tokens"),
         models=("tokenizer",),
@@ -185,6 +186,8 @@ class Cookbook:
         if asset in READ_FROM_SOURCE:
             assert self.source is not None, f"{asset} are read from a source"
             parts["source"] = self.source.shard_fingerprint(shard)
+        if asset == "entropy_maps" and not offers_roots(self.settings.corpus, shard):
+            parts["roots"] = "none"
         lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}
         _refuse_other_models(asset, shard, lineage, models)
         return Stamp(asset=asset, partition=shard, recipe=digest(parts), settings={**lineage, **models, **own})

@@ -19,6 +19,8 @@ SEGMENT = pl.Struct(
         "doc_id": pl.String(),
         "chunk_id": pl.String(),
         "chunk_shard": pl.String(),
+        "source": pl.String(),
+        "license": pl.String(),
         "start": pl.Int32(),
         "end": pl.Int32(),
         "cut": pl.Int32(),
@@ -128,8 +130,9 @@ PACKED_SEQUENCES: TableSchema = {
     "n_tokens": Column(pl.Int32(), "Tokens of the sequence."),
     "segments": Column(
         pl.List(SEGMENT),
-        "What each token span is: kind (context, root, separator, end_of_text), whose text, [start, end) in the "
-        "tokens cut from its head, and for contexts the root's anchors and reductions. The spans tile the sequence.",
+        "What each token span is: kind (context, root, separator, end_of_text), whose text, its source and licence, "
+        "[start, end) in the sequence, the tokens cut from its head, and for contexts the root's anchors and "
+        "reductions. The spans tile the sequence.",
     ),
 }
 

@@ -15,7 +15,8 @@ import polars as pl
 from el_assets.metadata import table_metadata
 from el_assets.recipes import Cookbook, FingerprintedSource
 from el_assets.schemas import conform
-from el_resources.corpus_source import open_corpus
+from el_resources.causal_lm import ModelChoice, ScorerTokens
+from el_resources.corpus_source import CorpusSource, open_corpus
 from el_resources.settings import Settings
 from el_resources.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
 
@@ -77,9 +78,14 @@ def materialize_shards(
     return dg.MaterializeResult(data_version=dg.DataVersion(version))
 
 
-def open_corpus_of(settings: Settings) -> Any:
+def open_corpus_of(settings: Settings) -> CorpusSource:
     """The corpus that the settings name. Raises ValueError (see open_corpus)."""
-    return open_corpus(settings.corpus, text_column=settings.text_column or None)
+    return open_corpus(
+        settings.corpus,
+        text_column=settings.text_column or None,
+        hub_endpoint=settings.hub_endpoint,
+        counter=ScorerTokens(ModelChoice.long(settings)),
+    )
 
 
 def _make_and_write(tables: ShardTables, draft: Stamp, make: Callable[[str], Made]) -> Stamp:

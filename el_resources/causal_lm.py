@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -68,6 +69,23 @@ class ModelChoice:
 
     def tokenizer(self) -> ModelTokenizer:
         return ModelTokenizer.from_folder(self.folder(), trust_remote_code=self.trust_remote_code)
+
+
+@dataclass(frozen=True)
+class ScorerTokens:
+    """Counts tokens of a model; its tokenizer is loaded when first counted."""
+
+    model: ModelChoice
+
+    @cached_property
+    def _tokenizer(self) -> ModelTokenizer:
+        return self.model.tokenizer()
+
+    def tokenizer_fingerprint(self) -> str:
+        return self.model.tokenizer_fingerprint()
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._tokenizer.encode(text))
 
 
 def short_window(settings: Settings) -> int:

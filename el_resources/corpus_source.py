@@ -12,7 +12,10 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from el_resources.corpus_mixture import TokenCounter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ class CorpusSource(Protocol):
         ...
 
     def origin(self, shard: str) -> Mapping[str, str]:
-        """Where the shard comes from, to be recorded: `source` (its URI), and `file` and `revision` where it has them."""
+        """Where the shard comes from, to be recorded: `source`, its URI; `file` and `revision` where it has them."""
         ...
 
     def documents(self, shard: str) -> Iterator[SourceDocument]:
@@ -68,14 +71,29 @@ class CorruptShardError(ValueError):
         return f"shard {self.shard!r} cannot be read from {self.path}: {self.reason}"
 
 
-def open_corpus(uri: str, *, text_column: str | None = None, hub_endpoint: str = "") -> CorpusSource:
+def open_corpus(
+    uri: str, *, text_column: str | None = None, hub_endpoint: str = "", counter: "TokenCounter | None" = None
+) -> CorpusSource:
     """The source that `uri` names: `python-docs:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`.
 
     Args:
-        uri: PLACE is a file, folder or glob, on this machine or at an address such as `s3://bucket/prefix`.
+        uri: PLACE is a file, folder or glob, on this machine or at an address such as `s3://bucket/prefix`. Several
+            sources, and options of one, are written as el_resources.corpus_mixture says.
         text_column: column or key that holds the text (EL_TEXT_COLUMN); empty means `text`.
         hub_endpoint: address of the Hugging Face hub or a mirror (EL_HUB_ENDPOINT); empty means the library's own.
+        counter: counts tokens, where a source has a budget of them.
     """
+    from el_resources.corpus_mixture import MixedCorpus, is_mixture, parse_mixture
+
+    if not is_mixture(uri):
+        return _open_source(uri, text_column, hub_endpoint)
+    sources = [
+        (spec, _open_source(spec.uri, spec.text_column or text_column, hub_endpoint)) for spec in parse_mixture(uri)
+    ]
+    return MixedCorpus(uri=uri, sources=sources, counter=counter)
+
+
+def _open_source(uri: str, text_column: str | None, hub_endpoint: str) -> CorpusSource:
     scheme, colon, location = uri.partition(":")
     if not colon or scheme not in SCHEMES:
         raise ValueError(

@@ -89,7 +89,7 @@ def _json_object(shard: str, path: str, number: int, line: bytes) -> dict[str, A
 def corruption_named(shard: str, path: str) -> Iterator[None]:
     """Turns decoders' errors into CorruptShardError; errors of system and network stay what they are.
 
-    A decoder's OSError is a plain one without an errno: the system's carry one, the network's have a class of their own.
+    A decoder's OSError is a plain one without an errno: the system's carry one, the network's have their own classes.
     """
     try:
         yield

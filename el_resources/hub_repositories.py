@@ -196,8 +196,8 @@ class HubRepository:
         except (HTTPError, InvalidURL, OfflineModeIsEnabled) as error:
             raise ConnectionError(
                 f"{place} cannot be reached ({_in_words(error)}); check the network, name a mirror with "
-                f"EL_HUB_ENDPOINT, or download it where there is a network (hf download {self.name} --repo-type dataset "
-                "--local-dir FOLDER) and read hf:FOLDER"
+                "EL_HUB_ENDPOINT, or download it where there is a network "
+                f"(hf download {self.name} --repo-type dataset --local-dir FOLDER) and read hf:FOLDER"
             ) from error
 
 

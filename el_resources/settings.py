@@ -49,13 +49,21 @@ class Settings(dg.ConfigurableResource):
         "2 cores, or `paper`.",
     )
     store: str = Field(
-        default="data", min_length=1, description="Folder that holds tables, the retrieval index and exports."
+        default="data",
+        min_length=1,
+        description="Folder that holds tables, the retrieval index and exports, or `s3://BUCKET/PREFIX`; endpoint and "
+        "credentials of an object store come from the usual AWS_* variables.",
     )
     corpus: str = Field(
         default="python-docs:",
-        description="Where documents come from: `python-docs:`, `parquet:PATH-OR-GLOB` or `jsonl:PATH-OR-GLOB`.",
+        description="Where documents come from: `python-docs:`, `parquet:PLACE`, `jsonl:PLACE` (a file, folder or "
+        "glob, also `s3://BUCKET/PREFIX`) or `hf:OWNER/NAME/CONFIG@REVISION#SPLIT`. Several: `SOURCE [weight=0.6 "
+        "tokens=2e9] + SOURCE [weight=0.4 documents=100_000 roots=no name=NAME text_column=NAME]`.",
     )
     text_column: str = Field(default="", description="Text column of the corpus where it is not called `text`.")
+    hub_endpoint: str = Field(
+        default="", description="Address of the Hugging Face hub for `hf:` sources, such as a mirror; empty: its own."
+    )
 
     short_model: str = Field(
         default="reference:short", description="Short-window sibling of `long_model`: a name, a folder or a hub id."
@@ -142,8 +150,9 @@ class Settings(dg.ConfigurableResource):
 
     instructions: str = Field(
         default="python-docs-questions:",
-        description="Where instruction samples come from: `python-docs-questions:`, `jsonl:PATH-OR-GLOB` or "
-        "`parquet:PATH-OR-GLOB`, with LongAlign's `messages` or with `context`, `instruction` and `response`.",
+        description="Where instruction samples come from: `python-docs-questions:`, `jsonl:PLACE`, `parquet:PLACE` or "
+        "`hf:OWNER/NAME/CONFIG`, as for `corpus`, with LongAlign's `messages` or with `context`, `instruction` and "
+        "`response`.",
     )
     samples_per_kind: int = Field(
         default=20,

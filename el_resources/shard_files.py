@@ -149,8 +149,8 @@ def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tu
     if filesystem.isfile(path):
         return folder_of(path), [path]
     if filesystem.isdir(path):
-        files = [file for file in _only_files(filesystem, filesystem.find(path, detail=True))]
-        files = [file for file in files if file.lower().endswith(suffixes)]
+        found = filesystem.find(path, detail=True)
+        files = [file for file in _only_files(filesystem, found) if file.lower().endswith(suffixes)]
         if not files:
             expected = f"no file below {path} ends in {' or '.join(suffixes)}"
             raise FileNotFoundError(f"source {uri!r}: {expected}; name files that are called otherwise by a glob")

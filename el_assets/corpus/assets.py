@@ -42,12 +42,14 @@ def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.Mater
     source = open_corpus_of(settings)
 
     def make(shard: str) -> Made:
+        origin = dict(source.origin(shard))
         try:
-            table = documents_table(source.documents(shard), source.uri)
+            table = documents_table(source.documents(shard), origin["source"])
         except CorruptShardError as error:
             context.log.error(f"{error}; repair or remove the file, the other shards go on")
-            return Made(frame=documents_table([], source.uri), facts={"documents": 0, "unreadable": str(error)})
-        return Made(frame=table, facts=document_facts(table))
+            empty = documents_table([], origin["source"])
+            return Made(frame=empty, facts={"documents": 0, "origin": origin, "unreadable": str(error)})
+        return Made(frame=table, facts={**document_facts(table), "origin": origin})
 
     return materialize_shards(context, settings, make, source=source)
 

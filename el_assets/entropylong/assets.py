@@ -92,13 +92,13 @@ def verified_pairs(context: dg.AssetExecutionContext, settings: Settings) -> dg.
     return materialize_shards(context, settings, partial(verify_pairs, ShardStep.of(context, settings)))
 
 
-@sequence_asset("packed_sequences", [verified_pairs, entropy_maps, context_chunks], kinds={"parquet"})
+@sequence_asset("packed_sequences", [verified_pairs, entropy_maps, context_chunks, documents], kinds={"parquet"})
 def packed_sequences(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per training sequence of exactly L tokens: groups of [shuffled verified contexts ; root].
 
-    Groups are set apart by end-of-text. Every token span names its document and chunk. Roots that fill no sequence
-    stand in the table `packing_leftovers` with their reason. Train on a sequence as one attention span. EntropyLong,
-    "assembly".
+    Groups are set apart by end-of-text. Every token span names its document, chunk, source and licence. Roots that
+    fill no sequence stand in the table `packing_leftovers` with their reason. Train on a sequence as one attention
+    span. EntropyLong, "assembly".
     """
     tables = ShardTables(settings.store)
     return materialize_shards(

@@ -27,6 +27,7 @@ class Segment:
     Attributes:
         kind: context, root, separator or end_of_text.
         token_ids: the piece's tokens, all of them.
+        source, license: of the document that it is a piece of.
         cut: tokens taken from its head.
     """
 
@@ -37,6 +38,8 @@ class Segment:
     chunk_shard: str | None = None
     anchors: Sequence[int] | None = None
     reductions: Sequence[float] | None = None
+    source: str | None = None
+    license: str | None = None
     cut: int = 0
 
     @property
@@ -153,6 +156,8 @@ def sequence_row(sequence_id: str, segments: Sequence[Segment]) -> dict[str, obj
                 "doc_id": segment.doc_id,
                 "chunk_id": segment.chunk_id,
                 "chunk_shard": segment.chunk_shard,
+                "source": segment.source,
+                "license": segment.license,
                 "start": int(end) - segment.n_tokens,
                 "end": int(end),
                 "cut": segment.cut,

@@ -12,6 +12,7 @@ import polars as pl
 from el_assets.corpus.documents import usable
 from el_assets.entropylong.anchors import RootLimits, entropy_map_row, entropy_maps_table, sample_roots
 from el_assets.entropylong.packing import Group, Segment, leftovers_table, make_group, pack, sequences_table
+from el_assets.entropylong.provenance import document_of, document_origins
 from el_assets.entropylong.selection import KeepRule, judge, keep_contexts, pass_rates
 from el_assets.entropylong.verification import (
     Joint,
@@ -27,6 +28,7 @@ from el_assets.meter import Meter
 from el_assets.shard_assets import ShardStep
 from el_assets.shard_runs import Made
 from el_resources.causal_lm import ModelChoice
+from el_resources.corpus_mixture import offers_roots
 from el_resources.shard_tables import MissingTableError
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: Mod
     """`entropy_maps` of a shard: sampled roots, scored at every token."""
     settings = step.settings
     texts = usable(step.tables.scan("documents", shard)).select("doc_id", "content_hash", "text").collect()
+    if not offers_roots(settings.corpus, shard):
+        texts = texts.clear()
     tokens = step.tokenizer.encode_batch(texts["text"].to_list())
     limits = RootLimits(
         shortest=settings.root_tokens_min,
@@ -189,7 +193,7 @@ def pack_sequences(step: ShardStep, shard: str) -> Made:
     pairs = step.tables.read("verified_pairs", shard)
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids"])
     roots = {doc_id: np.asarray(ids, dtype=np.int32) for doc_id, ids in maps.iter_rows()}
-    groups = _groups(step, pairs, roots)
+    groups = _groups(step, shard, pairs, roots)
     sequences, leftovers = pack(
         groups, length=settings.sequence_tokens, end_of_text=step.tokenizer.eos_id, seed=settings.seed
     )
@@ -208,23 +212,31 @@ def pack_sequences(step: ShardStep, shard: str) -> Made:
     return Made(frame=table, facts=facts, side_tables={"packing_leftovers": left})
 
 
-def _groups(step: ShardStep, pairs: pl.DataFrame, roots: Mapping[str, np.ndarray]) -> list[Group]:
+def _groups(step: ShardStep, shard: str, pairs: pl.DataFrame, roots: Mapping[str, np.ndarray]) -> list[Group]:
     chunks = chunk_tokens(step, pairs)
+    origins = document_origins(step.tables, shard, pairs)
     contexts: dict[str, list[Segment]] = {}
     for row in pairs.iter_rows(named=True):
+        doc_id = document_of(row["chunk_id"])
         contexts.setdefault(row["doc_id"], []).append(
             Segment(
                 "context",
                 chunks[row["chunk_hash"]],
-                doc_id=row["chunk_id"].rpartition("@")[0],
+                doc_id=doc_id,
                 chunk_id=row["chunk_id"],
                 chunk_shard=row["chunk_shard"],
                 anchors=row["anchors"],
                 reductions=row["reductions"],
+                **origins[row["chunk_shard"], doc_id],
             )
         )
     separator = step.separator_ids()
     return [
-        make_group(Segment("root", roots[doc_id], doc_id=doc_id), segments, separator, seed=step.settings.seed)
+        make_group(
+            Segment("root", roots[doc_id], doc_id=doc_id, **origins[shard, doc_id]),
+            segments,
+            separator,
+            seed=step.settings.seed,
+        )
         for doc_id, segments in contexts.items()
     ]

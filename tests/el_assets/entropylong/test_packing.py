@@ -31,7 +31,17 @@ def tokens(first: int, n: int) -> NDArray[np.int32]:
 
 
 def context(name: str, n: int, first: int = 100) -> Segment:
-    return Segment("context", tokens(first, n), "doc", name, "shard", anchors=[1], reductions=[0.5])
+    return Segment(
+        "context",
+        tokens(first, n),
+        "doc",
+        name,
+        "shard",
+        anchors=[1],
+        reductions=[0.5],
+        source="parquet:books",
+        license="CC0",
+    )
 
 
 def group(name: str, root: int, *contexts: int, separator: NDArray[np.int32] = SEPARATOR) -> Group:
@@ -245,6 +255,8 @@ class TestTables:
             "doc_id": "doc",
             "chunk_id": "r-0",
             "chunk_shard": "shard",
+            "source": "parquet:books",
+            "license": "CC0",
             "start": 0,
             "end": 4,
             "cut": 0,

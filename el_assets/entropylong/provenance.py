@@ -1,0 +1,42 @@
+"""Source and licence of the documents that packed segments are taken from."""
+
+from typing import TypedDict
+
+import polars as pl
+
+from el_resources.shard_tables import MissingTableError, ShardTables
+
+
+class Origin(TypedDict):
+    """URI of the source, and the licence; empty where the source gives none."""
+
+    source: str
+    license: str
+
+
+def document_of(chunk_id: str) -> str:
+    """The document that a chunk was cut from: its id is the document's, `@`, the first character and a hash."""
+    return chunk_id.rpartition("@")[0]
+
+
+def document_origins(tables: ShardTables, shard: str, pairs: pl.DataFrame) -> dict[tuple[str, str], Origin]:
+    """Origins by (shard, document) of the roots of `verified_pairs` of a shard and of all their contexts.
+
+    Raises:
+        MissingTableError: a document, or the table of its shard, is no longer there.
+    """
+    roots = pairs.select("doc_id", shard=pl.lit(shard))
+    contexts = pairs.select(doc_id=pl.col("chunk_id").str.replace(r"@[^@]*$", ""), shard="chunk_shard")
+    found: dict[tuple[str, str], Origin] = {}
+    for (name,), wanted in pl.concat([roots, contexts]).unique().group_by("shard"):
+        documents = tables.scan("documents", str(name)).select("doc_id", "source", "license")
+        rows = documents.filter(pl.col("doc_id").is_in(wanted["doc_id"].to_list())).collect()
+        for doc_id, source, license_ in rows.iter_rows():
+            found[str(name), doc_id] = Origin(source=source, license=license_)
+        gone = set(wanted["doc_id"]) - set(rows["doc_id"])
+        if gone:
+            raise MissingTableError(
+                f"{len(gone)} documents are no longer in documents of shard {name!r}, the first is {min(gone)!r}; "
+                "run job build_index and then candidate_contexts again"
+            )
+    return found

@@ -1,0 +1,246 @@
+"""Several corpora as one: `SOURCE [OPTIONS] + SOURCE [OPTIONS] + …`, in one variable or one line of the launchpad.
+
+    hf:HuggingFaceFW/fineweb-edu/sample-10BT [weight=0.6 tokens=2e9] +
+    hf:HuggingFaceTB/cosmopedia/stanford [name=stanford weight=0.4 documents=100_000 roots=no]
+
+The plus signs and the brackets have a space before them, options are set apart by spaces.
+
+| option | meaning |
+|---|---|
+| name=NAME | first part of the names of the source's shards; default: the last word of its place |
+| weight=SHARE | share of the source's documents that is taken, above 0 and up to 1 (default 1) |
+| documents=N, tokens=N | at most so many documents, tokens of the scorer, in all shards of the source together |
+| roots=no | its documents serve as contexts only; no root is sampled from them |
+| text_column=NAME | its text column, where that differs from EL_TEXT_COLUMN |
+
+Guarantees:
+- Whether a document is taken follows from its id (its text, where it has none) and the source's weight: not from other
+  documents, shards or sources. A greater weight keeps every document that a smaller one kept.
+- A budget is dealt evenly over the source's shards, in their listed order the remainder; each takes its sampled
+  documents in stored order up to its part and reads no further. Shards stay independent, so what one leaves of its
+  part no other takes: a budget caps, it does not promise.
+- A shard's fingerprint holds the share and the part of the budget that it has, and nothing of other sources. A new
+  shard makes parts smaller, so under a budget it makes the source's other shards stale; without one it does not.
+- Shards of one source without a name keep their plain names; those of a mixture are NAME/SHARD.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+from typing import Protocol
+
+from el_resources.corpus_source import CorpusSource, SourceDocument, unknown_shard
+
+PLUS = re.compile(r"\s+\+\s+")
+OPTIONS = re.compile(r"(?P<uri>.*\S)\s+\[(?P<options>[^\[\]]*)\]", re.DOTALL)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
+OPTION_NAMES = ("name", "weight", "documents", "tokens", "roots", "text_column")
+MAX_HASH = 2**64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """One source of a mixture; the module's docstring says what the options mean. A budget of 0 is none."""
+
+    uri: str
+    name: str = ""
+    weight: float = 1.0
+    documents: int = 0
+    tokens: int = 0
+    roots: bool = True
+    text_column: str = ""
+
+
+class TokenCounter(Protocol):
+    """What a budget of tokens is counted with."""
+
+    def tokenizer_fingerprint(self) -> str: ...
+
+    def count_tokens(self, text: str) -> int: ...
+
+
+def parse_mixture(text: str) -> list[SourceSpec]:
+    """The sources that a corpus setting names; several have names of their own.
+
+    Raises:
+        ValueError: names the part, the option and what is allowed.
+    """
+    specs = [_parse_source(part.strip()) for part in PLUS.split(text.strip())]
+    if len(specs) > 1:
+        specs = [replace(spec, name=spec.name or default_name(spec.uri)) for spec in specs]
+    for spec in specs:
+        if sum(other.name == spec.name for other in specs) > 1:
+            raise ValueError(f"two sources of corpus {text!r} are named {spec.name!r}; tell them apart by [name=…]")
+    return specs
+
+
+def is_mixture(text: str) -> bool:
+    """Whether a corpus setting is more than one source without options."""
+    return bool(PLUS.search(text) or OPTIONS.fullmatch(text.strip()))
+
+
+def offers_roots(corpus: str, shard: str) -> bool:
+    """Whether roots may be sampled from a shard of the corpus."""
+    specs = parse_mixture(corpus) if is_mixture(corpus) else []
+    if len(specs) == 1 and not specs[0].name:
+        return specs[0].roots
+    name = shard.partition("/")[0]
+    return all(spec.roots for spec in specs if spec.name == name)
+
+
+def default_name(uri: str) -> str:
+    """The last word of a source's place: `sample-10BT` of `hf:HuggingFaceFW/fineweb-edu/sample-10BT`."""
+    place = re.split("[@#]", uri)[0] if uri.startswith("hf:") else uri
+    words = [word for word in re.split(r"[/:]", place) if NAME.fullmatch(word)]
+    return words[-1] if words else ""
+
+
+def _parse_source(part: str) -> SourceSpec:
+    match = OPTIONS.fullmatch(part)
+    uri, written = (match["uri"], match["options"].split()) if match else (part, [])
+    options: dict[str, str] = {}
+    for option in written:
+        name, equals, value = option.partition("=")
+        if name not in OPTION_NAMES or not equals or not value or name in options:
+            raise ValueError(
+                f"corpus source {part!r}: option {option!r} is not one of "
+                f"{', '.join(f'{known}=…' for known in OPTION_NAMES)}, each at most once"
+            )
+        options[name] = value
+    if not uri:
+        raise ValueError("a corpus source is empty; write SOURCE [OPTIONS] + SOURCE [OPTIONS]")
+    return _checked(part, uri, options)
+
+
+def _checked(part: str, uri: str, options: dict[str, str]) -> SourceSpec:
+    name, roots = options.get("name", ""), options.get("roots", "yes")
+    if name and not NAME.fullmatch(name):
+        raise ValueError(f"corpus source {part!r}: name={name} may hold letters, digits, single dots, - and _ only")
+    if roots not in ("yes", "no"):
+        raise ValueError(f"corpus source {part!r}: roots={roots} is neither yes nor no")
+    weight = _number(part, "weight", options.get("weight", "1"))
+    if not 0 < weight <= 1:
+        raise ValueError(
+            f"corpus source {part!r}: weight={options['weight']} is no share of its documents; "
+            "write 1 for the source that you want all of, and less for the others"
+        )
+    budgets = {}
+    for budget in ("documents", "tokens"):
+        amount = _number(part, budget, options[budget]) if budget in options else 0
+        if budget in options and (amount < 1 or amount != int(amount)):
+            raise ValueError(f"corpus source {part!r}: {budget}={options[budget]} is no whole number above 0")
+        budgets[budget] = int(amount)
+    return SourceSpec(
+        uri=uri, name=name, weight=weight, roots=roots == "yes", text_column=options.get("text_column", ""), **budgets
+    )
+
+
+def _number(part: str, name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not abs(number) < float("inf"):
+        raise ValueError(f"corpus source {part!r}: {name}={text} is no number")
+    return number
+
+
+@dataclass(kw_only=True)
+class MixedCorpus:
+    """The shards of several sources, or of one with options.
+
+    Attributes:
+        counter: needed where a source has a budget of tokens.
+    """
+
+    uri: str
+    sources: Sequence[tuple[SourceSpec, CorpusSource]]
+    counter: TokenCounter | None = None
+
+    def __post_init__(self) -> None:
+        for spec, _ in self.sources:
+            if spec.tokens and self.counter is None:
+                raise ValueError(f"corpus source {spec.uri!r} has a budget of tokens, and there is nothing to count by")
+
+    @cached_property
+    def _shards(self) -> dict[str, "_Part"]:
+        parts: dict[str, _Part] = {}
+        for spec, source in self.sources:
+            shards = source.shards()
+            for number, shard in enumerate(shards):
+                name = f"{spec.name}/{shard}" if spec.name else shard
+                documents = part_of_budget(spec.documents, number, len(shards))
+                tokens = part_of_budget(spec.tokens, number, len(shards))
+                parts[name] = _Part(source, shard, spec, documents, tokens)
+        return parts
+
+    def shards(self) -> list[str]:
+        return list(self._shards)
+
+    def shard_fingerprint(self, shard: str) -> str:
+        part = self._part(shard)
+        inner = part.source.shard_fingerprint(part.shard)
+        if part.takes_all:
+            return inner
+        counted = self.counter.tokenizer_fingerprint() if self.counter and part.tokens is not None else ""
+        content = repr((inner, part.spec.weight, part.documents, part.tokens, counted))
+        return blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def origin(self, shard: str) -> dict[str, str]:
+        part = self._part(shard)
+        return dict(part.source.origin(part.shard))
+
+    def documents(self, shard: str) -> Iterator[SourceDocument]:
+        return self._taken(self._part(shard))
+
+    def _taken(self, part: "_Part") -> Iterator[SourceDocument]:
+        """The part's documents in stored order, up to the first that a budget has no room for."""
+        documents, tokens = 0, 0
+        if 0 in (part.documents, part.tokens):
+            return
+        for document in part.source.documents(part.shard):
+            if not is_taken(document, part.spec.weight):
+                continue
+            if self.counter and part.tokens is not None:
+                tokens += self.counter.count_tokens(document.text)
+                if tokens > part.tokens:
+                    return
+            yield document
+            documents += 1
+            if documents == part.documents:
+                return
+
+    def _part(self, shard: str) -> "_Part":
+        if shard not in self._shards:
+            raise unknown_shard(shard, self.uri, self.shards())
+        return self._shards[shard]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A shard of one source and what may be taken of it; None where there is no budget."""
+
+    source: CorpusSource
+    shard: str
+    spec: SourceSpec
+    documents: int | None
+    tokens: int | None
+
+    @property
+    def takes_all(self) -> bool:
+        return self.spec.weight == 1 and self.documents is None and self.tokens is None
+
+
+def part_of_budget(budget: int, number: int, n_shards: int) -> int | None:
+    """The part of shard `number`; the parts differ by one at most and sum up to the budget. None for no budget."""
+    return budget // n_shards + (number < budget % n_shards) if budget else None
+
+
+def is_taken(document: SourceDocument, weight: float) -> bool:
+    """Whether a weight takes a document: its hash, as a share of all hashes, is below the weight."""
+    if weight == 1:
+        return True
+    key = document.source_id or document.text
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) < weight * MAX_HASH
