@@ -67,15 +67,19 @@ def client_options(place: str) -> dict[str, str] | None:
 
 @contextmanager
 def faults_named(place: str) -> Iterator[None]:
-    """Turns what S3's client raises outside of OSError (no credentials, no connection) into an OSError that helps."""
+    """Within it, what S3's client raises (no credentials, no connection, a refusal) names the place and what to do."""
     if not is_s3(place):
         yield
         return
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
-    except BotoCoreError as error:
-        raise ConnectionError(f"{place} cannot be reached ({error}); {S3_REMEDY}") from error
+    except FileNotFoundError:
+        raise
     except PermissionError as error:
         raise PermissionError(f"{place} refuses access ({error}); {S3_REMEDY}") from error
+    except (BotoCoreError, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error.__cause__, ClientError | BotoCoreError):
+            raise  # the caller's own
+        raise ConnectionError(f"{place} cannot be reached ({error}); {S3_REMEDY}") from error

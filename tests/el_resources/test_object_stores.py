@@ -1,0 +1,247 @@
+"""Tables, index and sources in a real S3 server on loopback, with its faults; sources by other schemes of fsspec."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from el_resources.context_store import ContextStore, ShardChunks
+from el_resources.corpus_source import CorruptShardError, open_corpus
+from el_resources.object_stores import client_options
+from el_resources.shard_tables import ShardTables, Stamp, UnreadableTableError
+from tests.s3_server import BUCKET, S3, s3_server
+
+FRAME = pl.DataFrame({"doc_id": ["ä", "b"], "nats": [0.5, None]})
+STORE = f"s3://{BUCKET}/some store"
+ROWS = [{"id": str(number), "text": f"text {number} " * 50} for number in range(2000)]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3]:
+    with s3_server() as s3:
+        yield s3
+
+
+@pytest.fixture
+def s3(server: S3) -> S3:
+    server.empty()
+    return server
+
+
+@pytest.fixture
+def new_clients(s3: S3) -> Iterator[None]:
+    """Clients that read the variables again."""
+    s3.filesystem().clear_instance_cache()
+    yield
+    s3.filesystem().clear_instance_cache()
+
+
+def made(partition: str = "a", **parts: Any) -> Stamp:
+    return Stamp(asset="scores", partition=partition, recipe="r1", facts={"rows": 2}, **parts)
+
+
+def put_parquet(path: str, rows: list[dict[str, Any]]) -> None:
+    with fsspec.open(path, "wb") as file:
+        pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=500)
+
+
+def put_json_lines(path: str, rows: list[dict[str, Any]]) -> None:
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    with fsspec.open(path, "wb") as file:
+        file.write(gzip.compress(lines) if path.endswith(".gz") else lines)
+
+
+class TestTables:
+    @pytest.mark.parametrize("partition", ["a", "x/y.jsonl", "100 %", "ü ∑", "..", "a+b#c?d"])
+    def test_any_partition_round_trips(self, s3: S3, partition: str) -> None:
+        tables = ShardTables(STORE)
+        assert tables.stamp("scores", partition) is None
+        tables.write(FRAME, made(partition))
+        assert tables.stamp("scores", partition) == made(partition)
+        assert tables.read("scores", partition).equals(FRAME)
+        assert tables.scan_many("scores", [partition, "absent"]).collect().height == 2
+        assert tables.path("scores", partition).stat().st_size > 0
+        tables.remove("scores", partition)
+        assert not tables.exists("scores", partition)
+
+    def test_what_another_process_writes_is_seen(self, s3: S3) -> None:
+        reader, writer = ShardTables(STORE), ShardTables(STORE)
+        assert not reader.exists("scores", "a")
+        writer.write(FRAME, made())
+        assert reader.read("scores", "a").equals(FRAME)
+        writer.remove("scores", "a")
+        assert reader.stamp("scores", "a") is None
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+    def test_passing_errors_of_the_server_are_not_noticed(self, s3: S3, method: str) -> None:
+        tables = ShardTables(STORE)
+        s3.fail("scores", "500", times=2, method=method)
+        s3.fail("scores", "503", times=1, method=method)
+        tables.write(FRAME, made())
+        assert tables.read("scores", "a").equals(FRAME)
+        assert [fault.times for fault in s3.faults] == [0, 0]
+
+    @pytest.mark.parametrize("kind", ["slow", "half"])
+    def test_a_slow_or_broken_answer_is_asked_for_again(self, s3: S3, kind: str) -> None:
+        tables = ShardTables(STORE)
+        tables.write(FRAME, made())
+        s3.fail("scores", kind, times=2)
+        assert tables.read("scores", "a").equals(FRAME)
+
+    def test_a_truncated_table_is_named_and_not_read(self, s3: S3) -> None:
+        tables = ShardTables(STORE)
+        tables.write(FRAME, made())
+        path = tables.path("scores", "a")
+        path.write_bytes(path.read_bytes()[:-30])
+        for read in (tables.stamp, tables.read, tables.scan):
+            with pytest.raises(UnreadableTableError, match=r"table 'scores' of 'a' .*/some store/tables/scores/a\.par"):
+                read("scores", "a")
+
+    def test_a_write_that_fails_leaves_the_old_table(self, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+        tables = ShardTables(STORE)
+        tables.write(FRAME, made())
+        s3.fail("scores", "403", times=100, method="PUT")
+        with pytest.raises(ValueError, match=rf"store '{STORE}' is not writable .* set EL_STORE to a folder or bucket"):
+            tables.write(FRAME.head(1), made())
+        assert tables.read("scores", "a").equals(FRAME)
+
+    @pytest.mark.usefixtures("new_clients")
+    def test_no_credentials_are_named(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        with pytest.raises(ConnectionError, match=r"cannot be reached .*AWS_ACCESS_KEY_ID"):
+            ShardTables(STORE).exists("scores", "a")
+
+    @pytest.mark.usefixtures("new_clients")
+    def test_a_server_that_is_not_there_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(ConnectionError, match=r"some store cannot be reached .*AWS_ENDPOINT_URL"):
+            ShardTables(STORE).exists("scores", "a")
+
+
+def chunks(fingerprint: str, first: int) -> ShardChunks:
+    """Three chunks whose vectors point along axes of their own."""
+    columns = {
+        "chunk_id": [f"d@{n}" for n in range(first, first + 3)],
+        "doc_id": ["d"] * 3,
+        "content_hash": [str(n) for n in range(first, first + 3)],
+        "text": [f"word{n}" for n in range(first, first + 3)],
+        "n_tokens": [1] * 3,
+        "vector": pa.FixedSizeListArray.from_arrays(np.eye(8, dtype=np.float32)[first : first + 3].ravel(), 8),
+    }
+    batch = pa.RecordBatch.from_pydict(columns)
+    return ShardChunks(fingerprint=fingerprint, batches=lambda: iter([batch]))
+
+
+def test_the_index_is_synced_tagged_and_searched(s3: S3) -> None:
+    store = ContextStore(f"{STORE}/context_store")
+    with pytest.raises(ValueError, match="was never built"):
+        store.open()
+    first = store.sync({"a": chunks("1", 0)}, settings={})
+    s3.fail("context_store", "500", times=2)
+    second = store.sync({"a": chunks("1", 0), "b": chunks("1", 3)}, settings={})
+    before = len(s3.written())
+    assert not store.sync({"a": chunks("1", 0), "b": chunks("1", 3)}, settings={}).changed
+    assert s3.written()[before:] == []
+    assert (store.open(first.tag).n_rows, store.open().n_rows) == (3, 6)
+    assert store.open(second.tag).search_dense(np.eye(8, dtype=np.float32)[4:5], 1)["chunk_id"].to_list() == ["d@4"]
+    assert store.open().search_text(["word2"], 1)["chunk_id"].to_list() == ["d@2"]
+
+
+class TestSources:
+    @pytest.mark.parametrize("scheme", ["s3", "memory", "file"])
+    def test_any_scheme_of_fsspec_is_a_source(self, s3: S3, tmp_path: Path, scheme: str) -> None:
+        root = {"s3": f"s3://{BUCKET}/in", "memory": f"memory:///{tmp_path.name}", "file": f"file://{tmp_path}"}[scheme]
+        put_parquet(f"{root}/b.parquet", ROWS)
+        put_parquet(f"{root}/sub/c.parquet", ROWS[:2])
+        put_json_lines(f"{root}/a.jsonl", ROWS)
+        put_json_lines(f"{root}/z.jsonl.gz", ROWS[:3])
+        assert open_corpus(f"parquet:{root}").shards() == ["b.parquet", "sub/c.parquet"]
+        assert open_corpus(f"parquet:{root}/*.parquet").shards() == ["b.parquet"]
+        corpus = open_corpus(f"jsonl:{root}/")
+        assert corpus.shards() == ["a.jsonl", "z.jsonl.gz"]
+        for opened, shard, rows in (
+            (corpus, "a.jsonl", ROWS),
+            (corpus, "z.jsonl.gz", ROWS[:3]),
+            (open_corpus(f"parquet:{root}/b.parquet"), "b.parquet", ROWS),
+        ):
+            assert [(document.source_id, document.text) for document in opened.documents(shard)] == [
+                (row["id"], row["text"]) for row in rows
+            ]
+
+    @pytest.mark.parametrize("scheme", ["s3", "memory"])
+    def test_a_fingerprint_follows_the_content(self, s3: S3, tmp_path: Path, scheme: str) -> None:
+        root = f"s3://{BUCKET}/in" if scheme == "s3" else f"memory:///{tmp_path.name}"
+        for name, rows in (("a", ROWS), ("b", ROWS), ("c", ROWS[:5])):
+            put_json_lines(f"{root}/{name}.jsonl", rows)
+        corpus = open_corpus(f"jsonl:{root}")
+        one, copy, other = (corpus.shard_fingerprint(shard) for shard in corpus.shards())
+        assert one == copy != other
+        put_json_lines(f"{root}/a.jsonl", ROWS[:5])
+        assert open_corpus(f"jsonl:{root}").shard_fingerprint("a.jsonl") == other
+
+    def test_files_that_came_later_are_seen_by_a_new_listing(self, s3: S3) -> None:
+        put_json_lines(f"s3://{BUCKET}/in/a.jsonl", ROWS[:1])
+        assert open_corpus(f"jsonl:s3://{BUCKET}/in").shards() == ["a.jsonl"]
+        put_json_lines(f"s3://{BUCKET}/in/b.jsonl", ROWS[:1])
+        assert open_corpus(f"jsonl:s3://{BUCKET}/in").shards() == ["a.jsonl", "b.jsonl"]
+
+    @pytest.mark.parametrize("kind", ["500", "503", "slow", "half"])
+    def test_a_passing_fault_is_not_noticed(self, s3: S3, kind: str) -> None:
+        put_parquet(f"s3://{BUCKET}/in/a.parquet", ROWS)
+        corpus = open_corpus(f"parquet:s3://{BUCKET}/in")
+        assert corpus.shards() == ["a.parquet"]
+        s3.fail("a.parquet", kind, times=2)
+        assert len(list(corpus.documents("a.parquet"))) == 2000
+        assert s3.faults[0].times == 0
+
+    @pytest.mark.usefixtures("new_clients")
+    @pytest.mark.parametrize(("kind", "error"), [("403", PermissionError), ("500", ConnectionError)])
+    def test_a_lasting_fault_is_no_corrupt_shard(
+        self, s3: S3, monkeypatch: pytest.MonkeyPatch, kind: str, error: type[OSError]
+    ) -> None:
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        put_parquet(f"s3://{BUCKET}/in/a.parquet", ROWS)
+        corpus = open_corpus(f"parquet:s3://{BUCKET}/in")
+        assert corpus.shards() == ["a.parquet"]
+        s3.fail("a.parquet", kind, times=100)
+        with pytest.raises(error, match=rf"s3://{BUCKET}/in (refuses access|cannot be reached)"):
+            list(corpus.documents("a.parquet"))
+
+    @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.gz"])
+    def test_a_truncated_object_is_named(self, s3: S3, name: str) -> None:
+        path, scheme = f"s3://{BUCKET}/in/{name}", "parquet" if name.endswith("parquet") else "jsonl"
+        (put_parquet if scheme == "parquet" else put_json_lines)(path, ROWS)
+        whole = s3.filesystem().cat_file(path)
+        s3.filesystem().pipe_file(path, whole[: len(whole) // 2 + 3])
+        corpus = open_corpus(f"{scheme}:{path}")
+        with pytest.raises(CorruptShardError, match=rf"shard '{name}' cannot be read from {BUCKET}/in/{name}"):
+            list(corpus.documents(name))
+
+    @pytest.mark.parametrize(
+        "location", ["s3://nowhere/x.parquet", f"s3://{BUCKET}/absent", f"s3://{BUCKET}/*.parquet"]
+    )
+    def test_a_place_without_files_is_named(self, s3: S3, location: str) -> None:
+        with pytest.raises(FileNotFoundError) as raised:
+            open_corpus(f"parquet:{location}").shards()
+        assert location in str(raised.value)
+
+
+def test_a_plain_endpoint_is_allowed_because_it_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
+    assert client_options("s3://b/p") == {"aws_endpoint": "http://minio:9000", "aws_allow_http": "true"}
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3.example.org")
+    assert client_options("s3://b/p") == {"aws_endpoint": "https://s3.example.org"}
+    assert client_options("/data") is None
