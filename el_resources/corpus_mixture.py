@@ -33,7 +33,7 @@ from typing import Protocol
 
 from el_resources.corpus_source import CorpusSource, SourceDocument, unknown_shard
 
-PLUS = re.compile(r"\s+\+\s+")
+PLUS = re.compile(r"\s+\+(?:\s+|$)")
 OPTIONS = re.compile(r"(?P<uri>.*\S)\s+\[(?P<options>[^\[\]]*)\]", re.DOTALL)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 OPTION_NAMES = ("name", "weight", "documents", "tokens", "roots", "text_column")
@@ -78,7 +78,7 @@ def parse_mixture(text: str) -> list[SourceSpec]:
 
 def is_mixture(text: str) -> bool:
     """Whether a corpus setting is more than one source without options."""
-    return bool(PLUS.search(text) or OPTIONS.fullmatch(text.strip()))
+    return bool(PLUS.search(text.strip()) or OPTIONS.fullmatch(text.strip()))
 
 
 def offers_roots(corpus: str, shard: str) -> bool:

@@ -20,7 +20,10 @@ HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "server", "da
 
 @dataclass
 class Fault:
-    """What the next `times` requests of a method whose path holds `where` get: a status, `slow`: a pause, `half` of the body."""
+    """What the next `times` requests of a method whose path holds `where` get.
+
+    A status, `slow` (a pause in the middle of the body) or `half` of the body.
+    """
 
     where: str
     kind: str
