@@ -29,6 +29,7 @@ SUFFIXES: dict[FileFormat, tuple[str, ...]] = {
 GZIP_MAGIC = b"\x1f\x8b"
 BATCH_ROWS = 256
 READ_BUFFER_BYTES = 1 << 20
+CACHED_BLOCKS = 8  # of a remote file, 5 MiB each unless its file system says otherwise
 DECODER_OSERRORS = (OSError, gzip.BadGzipFile)
 
 
@@ -41,8 +42,11 @@ def parquet_batches(
     filesystem: AbstractFileSystem, shard: str, path: str, columns: Callable[[pa.Schema], list[str]]
 ) -> Iterator[pa.RecordBatch]:
     """A Parquet file's rows, batch by batch; `columns` says which it wants, or refuses the schema."""
-    with filesystem.open(path, "rb") as file, corruption_named(shard, path):
-        parquet = pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES, page_checksum_verification=True)
+    # Columns are read in turns: one window that moves ahead, fsspec's default, would fetch the same bytes again.
+    kept = {"cache_type": "blockcache", "cache_options": {"maxblocks": CACHED_BLOCKS}}
+    with filesystem.open(path, "rb", **kept) as file, corruption_named(shard, path):
+        # `pre_buffer` would read a row group's whole columns, however large, before the first row.
+        parquet = pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES, page_checksum_verification=True, pre_buffer=False)
         yield from parquet.iter_batches(BATCH_ROWS, columns=columns(parquet.schema_arrow))
 
 

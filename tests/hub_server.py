@@ -31,6 +31,7 @@ class FakeHub:
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     endpoint: str = ""
+    bytes_served: int = 0
 
     def commit(self, repository: str, files: dict[str, bytes], branch: str = "main") -> str:
         """Make `files` the whole of a new commit; returns its hash."""
@@ -156,6 +157,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if getattr(self, "half", False):
             body, self.close_connection = body[: len(body) // 2], True
+        self.hub.bytes_served += len(body)
         self.wfile.write(body)
 
 

@@ -1,4 +1,4 @@
-"""Two sources in one workspace through real runs: whose documents become roots, and what packed segments say of them."""
+"""Two sources in one workspace through real runs: whose documents become roots, what packed segments say of them."""
 
 from collections.abc import Callable
 from typing import Any

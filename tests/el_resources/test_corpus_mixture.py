@@ -56,7 +56,8 @@ def ids(corpus: CorpusSource, shard: str) -> list[str | None]:
 
 class TestSyntax:
     def test_sources_with_options(self) -> None:
-        text = f"{FINEWEB} [weight=0.6 tokens=2e9] +\n  {COSMOPEDIA} [name=text-books weight=.4 documents=100_000 roots=no]"
+        books = f"{COSMOPEDIA} [name=text-books weight=.4 documents=100_000 roots=no]"
+        text = f"{FINEWEB} [weight=0.6 tokens=2e9] +\n  {books}"
         assert parse_mixture(text) == [
             SourceSpec(uri=FINEWEB, name="sample-10BT", weight=0.6, tokens=2_000_000_000),
             SourceSpec(uri=COSMOPEDIA, name="text-books", weight=0.4, documents=100_000, roots=False),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -223,6 +224,22 @@ def test_a_pinned_revision_stays(hub: FakeHub) -> None:
     corpus = open_corpus(f"hf:{COSMOPEDIA}/stanford@{pinned}", hub_endpoint=hub.endpoint)
     assert len(corpus.shards()) == 2
     assert corpus.origin(corpus.shards()[0])["revision"] == pinned
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "train.jsonl"])
+def test_reading_fetches_every_byte_once_and_no_more_than_is_asked_for(hub: FakeHub, name: str) -> None:
+    """One row group of 40 MB: eight of the file system's blocks."""
+    rows = [{"text": os.urandom(500).hex(), "id": str(n), "url": os.urandom(20).hex()} for n in range(40_000)]
+    content = parquet(rows) if name.endswith("parquet") else b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    hub.commit("a/b", {name: content})
+    corpus = open_corpus("hf:a/b", hub_endpoint=hub.endpoint)
+    fingerprint, listed = corpus.shard_fingerprint(name), hub.bytes_served
+    assert len(fingerprint) == 32 and listed < 10_000
+    documents = corpus.documents(name)
+    assert next(documents).text == rows[0]["text"]
+    assert hub.bytes_served - listed < 0.5 * len(content)
+    assert len(list(documents)) == 39_999
+    assert hub.bytes_served - listed < 1.1 * len(content)
 
 
 @pytest.mark.usefixtures("impatient")
