@@ -21,7 +21,8 @@ Guarantees:
   part no other takes: a budget caps, it does not promise.
 - A shard's fingerprint holds the share and the part of the budget that it has, and nothing of other sources. A new
   shard makes parts smaller, so under a budget it makes the source's other shards stale; without one it does not.
-- Shards of one source without a name keep their plain names; those of a mixture are NAME/SHARD.
+- Shards of one source without a name keep their plain names; others are NAME/SHARD. Name a source from the start where
+  others may join it, or its shards are new ones then.
 """
 
 import re

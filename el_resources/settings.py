@@ -62,7 +62,9 @@ class Settings(dg.ConfigurableResource):
     )
     text_column: str = Field(default="", description="Text column of the corpus where it is not called `text`.")
     hub_endpoint: str = Field(
-        default="", description="Address of the Hugging Face hub for `hf:` sources, such as a mirror; empty: its own."
+        default="",
+        description="Address of the Hugging Face hub for `hf:` sources, such as a mirror, which is sent HF_TOKEN too; "
+        "empty: its own.",
     )
 
     short_model: str = Field(

@@ -14,12 +14,13 @@ Bytes are reached through fsspec: a path on this machine, or an address of any s
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b, file_digest
 from pathlib import Path
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
@@ -33,6 +34,8 @@ NOT_IN_SHARD_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff%]
 WILDCARD = re.compile(r"[*?\[]")
 # Where file systems keep the hash or tag of what a file holds: S3, Google Cloud Storage, Azure.
 ENTITY_TAGS = ("ETag", "md5Hash", "content_md5", "etag")
+
+Info = Mapping[str, Any]  # what a file system says of a file
 
 
 @dataclass(kw_only=True)
@@ -94,6 +97,7 @@ class LocatedFiles(ShardFiles):
     location: str
     file_format: FileFormat
     _digests: "FileDigests" = field(default_factory=lambda: FileDigests(), init=False, repr=False)
+    _listed: Mapping[str, Info] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def _place(self) -> tuple[AbstractFileSystem, str]:
@@ -113,14 +117,14 @@ class LocatedFiles(ShardFiles):
     def paths(self) -> dict[str, str]:
         filesystem, path = self._place
         with self.faults():
-            root, files = list_files(filesystem, self.uri, path, SUFFIXES[self.file_format])
-        return dict(sorted((shard_name(file.removeprefix(root)), file) for file in files))
+            root, self._listed = list_files(filesystem, self.uri, path, SUFFIXES[self.file_format])
+        return dict(sorted((shard_name(file.removeprefix(root)), file) for file in self._listed))
 
     def format(self, path: str) -> FileFormat:
         return self.file_format
 
     def content_digest(self, path: str) -> str:
-        return self._digests.of(self.filesystem, path)
+        return self._digests.of(self.filesystem, path, self._listed.get(path))
 
     def faults(self) -> AbstractContextManager[None]:
         return faults_named(self.location)
@@ -132,9 +136,15 @@ class FileDigests:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], str] = {}
 
-    def of(self, filesystem: AbstractFileSystem, path: str) -> str:
+    def of(self, filesystem: AbstractFileSystem, path: str, listed: Info | None = None) -> str:
+        """A file's digest.
+
+        Args:
+            listed: what a listing said of the file. Where it has the tag, no request is made; a file that changed
+                since is read under its old tag, so that the next listing finds it changed.
+        """
         if not isinstance(filesystem, LocalFileSystem):
-            info = filesystem.info(path)
+            info = listed or filesystem.info(path)
             if tag := next((info[name] for name in ENTITY_TAGS if info.get(name)), None):
                 return f"tag {tag}"
         key = (path, filesystem.ukey(path))  # follows from size, times and inode
@@ -144,29 +154,32 @@ class FileDigests:
         return self._known[key]
 
 
-def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tuple[str, ...]) -> tuple[str, list[str]]:
-    """The folder that shard names are relative to, and the files that `path` means; never none."""
+def list_files(
+    filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tuple[str, ...]
+) -> tuple[str, dict[str, Info]]:
+    """The folder that shard names are relative to, and the files that `path` means with their facts; never none."""
     if filesystem.isfile(path):
-        return folder_of(path), [path]
+        return folder_of(path), {path: filesystem.info(path)}
     if filesystem.isdir(path):
-        found = filesystem.find(path, detail=True)
-        files = [file for file in _only_files(filesystem, found) if file.lower().endswith(suffixes)]
+        found = _only_files(filesystem, filesystem.find(path, detail=True))
+        files = {file: info for file, info in found.items() if file.lower().endswith(suffixes)}
         if not files:
             expected = f"no file below {path} ends in {' or '.join(suffixes)}"
             raise FileNotFoundError(f"source {uri!r}: {expected}; name files that are called otherwise by a glob")
         return folder_of(f"{path.rstrip('/')}/"), files
     if not (wildcard := WILDCARD.search(path)):
         raise FileNotFoundError(f"source {uri!r}: {path} does not exist; name a file, a folder or a glob")
-    files = list(_only_files(filesystem, filesystem.glob(path, detail=True)))
+    files = _only_files(filesystem, filesystem.glob(path, detail=True))
     if not files:
         raise FileNotFoundError(f"source {uri!r}: no file matches {path}; name a file, a folder or a glob that does")
     return folder_of(path[: wildcard.start()]), files
 
 
-def _only_files(filesystem: AbstractFileSystem, found: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
+def _only_files(filesystem: AbstractFileSystem, found: Mapping[str, Info]) -> dict[str, Info]:
     """The listing says what is a file; asking again would be a request for each. On disk a link may lead to one."""
-    is_local = isinstance(filesystem, LocalFileSystem)
-    return (path for path, info in found.items() if (filesystem.isfile(path) if is_local else info["type"] == "file"))
+    if isinstance(filesystem, LocalFileSystem):
+        return {path: info for path, info in found.items() if filesystem.isfile(path)}
+    return {path: info for path, info in found.items() if info["type"] == "file"}
 
 
 def folder_of(path: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 LFS_FROM_BYTES = 100  # the real hub's is 10 MiB; small, so that tests see both kinds of files
 
@@ -106,6 +106,8 @@ class Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "datasets"]:
             self.api("/".join(parts[2:4]), parts[4:], recursive="recursive=true" in url.query.lower())
+        elif parts[0] == "cdn":
+            self.content("/".join(parts[1:3]), parts[3], "/".join(parts[4:]))
         elif parts[0] == "datasets" and parts[3:4] == ["resolve"]:
             self.resolve("/".join(parts[1:3]), parts[4], "/".join(parts[5:]))
         else:
@@ -132,8 +134,17 @@ class Handler(BaseHTTPRequestHandler):
         if found is None or path not in found[1]:
             self.error(404, "EntryNotFound" if found else "RevisionNotFound")
             return
-        content = found[1][path]
-        headers = {"X-Repo-Commit": found[0], "ETag": f'"{tree_entry(path, content)["oid"]}"', "Accept-Ranges": "bytes"}
+        entry = tree_entry(path, found[1][path])
+        if "lfs" in entry:  # large files lie elsewhere
+            place = quote(f"/cdn/{repository}/{found[0]}/{path}")
+            linked = {"X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(entry["size"])}
+            self.answer(302, b"", {"X-Repo-Commit": found[0], "Location": self.hub.endpoint + place, **linked})
+        else:
+            self.content(repository, found[0], path)
+
+    def content(self, repository: str, commit: str, path: str) -> None:
+        content = self.hub.commits[repository][commit][path]
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{tree_entry(path, content)["oid"]}"', "Accept-Ranges": "bytes"}
         if wanted := self.headers.get("Range"):
             first, last = wanted.removeprefix("bytes=").split("-")
             start, end = int(first), min(int(last or len(content)), len(content) - 1)

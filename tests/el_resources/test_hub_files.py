@@ -152,7 +152,8 @@ def test_a_config_is_its_files_with_the_cards_licence(hub: FakeHub) -> None:
         "data/stanford/train-00000-of-00002.parquet",
         "data/stanford/train-00001-of-00002.parquet",
     )
-    assert not any("resolve" in path and ".parquet" in path for path in hub.paths()), "nothing is downloaded to list"
+    fetched = [path for path in hub.paths() if "/cdn/" in path or "/resolve/" in path]
+    assert {path.rpartition("/")[2] for path in fetched} == {"README.md"}, "no data is downloaded to list"
     assert texts(corpus.documents(first)) == [f"lesson {n}" for n in range(600)]
     assert list(corpus.documents(second)) == [
         SourceDocument(source_id=None, text="the last lesson", license="apache-2.0")
@@ -267,7 +268,7 @@ def test_a_lasting_fault_while_reading_is_no_corrupt_shard(hub: FakeHub, kind: s
         lambda: list(samples.samples("long.jsonl")),
     ]
     assert corpus.shards() and samples.shards()
-    hub.fail("/resolve/", kind, times=1000)
+    hub.fail("/resolve/" if kind == "500" else "/cdn/", kind, times=1000)
     for read in reads:
         with pytest.raises(
             ConnectionError, match=r"'(HuggingFaceTB/cosmopedia|THUDM/LongAlign-10k)'.*cannot be reached"
@@ -287,6 +288,12 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(hub: FakeHub, where: str) 
 def test_no_network_at_all_says_what_to_do() -> None:
     with pytest.raises(ConnectionError, match=r"'THUDM/LongAlign-10k' of http://127\.0\.0\.1:9 cannot be reached"):
         pool(f"hf:{LONGALIGN}", "http://127.0.0.1:9").shards()
+
+
+def test_a_hub_that_is_switched_off_says_what_to_do(monkeypatch: pytest.MonkeyPatch, hub: FakeHub) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match=r"cannot be reached .*HF_HUB_OFFLINE.*hf download THUDM/LongAlign-10k"):
+        pool(f"hf:{LONGALIGN}", hub.endpoint).shards()
 
 
 def test_a_truncated_file_of_the_repository_is_a_corrupt_shard(hub: FakeHub) -> None:

@@ -196,6 +196,14 @@ class TestSources:
         put_json_lines(f"s3://{BUCKET}/in/b.jsonl", ROWS[:1])
         assert open_corpus(f"jsonl:s3://{BUCKET}/in").shards() == ["a.jsonl", "b.jsonl"]
 
+    def test_fingerprints_of_listed_objects_ask_for_nothing(self, s3: S3) -> None:
+        for number in range(3):
+            put_json_lines(f"s3://{BUCKET}/in/{number}.jsonl", ROWS[:number])
+        corpus = open_corpus(f"jsonl:s3://{BUCKET}/in")
+        shards, before = corpus.shards(), len(s3.requests)
+        assert len({corpus.shard_fingerprint(shard) for shard in shards}) == 3
+        assert len(s3.requests) == before
+
     @pytest.mark.parametrize("kind", ["500", "503", "slow", "half"])
     def test_a_passing_fault_is_not_noticed(self, s3: S3, kind: str) -> None:
         put_parquet(f"s3://{BUCKET}/in/a.parquet", ROWS)
