@@ -52,13 +52,20 @@ def split_files(uri: str, repository: Repository, card: DatasetCardData, config:
 
 
 def _matching(uri: str, pattern: str, base: str, options: DownloadConfig) -> list[str]:
-    """Files of a pattern; a file that is named outright must be there."""
+    """Files of a pattern; a file that is named outright must be there, and none lies outside the repository."""
+    _refuse_outside(uri, pattern)
     try:
         return list(resolve_pattern(pattern, base, download_config=options))
     except FileNotFoundError as error:
         if has_magic(pattern):
             return []
         raise FileNotFoundError(f"source {uri!r}: its {CARD} names the file {pattern!r}, which is not there") from error
+
+
+def _refuse_outside(uri: str, place: str) -> None:
+    """Raise ValueError where what a card names is not below the repository: cards are written by others."""
+    if "://" in place or place.startswith("/") or ".." in place.split("/"):
+        raise ValueError(f"source {uri!r}: its {CARD} names {place!r}, which leads out of the repository; not read")
 
 
 def _patterns(
@@ -70,6 +77,7 @@ def _patterns(
         raise ValueError(f"source {uri!r} does not say which config of {_listed(configs)}; name one behind a slash")
     if name in configs:
         given = configs[name]
+        _refuse_outside(uri, str(given.get("data_dir", "")))
         base = "/".join(filter(None, [repository.base, str(given.get("data_dir", ""))]))
         return base, (sanitize_patterns(given["data_files"]) if "data_files" in given else _found(base, options))
     base = "/".join(filter(None, [repository.base, config]))

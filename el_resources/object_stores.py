@@ -3,8 +3,9 @@
 Three clients read and write a store: fsspec's file systems (bytes of sources, writes of tables), polars (reads of
 tables) and LanceDB. All of them take credentials from the standard variables (`AWS_ACCESS_KEY_ID`,
 `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`) or from the machine's role. The endpoint (`AWS_ENDPOINT_URL_S3`, else
-`AWS_ENDPOINT_URL`) and the region are read by s3fs alone in all their forms, so the other two are told here. A plain
-http:// endpoint, as MinIO has on a private network, is allowed because it was named.
+`AWS_ENDPOINT_URL`), the region and the profiles of ~/.aws are read by s3fs alone in all their forms, so the other two
+are told here what it would find. A plain http:// endpoint, as MinIO has on a private network, is allowed because it was
+named.
 
 Listings are never cached: another process may have written since.
 """
@@ -18,6 +19,8 @@ from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # fsspec ship
 from upath import UPath
 
 S3_SCHEMES = ("s3://", "s3a://")
+# botocore's names for where it found credentials.
+ROLES = ("iam-role", "container-role", "assume-role-with-web-identity")
 S3_REMEDY = "check the bucket, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the network"
 
 
@@ -59,10 +62,27 @@ def client_options(place: str) -> dict[str, str] | None:
         "aws_endpoint": endpoint,
         "aws_allow_http": "true" if endpoint and endpoint.startswith("http://") else None,
         "aws_region": region,
-        **{name.lower(): os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
-        "aws_session_token": os.environ.get("AWS_SESSION_TOKEN"),
+        **_credentials(),
     }
     return {name: value for name, value in options.items() if value}
+
+
+def _credentials() -> dict[str, str | None]:
+    """Keys from the variables, else from a profile; none for a role, whose short-lived keys each client renews."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    if os.environ.get("AWS_ACCESS_KEY_ID"):
+        return {name.lower(): os.environ.get(name) for name in names}
+    from botocore.session import get_session
+
+    found = get_session().get_credentials()
+    if found is None or found.method in ROLES:
+        return {}
+    keys = found.get_frozen_credentials()
+    return {
+        "aws_access_key_id": keys.access_key,
+        "aws_secret_access_key": keys.secret_key,
+        "aws_session_token": keys.token,
+    }
 
 
 @contextmanager

@@ -22,7 +22,8 @@ def entropy_maps(context: dg.AssetExecutionContext, settings: Settings, causal_l
     """One row per root document: entropy and NLL (nats) of every token, threshold τ = μ + ασ, and the anchors above it.
 
     Roots are a hash sample of the shard's eligible documents: BOS, the longest chunk, the separator and the root fit
-    the scorer's window, and the root fills at most half of a sequence. EntropyLong, "high-entropy positions".
+    the scorer's window, and the root fills at most half of a sequence. Shards of a source with `roots=no` have none.
+    EntropyLong, "high-entropy positions".
     """
     model, step = ModelChoice.long(settings), ShardStep.of(context, settings)
     return materialize_shards(context, settings, lambda shard: map_entropy(step, shard, causal_lm.engine(model), model))

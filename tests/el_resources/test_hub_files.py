@@ -344,6 +344,22 @@ def test_a_card_that_is_not_yaml_is_named(tmp_path: Path) -> None:
         open_corpus(f"hf:{tmp_path}").shards()
 
 
+@pytest.mark.parametrize("key", ["data_files", "data_dir"])
+@pytest.mark.parametrize("place", ["/etc", "..", "../x.jsonl", "http://127.0.0.1:9/x.jsonl", "hf://datasets/a/b/c"])
+def test_a_card_leads_to_no_file_outside(tmp_path: Path, key: str, place: str) -> None:
+    (tmp_path / "secret.jsonl").write_text('{"text": "secret"}\n')
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n- config_name: a\n  {key}: '{place}'\n---\n")
+    with pytest.raises(ValueError, match="leads out of the repository"):
+        open_corpus(f"hf:{tmp_path}/set/a").shards()
+
+
+def test_a_file_that_the_card_names_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: a\n  data_files: gone.jsonl\n---\n")
+    with pytest.raises(FileNotFoundError, match=r"names the file 'gone\.jsonl', which is not there"):
+        open_corpus(f"hf:{tmp_path}/a").shards()
+
+
 def test_scripts_are_not_run_and_other_formats_are_named(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     (tmp_path / "set.py").write_text("raise SystemExit('run')")

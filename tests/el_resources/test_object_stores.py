@@ -248,8 +248,20 @@ class TestSources:
 def test_a_plain_endpoint_is_allowed_because_it_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
     assert client_options("s3://b/p") == {"aws_endpoint": "http://minio:9000", "aws_allow_http": "true"}
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://s3.example.org")
     assert client_options("s3://b/p") == {"aws_endpoint": "https://s3.example.org"}
     assert client_options("/data") is None
+
+
+def test_keys_of_a_profile_reach_every_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    profile = "[other]\naws_access_key_id = ours\naws_secret_access_key = hush\n"
+    (tmp_path / "credentials").write_text(profile)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    assert client_options("s3://b/p") == {"aws_access_key_id": "ours", "aws_secret_access_key": "hush"}
