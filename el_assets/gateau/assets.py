@@ -156,6 +156,7 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
         samples_per_kind=settings.samples_per_kind,
         short_window=short_window(settings),
         long_window=ModelChoice.long(settings).window(),
+        hub_endpoint=settings.hub_endpoint,
     )
 
 
