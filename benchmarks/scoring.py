@@ -9,7 +9,7 @@ that see each other) over the rate of an 8192³ bf16 product (2048³ fp32 on a C
 ways run in the same process too, on a sample where they are too slow for all.
 
 Documents have 64 to 4,096 tokens, log-normal, median 800. Verification reads roots of that kind: 12 anchors, 32
-candidates each, of 175 chunks of 512 tokens a root, so that a unique (root, chunk) serves 2.2 pairs.
+candidates each, of 200 chunks of 512 tokens a root, so that a unique (root, chunk) serves 2.2 pairs.
 """
 
 import argparse
@@ -40,7 +40,7 @@ LLAMA_3 = {
     "max_position_embeddings": 131_072,
 }
 SEED = 0
-ANCHORS, CANDIDATES, CHUNKS_PER_ROOT = 12, 32, 175
+ANCHORS, CANDIDATES, CHUNKS_PER_ROOT = 12, 32, 200
 SEPARATOR_TOKENS = 2
 
 

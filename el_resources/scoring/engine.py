@@ -49,7 +49,7 @@ from el_resources.scoring.segment_mass import AttentionWatcher, SegmentScores, S
 # Inputs of a batch, and logits alive at once. What fits its caches suits a CPU; a GPU wants to be filled.
 CPU_BATCH_TOKENS, CPU_HEAD_LOGITS = 2048, 2**20
 CUDA_BATCH_TOKENS, CUDA_HEAD_LOGITS = 32_768, 2**29
-# A call that reads so many inputs on a GPU earns back the minute that compiling the layers costs.
+# A call that reads so many inputs on a GPU earns back the ten seconds that compiling the layers costs.
 TOKENS_WORTH_COMPILING = 2_000_000
 
 

@@ -43,7 +43,7 @@ class PackedReader:
     """Reads a batch as one row, without padding.
 
     Attributes:
-        compiled: whether the layers run compiled, which pays on a GPU and costs a minute at first.
+        compiled: whether the layers run compiled, which pays on a GPU and costs ten seconds at first.
     """
 
     def __init__(self, model: Any, bos_id: int) -> None:
