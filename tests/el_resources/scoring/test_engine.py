@@ -412,6 +412,21 @@ def test_the_same_call_gives_the_same_bytes(reference: ScoringEngine, texts: lis
         assert one.nll_nats.tobytes() == other.nll_nats.tobytes()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_gpu_the_same_call_gives_the_same_bytes_and_company_moves_scores_by_rounding_only(
+    texts: list[NDArray[np.int32]], dtype: str, compiled: bool
+) -> None:
+    engine = ScoringEngine.from_folder(
+        REFERENCE_FOLDER / "long", bos_id=0, dtype=dtype, device="cuda", compiled=compiled
+    )
+    first, second = engine.score(texts), engine.score(texts)
+    assert largest_gap(first, second) == 0
+    alone = [engine.score([text])[0] for text in texts]
+    assert largest_gap(first, alone) <= TEXT_TOLERANCE_NATS[getattr(torch, dtype)]
+
+
 def test_company_in_a_batch_moves_scores_by_rounding_only(
     reference: ScoringEngine, texts: list[NDArray[np.int32]]
 ) -> None:
