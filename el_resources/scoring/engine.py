@@ -29,20 +29,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from el_resources.scoring.batching import Family, IntArray, ScoreRequest, as_integers
 from el_resources.scoring.head import VocabularyHead
 from el_resources.scoring.loading import load_causal_lm
 from el_resources.scoring.memory import half_of, tokens_that_fit
 from el_resources.scoring.readers import PackedReader, choose_reader
+from el_resources.scoring.results import OnItsWay, TokenScores, split_scores
 from el_resources.scoring.rope import LengthScaledRope, RopeScaling, readable_window
 from el_resources.scoring.segment_mass import AttentionWatcher, SegmentScores, Span, check_spans, segment_masses
 
@@ -51,34 +49,6 @@ CPU_BATCH_TOKENS, CPU_HEAD_LOGITS = 2048, 2**20
 CUDA_BATCH_TOKENS, CUDA_HEAD_LOGITS = 32_768, 2**29
 # A call that reads so many inputs on a GPU earns back the ten seconds that compiling the layers costs.
 TOKENS_WORTH_COMPILING = 2_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenScores:
-    """Scores of one sequence at its wanted positions, in their order."""
-
-    entropy_nats: NDArray[np.float32]
-    nll_nats: NDArray[np.float32]
-
-
-class OnItsWay:
-    """A result that a GPU is still working on; on a CPU it is there at once."""
-
-    def __init__(self, values: Tensor) -> None:
-        self._done: torch.cuda.Event | None = None
-        self._values = values
-        if values.is_cuda:
-            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self._values.copy_(values, non_blocking=True)
-            self._done = torch.cuda.Event()
-            self._done.record()
-
-    def array(self) -> NDArray[np.float32]:
-        """The result, once it is there."""
-        if self._done is not None:
-            self._done.synchronize()
-        found: NDArray[np.float32] = self._values.numpy()
-        return found
 
 
 class ScoringEngine:
@@ -290,7 +260,8 @@ class ScoringEngine:
                     todo = deque(self._reader.plan(requests, kinds, self._max_batch_tokens, left))
             if running and (len(running) > 1 or not todo):
                 batch, found = running.popleft()
-                yield batch, _split(requests, batch, found.array())
+                counts = [len(requests[index].positions) for index in _members(batch)]
+                yield batch, split_scores(found.array(), counts)
 
     @torch.inference_mode()
     def _start(self, requests: Sequence[ScoreRequest], batch: Sequence[Family]) -> OnItsWay:
@@ -381,12 +352,3 @@ def _members(batch: Sequence[Family]) -> Iterator[int]:
 
 def _alone(request: ScoreRequest, index: int = 0) -> Family:
     return Family(members=(index,), n_shared=0, n_inputs=request.n_inputs)
-
-
-def _split(
-    requests: Sequence[ScoreRequest], batch: Sequence[Family], found_2R: NDArray[np.float32]
-) -> list[TokenScores]:
-    """The scores of each member of a batch."""
-    ends = np.cumsum([len(requests[index].positions) for index in _members(batch)])[:-1]
-    entropies, nlls = (np.split(row_R, ends) for row_R in found_2R)
-    return [TokenScores(entropy_nats=entropy, nll_nats=nll) for entropy, nll in zip(entropies, nlls, strict=True)]

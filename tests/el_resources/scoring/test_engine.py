@@ -1,9 +1,4 @@
-"""The engine against plain transformers, one sequence at a time, with log-softmax over full logits in float64.
-
-Tolerances are several times the largest gap seen. With fp32 weights the two ways differ by the order of sums (2e-5 nats
-on text). With bf16 weights they differ by the rounding of activations and logits, which moves with the shape of a
-batch: 0.02 nats with random weights, and 0.1 at worst on text, whose logits are larger.
-"""
+"""The engine against plain transformers, one sequence at a time, with log-softmax over full logits in float64."""
 
 import inspect
 import json
@@ -19,76 +14,21 @@ from numpy.typing import NDArray
 
 from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.scoring import ScoringEngine, TokenScores, input_lengths
-from el_resources.scoring.memory import tokens_that_fit
-from el_resources.scoring.readers import PackedReader, why_not_packed
 from el_resources.tokenization import ModelTokenizer
-
-BOS = 1
-VOCABULARY = 211
-WINDOW = 96
-LENGTHS = [1, 40, 2, WINDOW - 1, 17, 0, 3, 40, 64, WINDOW - 2]
-DTYPES = [torch.float32, torch.bfloat16]
-TOLERANCE_NATS = {torch.float32: 1e-4, torch.bfloat16: 0.08}
-TEXT_TOLERANCE_NATS = {torch.float32: 1e-4, torch.bfloat16: 0.3}
-
-_SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": WINDOW,
-    # Wider than the 0.02 of real models, so that the distributions are not all close to uniform.
-    "initializer_range": 0.2,
-}
-_GPT2_SHAPE = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": WINDOW}
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama-grouped-untied": ("LlamaConfig", {**_SHAPE, "tie_word_embeddings": False}),
-    "llama-tied": ("LlamaConfig", {**_SHAPE, "num_key_value_heads": 4, "tie_word_embeddings": True}),
-    "qwen2-biased-tied": ("Qwen2Config", {**_SHAPE, "tie_word_embeddings": True}),
-    "mistral-sliding-window": ("MistralConfig", {**_SHAPE, "sliding_window": 16}),
-    "gemma2-capped-logits": ("Gemma2Config", {**_SHAPE, "head_dim": 8, "final_logit_softcapping": 2.0}),
-    "granite-divided-logits": ("GraniteConfig", {**_SHAPE, "logits_scaling": 4.0}),
-    "cohere-multiplied-logits": ("CohereConfig", {**_SHAPE, "logit_scale": 0.25}),
-    "gpt2-learned-positions": ("GPT2Config", {**_GPT2_SHAPE, "initializer_range": 0.2}),
-}
-
-
-def build_model(architecture: str, **changes: object) -> Any:
-    """A model with random weights; the same ones each time."""
-    config_class, options = ARCHITECTURES[architecture]
-    specials = {"bos_token_id": BOS, "eos_token_id": 2, "pad_token_id": None}
-    config = getattr(transformers, config_class)(**{**options, **specials, **changes})
-    torch.manual_seed(2025)
-    return transformers.AutoModelForCausalLM.from_config(config).eval()
-
-
-@torch.inference_mode()
-def plain_scores(model: Any, token_ids: NDArray[np.integer[Any]], bos_id: int = BOS) -> TokenScores:
-    """The naive way: the whole model over one sequence, and log-softmax over its full logits."""
-    inputs = torch.tensor([[bos_id, *token_ids.tolist()]], device=model.device)
-    log_p = torch.log_softmax(model(input_ids=inputs).logits[0, :-1].double(), dim=-1)
-    entropy = -(log_p.exp() * log_p).sum(dim=-1)
-    nll = -log_p.gather(-1, inputs[0, 1:, None])[:, 0]
-    return TokenScores(entropy_nats=entropy.float().cpu().numpy(), nll_nats=nll.float().cpu().numpy())
-
-
-def largest_gap(found: list[TokenScores], expected: list[TokenScores]) -> float:
-    """Nats between two lists of scores, at worst."""
-    gaps = [0.0]
-    for one, other in zip(found, expected, strict=True):
-        for name in ("entropy_nats", "nll_nats"):
-            a, b = getattr(one, name), getattr(other, name)
-            assert a.shape == b.shape and a.dtype == b.dtype == np.float32
-            gaps.append(float(np.abs(a - b).max(initial=0.0)))
-    return max(gaps)
-
-
-def random_sequences(lengths: list[int]) -> list[NDArray[np.int32]]:
-    """Token ids without structure; the same ones each time."""
-    generator = np.random.default_rng(7)
-    return [generator.integers(0, VOCABULARY, length, dtype=np.int32) for length in lengths]
+from tests.el_resources.scoring.oracle import (
+    ARCHITECTURES,
+    BOS,
+    DTYPES,
+    LENGTHS,
+    TEXT_TOLERANCE_NATS,
+    TOLERANCE_NATS,
+    VOCABULARY,
+    WINDOW,
+    build_model,
+    largest_gap,
+    plain_scores,
+    random_sequences,
+)
 
 
 @pytest.fixture(scope="module")
@@ -264,125 +204,6 @@ def test_progress_is_given_the_tokens_of_each_batch() -> None:
         seen: list[int] = []
         engine.score(random_sequences([20, 50, 30]), on_progress=seen.append)
         assert seen == [50, 50]  # 50 alone; 30 and 20
-
-
-# --- what sequences share
-
-
-def families() -> tuple[list[NDArray[np.int32]], list[NDArray[np.int64]], list[int]]:
-    """Sequences of three families and two that are alone, with wanted positions behind what they share."""
-    beginnings = random_sequences([40, 7, 25])
-    ends = random_sequences([30, 12, 1, 44, 20, 50, 3, 9, 16])
-    pairs = [(0, 0), (0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (2, 6), (2, 7), (2, 8)]
-    sequences = [np.concatenate([beginnings[a], ends[b]]) for a, b in pairs]
-    common = [len(beginnings[a]) for a, _ in pairs]
-    common[-1] = 0  # begins like others, and does not say so
-    positions = [np.array([n, len(ids) - 1]) for n, ids in zip([c or 3 for c in common], sequences, strict=True)]
-    return sequences, positions, common
-
-
-@pytest.mark.parametrize("budget", [60, 100, 400])
-@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "gemma2-capped-logits"])
-def test_what_is_shared_is_read_once_and_changes_nothing(architecture: str, budget: int) -> None:
-    engine = ScoringEngine(build_model(architecture), bos_id=BOS, max_batch_tokens=budget)
-    sequences, positions, common = families()
-    seen: list[int] = []
-    alone = engine.score(sequences, positions)
-    spent = engine.tokens
-    assert largest_gap(engine.score(sequences, positions, seen.append, common), alone) <= TOLERANCE_NATS[torch.float32]
-    assert sum(seen) == input_lengths(sequences, positions).sum() == spent
-    if budget == 400:
-        assert engine.tokens - spent == spent - 2 * 40 - 7 - 2 * 25
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("architecture", ["llama-grouped-untied", "mistral-sliding-window"])
-def test_what_is_shared_on_a_gpu_changes_nothing(architecture: str, dtype: torch.dtype) -> None:
-    engine = ScoringEngine(build_model(architecture).to("cuda", dtype), bos_id=BOS, max_batch_tokens=400)
-    sequences, positions, common = families()
-    alone = engine.score(sequences, positions)
-    found = engine.score(sequences, positions, n_common=common)
-    assert largest_gap(found, alone) <= TOLERANCE_NATS[dtype]
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("length", [16_384, 17_001])
-def test_a_long_sequence_alone_scores_as_the_plain_model_does(length: int) -> None:
-    model = build_model("llama-grouped-untied", hidden_size=64, max_position_embeddings=20_000)
-    model = model.to("cuda", torch.bfloat16)
-    sequences = random_sequences([length])
-    found = ScoringEngine(model, bos_id=BOS).score(sequences)
-    assert largest_gap(found, [plain_scores(model, sequences[0])]) <= TOLERANCE_NATS[torch.bfloat16]
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_compiled_layers_score_as_plain_ones_do(dtype: torch.dtype) -> None:
-    model = build_model("llama-grouped-untied").to("cuda", dtype)
-    sequences = random_sequences(LENGTHS)
-    expected = [plain_scores(model, sequence) for sequence in sequences]
-    engine = ScoringEngine(model, bos_id=BOS, max_batch_tokens=200, compiled=True)
-    assert largest_gap(engine.score(sequences), expected) <= TOLERANCE_NATS[dtype]
-
-
-# --- memory
-
-
-def test_a_batch_that_does_not_fit_is_halved_and_the_smaller_size_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = ScoringEngine(build_model("llama-tied"), bos_id=BOS, max_batch_tokens=400)
-    sequences = random_sequences(LENGTHS)
-    expected = engine.score(sequences)
-    sizes: list[int] = []
-    read = PackedReader.read
-
-    def full_above_120(self: PackedReader, requests: Any, batch: Any) -> Any:
-        sizes.append(sum(family.n_inputs for family in batch))
-        if sizes[-1] > 120:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return read(self, requests, batch)
-
-    monkeypatch.setattr(PackedReader, "read", full_above_120)
-    assert largest_gap(engine.score(sequences), expected) <= TOLERANCE_NATS[torch.float32]
-    assert 60 < engine.max_batch_tokens <= 120 < sizes[0]
-    sizes.clear()
-    engine.score(sequences)
-    assert max(sizes) <= 120, "what was learnt is kept"
-
-
-def test_a_sequence_that_does_not_fit_alone_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    engine = ScoringEngine(build_model("llama-tied"), bos_id=BOS)
-    monkeypatch.setattr(PackedReader, "read", full)
-    with pytest.raises(ValueError, match=r"a sequence of 50 inputs does not fit the GPU's memory; use"):
-        engine.score(random_sequences([50]))
-
-
-@pytest.mark.gpu
-def test_a_gpus_batch_follows_its_free_memory() -> None:
-    engine = ScoringEngine(build_model("llama-tied").to("cuda"), bos_id=BOS)
-    assert engine.max_batch_tokens == 32_768
-    assert tokens_that_fit(engine.device, lambda n: torch.empty(n, 2**20, device="cuda"), at_most=10**9) < 10**6
-
-
-# --- models that are not packed
-
-
-@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "gemma2-capped-logits"])
-def test_models_are_read_packed(architecture: str) -> None:
-    assert why_not_packed(build_model(architecture)) == ""
-
-
-def test_a_model_that_mixes_tokens_elsewhere_is_padded(texts: list[NDArray[np.int32]]) -> None:
-    model = build_model("llama-tied")
-    for layer in model.model.layers:  # every token also reads the one before it
-        layer.mlp.register_forward_pre_hook(lambda _, inputs: (inputs[0] + inputs[0].roll(1, dims=1),))
-    with pytest.warns(UserWarning, match=r"LlamaForCausalLM is read in padded batches, .* what stands before"):
-        engine = ScoringEngine(model, bos_id=BOS)
-    with pytest.raises(ValueError, match="the attention of LlamaForCausalLM cannot be watched"):
-        engine.segment_attention([np.array([5, 6, 7])], [[]], [(1, 3)])
 
 
 def test_logits_are_never_held_for_more_rows_than_allowed() -> None:
