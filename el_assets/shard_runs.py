@@ -2,6 +2,9 @@
 
 Every partitioned asset's body is `materialize_shards(context, settings, make)`. A shard's table is written as soon as
 it is made, so a run that dies loses at most the shard at hand, and the next run starts there.
+
+Pictures and first rows are read off the table when it is made. A run over few shards reads them off skipped tables as
+well, so that the newest materialization shows them; where it spans many, skipping stays cheap.
 """
 
 import time
@@ -13,12 +16,18 @@ import dagster as dg
 import polars as pl
 
 from el_assets.metadata import table_metadata
+from el_assets.plots.shown import shown
 from el_assets.recipes import Cookbook, FingerprintedSource
 from el_assets.schemas import conform
 from el_resources.causal_lm import ModelChoice, ScorerTokens
 from el_resources.corpus_source import CorpusSource, open_corpus
 from el_resources.settings import Settings
 from el_resources.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
+
+
+# Shards up to which a run shows what it skips, and how large such a table may be.
+FEW_SHARDS = 8
+SMALL_TABLE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +77,12 @@ def materialize_shards(
         draft, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
         skip = not settings.force and stored is not None and stored.recipe == draft.recipe and still_valid(shard)
         stamp = stored if skip and stored is not None else _make_and_write(tables, draft, make)
+        is_shown = not skip or (len(fingerprints) < FEW_SHARDS and _is_small(tables, stamp))
         done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
         context.log.info(f"{asset} {number}/{len(shards or [UNPARTITIONED])} {shard}: {done}")
         metadata = table_metadata(tables, stamp, skipped=skip)
+        if is_shown:
+            metadata.update(shown(asset, tables.read(asset, stamp.partition), settings))
         context.add_asset_metadata(metadata, partition_key=shard if shards else None)
         fingerprints[shard] = stamp.fingerprint
     # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.
@@ -86,6 +98,10 @@ def open_corpus_of(settings: Settings) -> CorpusSource:
         hub_endpoint=settings.hub_endpoint,
         counter=ScorerTokens(ModelChoice.long(settings)),
     )
+
+
+def _is_small(tables: ShardTables, stamp: Stamp) -> bool:
+    return tables.path(stamp.asset, stamp.partition).stat().st_size <= SMALL_TABLE_BYTES
 
 
 def _make_and_write(tables: ShardTables, draft: Stamp, make: Callable[[str], Made]) -> Stamp:

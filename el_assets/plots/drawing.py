@@ -1,0 +1,129 @@
+"""How every picture looks, and the two forms that it takes: PNG for materializations, SVG for reports.
+
+A figure is drawn by a pure function of a table. Colours are told apart by the colour-blind (Okabe and Ito's), and what
+two colours tell apart, shape or line style tells apart as well.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, RULE, BLUE, ORANGE, GREEN, RED = "#333333", "#dddddd", "#0072b2", "#d98000", "#009e73", "#c44601"
+# What a page's style sheet calls them, so that its dark form can choose others.
+IN_PAGES = {
+    INK: "currentColor",
+    RULE: "var(--rule)",
+    BLUE: "var(--blue)",
+    ORANGE: "var(--orange)",
+    GREEN: "var(--green)",
+    RED: "var(--red)",
+}
+STYLE = {
+    "font.size": 9,
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so that pictures are the same everywhere
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+INCHES = (6.4, 3.0)
+PNG_DOTS_PER_INCH = 120
+PNG_COLOURS = 48
+# Dots beyond these hide each other and make files large.
+DOTS = 1200
+
+
+@contextmanager
+def panels(columns: int = 1) -> Iterator[tuple["Figure", list["Axes"]]]:
+    """A figure with its panels side by side, in the common style."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=INCHES, layout="constrained")
+        yield figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def png(figure: "Figure") -> bytes:
+    """The figure as a small PNG (about 20 kB), on white."""
+    from PIL import Image
+
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=PNG_DOTS_PER_INCH)
+    Image.open(full).convert("RGB").quantize(PNG_COLOURS).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def svg(figure: "Figure", name: str) -> str:
+    """The figure as an `<svg>` element for a page, in the page's own colours, equal for equal figures.
+
+    Args:
+        name: what the figure shows; read out by screen readers. Its ids differ from those of other names.
+    """
+    import matplotlib as mpl
+
+    text = io.StringIO()
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    element = text.getvalue()
+    element = element[element.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", element, flags=re.DOTALL)
+    element = re.sub(r' xmlns(:\w+)?="[^"]*"', "", element).replace("xlink:href", "href")
+    element = re.sub(r" id=\"(?![hmp][0-9a-f]{10})[^\"]*\"", "", element)  # ids that repeat from figure to figure
+    element = re.sub(r"font-family: [^;\"]*", "font-family: inherit", element)
+    element = re.sub(r' (width|height)="[\d.]+pt"', "", element, count=2)
+    for colour, in_page in IN_PAGES.items():
+        element = element.replace(colour, in_page)
+    assert re.fullmatch(r"[\w ,.×()%-]+", name), name
+    return element.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
+
+
+def dots(frame: pl.DataFrame) -> pl.DataFrame:
+    """At most DOTS rows, evenly spread over the table and the same each time."""
+    if frame.height <= DOTS:
+        return frame
+    return frame[np.linspace(0, frame.height - 1, DOTS).astype(np.int64).tolist()]
+
+
+def step(axes: "Axes", edges: np.ndarray, heights: np.ndarray, **how: Any) -> None:
+    """A histogram's outline.
+
+    Args:
+        edges: [n + 1]; heights: [n].
+    """
+    axes.stairs(heights, edges, linewidth=1.4, **how)
+
+
+def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Per cent of the values in each bin; those beyond the edges count in the outermost bins."""
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), bins=edges)
+    return 100 * counts / max(1, len(values))
+
+
+def note_if_empty(axes: "Axes", n: int, what: str) -> None:
+    """Say so where there is nothing to draw."""
+    if not n:
+        axes.text(0.5, 0.5, f"no {what}", transform=axes.transAxes, ha="center", va="center")
+
+
+def bars(axes: "Axes", counts: Mapping[str, float], **how: Any) -> None:
+    """Horizontal bars with their numbers."""
+    drawn = axes.barh(list(counts), list(counts.values()), **how)
+    axes.bar_label(drawn, fmt="{:,.0f}", padding=3)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.15)
+    axes.invert_yaxis()

@@ -1,0 +1,144 @@
+"""Figures of EntropyLong's tables."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from el_assets.plots.drawing import BLUE, GREEN, INK, ORANGE, bars, dots, note_if_empty, panels, shares, step
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BINS = 40
+# Reductions below -1 (entropy more than doubled) are counted at -1.
+REDUCTION_EDGES = np.linspace(-1, 1, BINS + 1)
+
+
+def entropy_histogram(maps: pl.DataFrame) -> "Figure":
+    """Token entropies of all roots, with the mean μ and threshold τ of the roots, and the anchors among them."""
+    tokens = maps["entropy_nats"].explode().drop_nulls().to_numpy()
+    at_anchors = maps.select(pl.col("entropy_nats").list.gather("anchors").explode().drop_nulls()).to_series()
+    edges = np.linspace(0, max(1.0, float(tokens.max(initial=0.0))), BINS + 1)
+    with panels() as (figure, (axes,)):
+        step(axes, edges, np.histogram(tokens, edges)[0], color=BLUE, label=f"all {len(tokens):,} tokens")
+        share = 100 * len(at_anchors) / max(1, len(tokens))
+        label = f"{len(at_anchors):,} anchors ({share:.1f} %)"
+        counts = np.histogram(at_anchors.to_numpy(), edges)[0]
+        axes.stairs(counts, edges, fill=True, color=ORANGE, hatch="///", edgecolor=INK, linewidth=0.4, label=label)
+        for column, name, style in (("mean_nats", "μ", ":"), ("threshold_nats", "τ", "--")):
+            if maps.height:
+                middle = float(maps[column].to_numpy().mean())
+                text = f"{name} {middle:.2f} nats, mean over roots"
+                axes.axvline(middle, color=INK, linestyle=style, linewidth=1.2, label=text)
+        axes.set(xlabel="entropy of the distribution that predicts the token, nats", ylabel="tokens")
+        figure.legend(loc="outside upper center", ncols=2)
+        note_if_empty(axes, len(tokens), "tokens")
+    return figure
+
+
+def similarity_and_reduction(scores: pl.DataFrame, epsilon: float) -> "Figure":
+    """Similarity of a retrieved chunk to the query, against what it takes from the entropy at the anchor."""
+    with panels() as (figure, (axes,)):
+        _similarity_panel(axes, scores, epsilon)
+    return figure
+
+
+def retrieved_beside_random(scores: pl.DataFrame, epsilon: float) -> "Figure":
+    """Reductions of retrieved chunks beside those of random ones at the same anchors."""
+    with panels() as (figure, (axes,)):
+        _random_panel(axes, scores, epsilon)
+    return figure
+
+
+def scores_overview(scores: pl.DataFrame, epsilon: float) -> "Figure":
+    """Both of the above."""
+    with panels(2) as (figure, (left, right)):
+        _similarity_panel(left, scores, epsilon)
+        _random_panel(right, scores, epsilon)
+    return figure
+
+
+def _similarity_panel(axes: "Axes", scores: pl.DataFrame, epsilon: float) -> None:
+    retrieved = scores.filter(~pl.col("is_control"))
+    above = pl.col("reduction") > epsilon
+    # The few above ε are what one looks for; thinned out with the others they would vanish.
+    halves = [dots(retrieved.filter(side).sort("similarity")) for side in (above, ~above)]
+    drawn = pl.concat(halves).select("similarity", pl.col("reduction").clip(-1, 1))
+    axes.scatter(drawn["similarity"], drawn["reduction"], s=7, color=BLUE, alpha=0.5, linewidths=0)
+    axes.axhline(epsilon, color=INK, linestyle="--", linewidth=1)
+    axes.set(xlabel="similarity of query and chunk", ylabel="reduction ΔI, share of H")
+    axes.set_title(f"{halves[0].height:,} pairs above ε, {halves[1].height:,} others drawn", fontsize=9)
+    note_if_empty(axes, retrieved.height, "retrieved pairs")
+
+
+def _random_panel(axes: "Axes", scores: pl.DataFrame, epsilon: float) -> None:
+    for control, colour, style, name in ((False, BLUE, "-", "retrieved"), (True, ORANGE, "--", "random")):
+        values = scores.filter(pl.col("is_control") == control)["reduction"].to_numpy()
+        passing = 100 * (values > epsilon).mean() if len(values) else 0.0
+        label = f"{name}: {passing:.1f} % above ε"
+        step(axes, REDUCTION_EDGES, shares(values, REDUCTION_EDGES), color=colour, linestyle=style, label=label)
+    axes.axvline(epsilon, ymax=0.7, color=INK, linestyle="--", linewidth=1, label=f"ε = {epsilon:g}")
+    axes.set(xlabel="reduction ΔI, share of H", ylabel="% of pairs", yscale="symlog")
+    axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+    axes.set_ylim(0, 3000)  # room for the legend
+    axes.legend(fontsize=8, loc="upper right")
+
+
+def contexts_per_root(pairs: pl.DataFrame, *, roots_without: int = 0) -> "Figure":
+    """How many contexts a root keeps.
+
+    Args:
+        pairs: `verified_pairs`, with `shard` where it spans several.
+        roots_without: roots that keep none, which the table does not hold.
+    """
+    keys = ["shard", "doc_id"] if "shard" in pairs.columns else ["doc_id"]
+    kept = [0] * roots_without + pairs.group_by(keys).len()["len"].to_list()
+    edges = np.arange(0, max(kept, default=0) + 2) - 0.5
+    if len(edges) > BINS:
+        edges = np.linspace(edges[0], edges[-1], BINS)
+    with panels() as (figure, (axes,)):
+        axes.stairs(np.histogram(kept, edges)[0], edges, fill=True, color=BLUE)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.set(xlabel="contexts that a root keeps", ylabel="roots")
+        axes.set_title(f"{pairs.height:,} contexts, {len(kept):,} roots", fontsize=9)
+    return figure
+
+
+def sequence_fill(sequences: pl.DataFrame) -> "Figure":
+    """Tokens by kind of segment, and how many tokens lie between a context and the anchors that it verifies."""
+    with panels(2) as (figure, (left, right)):
+        tokens = dict.fromkeys(("context", "root", "separator", "end_of_text"), 0)
+        tokens.update(tokens_by_kind(sequences))
+        bars(left, {name.replace("_", " "): n for name, n in tokens.items()}, color=GREEN)
+        left.set(xlabel="tokens")
+        left.xaxis.get_major_locator().set_params(nbins=4)
+        distances = context_distances(sequences)["distance_tokens"].to_numpy()
+        edges = np.linspace(0, max(1, int(distances.max(initial=0))), BINS // 2 + 1)
+        right.stairs(np.histogram(distances, edges)[0], edges, fill=True, color=BLUE)
+        right.set(xlabel="tokens from context to anchor", ylabel="anchors")
+        note_if_empty(right, len(distances), "contexts")
+    return figure
+
+
+def tokens_by_kind(sequences: pl.DataFrame) -> dict[str, int]:
+    """Tokens of all sequences, by kind of segment."""
+    segments = sequences.select(pl.col("segments").explode(empty_as_null=False)).unnest("segments")
+    return dict(segments.group_by("kind").agg((pl.col("end") - pl.col("start")).sum()).sort("kind").iter_rows())
+
+
+def context_distances(sequences: pl.DataFrame) -> pl.DataFrame:
+    """For every context and each anchor that it verifies, the tokens that stand between them: `distance_tokens`.
+
+    The anchor lies in the group's root, which is the next root behind the context.
+    """
+    segments = sequences.select("sequence_id", "segments").explode("segments", empty_as_null=False).unnest("segments")
+    root_start = pl.when(pl.col("kind") == "root").then("start").backward_fill().over("sequence_id")
+    return (
+        segments.with_columns(root_start=root_start)
+        .filter(pl.col("kind") == "context")
+        .explode("anchors")
+        .select("sequence_id", "chunk_id", distance_tokens=pl.col("root_start") + pl.col("anchors") - pl.col("end"))
+    )

@@ -1,0 +1,86 @@
+"""Figures of GATEAU's tables."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from el_assets.gateau.influence import FRACTIONS, share
+from el_assets.plots.drawing import BLUE, GREEN, INK, ORANGE, RED, dots, note_if_empty, panels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Contexts of different lengths are laid over each other in so many places.
+PLACES = 20
+NOT_SELECTED = "not selected"
+LOOKS = {
+    "top_10_percent": (RED, "*", 60),
+    "top_30_percent": (ORANGE, "^", 26),
+    "top_50_percent": (BLUE, "s", 16),
+    NOT_SELECTED: (INK, "o", 8),
+}
+
+
+def influence_plane(influence: pl.DataFrame) -> "Figure":
+    """Every sample by HMP and CAS, the selected subsets marked; a subset holds the smaller ones."""
+    marked = influence.with_columns(subset=smallest_subset(influence.height))
+    with panels() as (figure, (axes,)):
+        for subset, (colour, marker, size) in reversed(LOOKS.items()):
+            drawn = dots(marked.filter(pl.col("subset") == subset))
+            label = subset.replace("_", " ").replace("percent", "%")
+            axes.scatter(drawn["hmp"], drawn["cas"], s=size, color=colour, marker=marker, linewidths=0, label=label)
+        axes.set(xlabel="HMP: what the long window makes easier", ylabel="CAS, cosine")
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def smallest_subset(n_samples: int) -> pl.Expr:
+    """Name of the smallest selected subset that a sample of this rank is in."""
+    subset = pl.lit(NOT_SELECTED)
+    for name in reversed(FRACTIONS):
+        subset = pl.when(pl.col("rank") < share(n_samples, name)).then(pl.lit(name)).otherwise(subset)
+    return subset
+
+
+def attention_and_importance(cam: pl.DataFrame) -> "Figure":
+    """Over the place in the context: attention a token, and the response's NLL with that segment alone."""
+    attention, nll = _by_place(cam, "segment_attention"), _by_place(cam, "segment_nll_nats")
+    edges = np.linspace(0, 100, PLACES + 1)
+    with panels(2) as (figure, (left, right)):
+        left.stairs(100 * attention, edges, fill=True, color=BLUE)
+        left.set(xlabel="place in the context, %", ylabel="attention, % per 1,000 tokens")
+        right.stairs(nll, edges, baseline=None, color=GREEN, linewidth=1.6)
+        right.set(xlabel="place in the context, %", ylabel="NLL, segment alone, nats")
+        for axes in (left, right):
+            note_if_empty(axes, int((cam["segment_tokens"].list.len() > 0).sum()), "segments")
+    return figure
+
+
+def _by_place(cam: pl.DataFrame, column: str) -> np.ndarray:
+    """Mean over samples of a segment score in each place of the context, [PLACES]; attention per 1,000 tokens."""
+    sums, counts = np.zeros(PLACES), np.zeros(PLACES)
+    places = (np.arange(PLACES) + 0.5) / PLACES
+    for tokens, scores in cam.select("segment_tokens", column).iter_rows():
+        if not tokens:
+            continue
+        lengths, values = np.asarray(tokens, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+        if column == "segment_attention":
+            values = 1000 * values / lengths
+        which = np.searchsorted(np.cumsum(lengths) / lengths.sum(), places)
+        sums += values[np.minimum(which, len(values) - 1)]
+        counts += 1
+    return sums / np.maximum(counts, 1)
+
+
+def readings(hmg: pl.DataFrame) -> "Figure":
+    """Perplexity of each response in the short-window reading against that in the long-window reading, as NLL."""
+    drawn = dots(hmg)
+    with panels() as (figure, (axes,)):
+        axes.scatter(drawn["nll_long_nats"], drawn["nll_short_nats"], s=10, color=BLUE, alpha=0.6, linewidths=0)
+        highest = float(np.max([drawn["nll_long_nats"].max() or 1.0, drawn["nll_short_nats"].max() or 1.0]))
+        axes.plot([0, highest], [0, highest], color=INK, linestyle="--", linewidth=1, label="equal")
+        axes.set(xlabel="NLL in the long window, nats a token", ylabel="NLL in the short window, nats a token")
+        axes.legend()
+    return figure
