@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 from dagster import DagsterInstance
+from upath import UPath
 
 from el_assets.automation import range_tags
 from el_assets.definitions import defs
@@ -26,6 +27,7 @@ from el_assets.partitions import (
     selected_fractions,
 )
 from el_assets.parts import PARTS
+from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.shard_runs import open_corpus_of
 from el_assets.summary import Stage, print_summary
 from el_resources.settings import Settings
@@ -52,19 +54,45 @@ def run(options: argparse.Namespace) -> int:
         _close_lost_runs(instance)
         chosen = _register(instance, settings, parts, options.shards)
         started, stages, succeeded = time.monotonic(), [], True
-        for job, tags in [("observe_models", {}), *(run for part in parts for run in _runs(instance, part, chosen))]:
+        runs = [run for part in parts if part != "reports" for run in _runs(instance, part, chosen)]
+        for job, tags in [("observe_models", {}), *runs]:
             result = _execute(instance, job, tags, settings)
             stages += _stages(instance, result)
             succeeded = result.success
             if not succeeded:
                 print(_failure(result), file=sys.stderr)
                 break
+        reports: list[UPath] | None = []
+        if succeeded and "reports" in parts:
+            reports = _report(instance, settings, is_asked=options.select is not None)
         seconds = time.monotonic() - started
-    if not succeeded:
+    if not succeeded or reports is None:
         return 1
     corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
-    readable = print_summary(settings, corpus, stages, pool=pool, seconds=seconds)
+    readable = print_summary(settings, corpus, stages, pool=pool, reports=reports, seconds=seconds)
     return 0 if readable else 1
+
+
+def _report(instance: DagsterInstance, settings: Settings, *, is_asked: bool) -> list[UPath] | None:
+    """Write the reports whose tables exist; their places, or None where a report that was asked for failed.
+
+    Reports span all shards of the store. Where those do not agree, a run over some of them still succeeded.
+    """
+    makeable = makeable_reports(settings, registered_shards(instance))
+    if not makeable and is_asked:
+        raise ValueError(
+            f"store {settings.store!r} has nothing to report on; run the parts entropylong or gateau first"
+        )
+    made = []
+    for name in makeable:
+        result = _execute(instance, "build_reports", {}, settings, [name])
+        if result.success:
+            made.append(report_path(settings, name))
+            continue
+        print(f"no {name}: {_failure(result)}", file=sys.stderr)
+        if is_asked:
+            return None
+    return made
 
 
 def _register(
@@ -100,7 +128,7 @@ def _runs(instance: DagsterInstance, part: str, chosen: dict[str, list[str]]) ->
 
 
 def _execute(
-    instance: DagsterInstance, job: str, tags: dict[str, str], settings: Settings
+    instance: DagsterInstance, job: str, tags: dict[str, str], settings: Settings, assets: Sequence[str] = ()
 ) -> dg.ExecuteInProcessResult:
     run_config = {
         "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
@@ -110,6 +138,7 @@ def _execute(
         instance=instance,
         tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
         run_config=run_config,
+        asset_selection=[dg.AssetKey(asset) for asset in assets] or None,
         raise_on_error=False,
     )
 

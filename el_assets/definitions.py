@@ -18,30 +18,41 @@ from el_assets.gateau import assets as gateau_assets  # noqa: E402
 from el_assets.gateau import checks as gateau_checks  # noqa: E402
 from el_assets.jobs import JOBS  # noqa: E402
 from el_assets.models import MODELS  # noqa: E402
+from el_assets.reports import assets as report_assets  # noqa: E402
+from el_assets.schemas import TABLES, dagster_schema  # noqa: E402
+from el_assets.sources import sources  # noqa: E402
 from el_resources.causal_lm import CausalLM  # noqa: E402
 from el_resources.settings import Settings  # noqa: E402
 
 OWNERS = ["team:entropylong"]
 
 
-def workspace_assets() -> list[dg.AssetsDefinition]:
-    """All assets, with what is the same for each of them."""
-    found = dg.load_assets_from_modules([corpus_assets, entropylong_assets, gateau_assets])
-    return [
-        asset.map_asset_specs(lambda spec: spec.replace_attributes(owners=OWNERS))
-        for asset in found
-        if isinstance(asset, dg.AssetsDefinition)
-    ]
+SETTINGS = Settings.load()
+
+
+def workspace_assets() -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """All assets, with what is the same for each of them: owners, columns of its table, and a link to its source."""
+    found = dg.load_assets_from_modules([corpus_assets, entropylong_assets, gateau_assets, report_assets])
+    made = [asset for asset in (*MODELS, *found) if isinstance(asset, dg.AssetsDefinition)]
+    linked = [asset for asset in dg.with_source_code_references(made) if isinstance(asset, dg.AssetsDefinition)]
+    external = [spec.replace_attributes(owners=OWNERS) for spec in sources(SETTINGS)]
+    return [*external, *(asset.map_asset_specs(_in_catalogue) for asset in linked)]
+
+
+def _in_catalogue(spec: dg.AssetSpec) -> dg.AssetSpec:
+    name = spec.key.to_user_string()
+    columns = {"dagster/column_schema": dagster_schema(name)} if name in TABLES else {}
+    return spec.replace_attributes(owners=OWNERS, metadata={**spec.metadata, **columns})
 
 
 defs = dg.Definitions(
-    assets=[*MODELS, *workspace_assets()],
+    assets=workspace_assets(),
     asset_checks=[*corpus_checks.CHECKS, *entropylong_checks.CHECKS, *gateau_checks.CHECKS],
     jobs=JOBS,
     schedules=SCHEDULES,
     resources={
         # Configured at launch, so that one value given in a launchpad leaves the others as the environment has them.
-        "settings": Settings.configure_at_launch(**Settings.load().model_dump()),
+        "settings": Settings.configure_at_launch(**SETTINGS.model_dump()),
         "causal_lm": CausalLM(),
     },
     # One process per run, so that its steps share one loaded model.

@@ -31,4 +31,10 @@ select_samples = dg.define_asset_job(
     description="Rank the pool by influence and write the selected subsets; needs no model.",
 )
 
-JOBS = [observe_models, build_index, build_sequences, score_samples, select_samples]
+build_reports = dg.define_asset_job(
+    "build_reports",
+    selection=dg.AssetSelection.assets("entropylong_report", "gateau_report"),
+    description="Write the HTML reports over what is in the store; needs no model.",
+)
+
+JOBS = [observe_models, build_index, build_sequences, score_samples, select_samples, build_reports]

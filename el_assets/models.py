@@ -7,38 +7,55 @@ from el_resources.settings import Settings
 from el_resources.text_encoder import encoder_fingerprint
 
 
-@dg.observable_source_asset(
-    group_name="models",
-    description="The causal language model that scores the corpus (`EL_LONG_MODEL`): a name, a folder or a hub id.",
+def _spec(name: str, description: str) -> dg.AssetSpec:
+    return dg.AssetSpec(name, group_name="models", kinds={"huggingface"}, description=description)
+
+
+@dg.multi_observable_source_asset(
+    specs=[
+        _spec(
+            "long_model",
+            "The causal language model that scores the corpus and reads samples in the long window (`EL_LONG_MODEL`): "
+            "a name, a folder or a hub id. An observation holds its fingerprint, dtype and window.",
+        )
+    ]
 )
-def long_model(settings: Settings) -> dg.ObserveResult:
+def observe_long_model(settings: Settings) -> dg.ObserveResult:
     """Observe the fingerprint of the weights."""
-    return _observed(ModelChoice.long(settings))
+    return _observed("long_model", ModelChoice.long(settings))
 
 
-@dg.observable_source_asset(
-    group_name="models",
-    description="The short-window sibling of `long_model` (`EL_SHORT_MODEL`): same tokenizer and architecture.",
+@dg.multi_observable_source_asset(
+    specs=[
+        _spec(
+            "short_model",
+            "The short-window sibling of `long_model` (`EL_SHORT_MODEL`): same tokenizer and architecture. GATEAU's "
+            "guidance compares the two; EntropyLong does not use it.",
+        )
+    ]
 )
-def short_model(settings: Settings) -> dg.ObserveResult:
+def observe_short_model(settings: Settings) -> dg.ObserveResult:
     """Observe the fingerprint of the weights."""
-    return _observed(ModelChoice.short(settings))
+    return _observed("short_model", ModelChoice.short(settings))
 
 
-@dg.observable_source_asset(
-    group_name="models", description="The encoder whose vectors candidates are retrieved by (`EL_ENCODER`)."
+@dg.multi_observable_source_asset(
+    specs=[_spec("text_encoder", "The encoder whose vectors candidates are retrieved by, with cosine (`EL_ENCODER`).")]
 )
-def text_encoder(settings: Settings) -> dg.ObserveResult:
+def observe_text_encoder(settings: Settings) -> dg.ObserveResult:
     """Observe the fingerprint of its files."""
     fingerprint = encoder_fingerprint(settings.encoder)
     return dg.ObserveResult(
-        data_version=dg.DataVersion(fingerprint), metadata={"name": settings.encoder, "fingerprint": fingerprint}
+        asset_key="text_encoder",
+        data_version=dg.DataVersion(fingerprint),
+        metadata={"name": settings.encoder, "fingerprint": fingerprint},
     )
 
 
-def _observed(model: ModelChoice) -> dg.ObserveResult:
+def _observed(asset: str, model: ModelChoice) -> dg.ObserveResult:
     fingerprint = model.fingerprint()
     return dg.ObserveResult(
+        asset_key=asset,
         data_version=dg.DataVersion(fingerprint),
         metadata={
             "name": model.name,
@@ -51,4 +68,4 @@ def _observed(model: ModelChoice) -> dg.ObserveResult:
     )
 
 
-MODELS = [short_model, long_model, text_encoder]
+MODELS = [observe_short_model, observe_long_model, observe_text_encoder]

@@ -1,3 +1,3 @@
 """What a run from the command line consists of; apart, so that `--help` loads nothing."""
 
-PARTS = ("index", "entropylong", "gateau")
+PARTS = ("index", "entropylong", "gateau", "reports")

@@ -24,7 +24,6 @@ from el_resources.corpus_source import CorpusSource, open_corpus
 from el_resources.settings import Settings
 from el_resources.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
 
-
 # Shards up to which a run shows what it skips, and how large such a table may be.
 FEW_SHARDS = 8
 SMALL_TABLE_BYTES = 16 * 2**20

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from upath import UPath
 
 from el_assets.entropylong.selection import KeepRule, PassRates, judge, over_shards, pass_rates
 from el_assets.gateau.summary import gateau_rows
@@ -23,12 +24,19 @@ class Stage:
 
 
 def print_summary(
-    settings: Settings, shards: Sequence[str], stages: Sequence[Stage], *, pool: Sequence[str] = (), seconds: float
+    settings: Settings,
+    shards: Sequence[str],
+    stages: Sequence[Stage],
+    *,
+    pool: Sequence[str] = (),
+    reports: Sequence[UPath] = (),
+    seconds: float,
 ) -> bool:
     """Print the summary of the tables that exist; False where a source file could not be read.
 
     Args:
         shards, pool: the run's corpus shards and instruction shards.
+        reports: pages that the run wrote or found up to date.
     """
     tables = ShardTables(settings.store)
     rows = [
@@ -36,7 +44,7 @@ def print_summary(
         *_entropylong_rows(settings, tables, shards),
         *(gateau_rows(settings, tables, pool) if pool else []),
     ]
-    width = max(len(label) for label, _ in rows)
+    width = max((len(label) for label, _ in rows), default=len("forwards in this run"))
     print()
     for label, value in rows:
         print(f"  {label:<{width}}  {value}")
@@ -46,6 +54,8 @@ def print_summary(
     done = f"{forwards:,}" if forwards or written else "0: every table was up to date and none was written"
     print(f"  {'forwards in this run':<{width}}  {done}")
     print(f"  {'tables':<{width}}  {tables.store / 'tables'}")
+    for path in reports:
+        print(f"  {'report':<{width}}  {path}")
     print(f"  {'look at it':<{width}}  make ui, then http://127.0.0.1:3000\n")
     read = [*tables.stamps("documents", shards).values(), *tables.stamps("instruction_samples", pool).values()]
     unreadable = [stamp.facts["unreadable"] for stamp in read if "unreadable" in stamp.facts]

@@ -31,7 +31,7 @@ INDEX_COLUMNS = ("chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vect
 corpus_asset = partial(shard_asset, group="corpus", partitions=corpus_shards)
 
 
-@corpus_asset("documents", [], kinds={"parquet"})
+@corpus_asset("documents", ["source_corpus"], kinds={"parquet"})
 def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per source document of the shard, in the source's order.
 

@@ -23,7 +23,7 @@ from el_resources.shard_tables import MissingTableError, MixedSettingsError, Sha
 sample_asset = partial(shard_asset, group="gateau", partitions=instruction_shards)
 
 
-@sample_asset("instruction_samples", ["long_model"], kinds={"parquet"})
+@sample_asset("instruction_samples", ["source_instructions", "long_model"], kinds={"parquet"})
 def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per long instruction sample: context, instruction, response, and their lengths in tokens.
 

@@ -1,0 +1,1 @@
+"""Single-file HTML reports of what the tables hold."""

@@ -1,0 +1,125 @@
+"""What both reports share: which entries are shown in detail, settings and costs, tokens as text."""
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from el_assets.entropylong.anchors import seeded_hash
+from el_assets.reports.page import as_script_data
+from el_resources.causal_lm import ModelChoice
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables, Stamp
+from el_resources.tokenization import ModelTokenizer
+
+# In each reader. The bytes that readers may take add up to less than 10 MB a page, which opens in under 2 s.
+MOST_ENTRIES = 200
+
+Key = tuple[str, str]  # shard, id
+
+ROLE = "Fingerprint of the model in this role."
+
+
+def sampled(keys: Iterable[Key]) -> list[Key]:
+    """The keys by hash: any number of the first of them is a fixed random sample."""
+    return sorted(keys, key=lambda key: seeded_hash(0, "report", *key))
+
+
+def within_limits(entries: Iterable[dict[str, Any]], *, n_bytes: int) -> list[dict[str, Any]]:
+    """The first entries, as many as the page may hold; at least one, if there is one. In the order of their names."""
+    taken: list[dict[str, Any]] = []
+    for entry in entries:
+        n_bytes -= len(as_script_data(entry).encode("utf-8"))
+        if taken and n_bytes < 0:
+            break
+        taken.append(entry)
+        if len(taken) == MOST_ENTRIES:
+            break
+    return sorted(taken, key=lambda entry: (entry["shard"], entry["id"]))
+
+
+def tokenizer_of(settings: Settings, stamp: Stamp) -> ModelTokenizer:
+    """The tokenizer that the table's ids are of.
+
+    Raises:
+        ValueError: the settings name a model with another one.
+    """
+    model = ModelChoice.long(settings)
+    if model.tokenizer_fingerprint() != stamp.settings["tokenizer"]:
+        raise ValueError(
+            f"{stamp.asset} of shard {stamp.partition!r} was made with another tokenizer than that of {model.name!r}; "
+            "set EL_LONG_MODEL to the model that the tables were made with"
+        )
+    return model.tokenizer()
+
+
+def token_texts(tokenizer: ModelTokenizer, ids: Sequence[int]) -> list[str]:
+    """The text that each token adds; joined, they are the text of all.
+
+    A character whose bytes several tokens share stands at the last of them, the others are empty. Tokens are decoded
+    behind their predecessor, since some vocabularies drop a space at the start of a text.
+    """
+    texts = [""] * len(ids)
+    before: list[int] = []
+    pending: list[int] = []
+    for index, token in enumerate(ids):
+        pending.append(token)
+        text = tokenizer.decode([*before, *pending])[len(tokenizer.decode(before)) :] if before else None
+        text = tokenizer.decode(pending) if text is None else text
+        if text.endswith("\ufffd") and len(pending) < 4 and index + 1 < len(ids):
+            continue
+        texts[index] = text
+        before, pending = pending, []
+    return texts
+
+
+def shortened(text: str, characters: int) -> str:
+    """The text, or its beginning and how much follows."""
+    if len(text) <= characters:
+        return text
+    return f"{text[:characters]}… ({len(text) - characters:,} more characters)"
+
+
+def rounded(values: Iterable[float | None], digits: int = 3) -> list[float | None]:
+    """Numbers as a page needs them; None where there is none."""
+    return [None if value is None else round(float(value), digits) for value in values]
+
+
+def settings_rows(stamps: Sequence[Stamp]) -> list[list[str]]:
+    """(name, value, meaning) of every setting and model that the tables were made under."""
+    merged = {name: value for stamp in stamps for name, value in stamp.settings.items()}
+    fields = Settings.model_fields
+    return [
+        [name, json.dumps(value, ensure_ascii=False), (fields[name].description or "") if name in fields else ROLE]
+        for name, value in sorted(merged.items())
+    ]
+
+
+def cost_rows(tables: ShardTables, assets: Sequence[str], shards: Sequence[str]) -> list[list[Any]]:
+    """(asset, shards, rows, seconds, forwards, tokens) that making the tables cost, as their stamps say."""
+    rows = []
+    for asset in assets:
+        stamps = tables.stamps(asset, shards).values()
+        totals = [sum(stamp.facts.get(fact, 0) for stamp in stamps) for fact in ("rows", "seconds")]
+        model = [
+            sum(stamp.facts[fact] for stamp in stamps if fact in stamp.facts)
+            if any(fact in stamp.facts for stamp in stamps)
+            else None
+            for fact in ("forwards", "tokens")
+        ]
+        rows.append([asset, len(stamps), totals[0], round(totals[1], 1), *model])
+    return rows
+
+
+def refuse_torn_chain(chain: Sequence[Stamp]) -> None:
+    """Raise ValueError where tables of one shard, each made from those before it, were made under different settings.
+
+    That is so where an early table was made again and the later ones were not: their numbers contradict each other.
+    """
+    for earlier, later in pairwise(chain):
+        for name in sorted(earlier.settings.keys() & later.settings.keys()):
+            if earlier.settings[name] != later.settings[name]:
+                raise ValueError(
+                    f"shard {later.partition!r}: {name} is {earlier.settings[name]!r} in {earlier.asset} and "
+                    f"{later.settings[name]!r} in {later.asset}; materialize {later.asset} and what follows it again"
+                )

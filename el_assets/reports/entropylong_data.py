@@ -1,0 +1,132 @@
+"""What `entropylong_report` says: funnel, pass rates, counts over ε, distributions, and the readers' entries.
+
+Everything follows from stored tables; nothing is scored. Holds the scores of all shards in memory, and texts and tokens
+of the shown documents only.
+"""
+
+from typing import Any
+
+import polars as pl
+
+from el_assets.corpus.documents import usable
+from el_assets.entropylong.selection import KeepRule, judge, keep_contexts, pass_rates
+from el_assets.plots import entropylong as figures
+from el_assets.plots.drawing import svg
+from el_assets.reports.common import cost_rows, sampled, settings_rows
+from el_assets.reports.entropylong_readers import document_entries, sequence_entries
+from el_assets.reports.finished_shards import CHAIN, FinishedShards
+from el_resources.settings import Settings
+
+EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+# Roots whose tokens the entropy histogram is over.
+HISTOGRAM_ROOTS = 2000
+
+
+def report_data(settings: Settings, finished: FinishedShards) -> dict[str, Any]:
+    """The page's data. Raises ValueError (see FinishedShards.of, tokenizer_of)."""
+    tables = finished.tables
+    model = next(iter(finished.stamps["entropy_maps"].values())).facts["model"]
+    return {
+        "store": str(tables.store),
+        "model": model,
+        "embedded": str(model).startswith("reference:"),
+        "shards": finished.shards,
+        "settings": settings_rows([finished.stamps["packed_sequences"][finished.shards[0]]]),
+        "costs": cost_rows(tables, ("documents", "context_chunks", *CHAIN), finished.shards),
+        "funnel": funnel(finished),
+        "rule": {"epsilon": finished.rule.epsilon, "criterion": finished.rule.criterion},
+        "grid": epsilon_grid(finished, seed=settings.seed),
+        "documents": document_entries(finished, settings),
+        "n_roots": finished.total("entropy_maps", "rows"),
+        "sequences": sequence_entries(finished, settings),
+        "n_sequences": finished.sequences.height,
+    }
+
+
+def funnel(finished: FinishedShards) -> list[list[Any]]:
+    """(what, how many, remark) from documents to sequences, counted in the tables."""
+    tables, shards = finished.tables, finished.shards
+    documents = tables.scan_many("documents", shards)
+    n_documents = _count(usable(documents))
+    roots = tables.scan_many("entropy_maps", shards).select("anchors").collect()
+    controls = int(finished.scores["is_control"].sum())
+    with_contexts = finished.pairs.select("shard", "doc_id").n_unique()
+    segments = finished.sequences.select(pl.col("segments").explode(empty_as_null=False)).unnest("segments")
+    packed = dict(segments.group_by("kind").len().iter_rows())
+    return [
+        ["documents", n_documents, _set_aside(_count(documents) - n_documents)],
+        ["chunks", _count(tables.scan_many("context_chunks", shards)), "what can be retrieved from these shards"],
+        ["eligible roots", finished.total("entropy_maps", "documents_eligible"), "by length"],
+        ["roots", roots.height, "sampled by hash"],
+        ["anchors", int(roots["anchors"].list.len().sum()), "positions with entropy above τ"],
+        ["candidates", finished.scores.height - controls, f"anchor × retrieved chunk; {controls:,} random beside them"],
+        ["verified contexts", finished.pairs.height, f"kept for {with_contexts:,} roots"],
+        ["packed contexts", packed.get("context", 0), f"with {packed.get('root', 0):,} roots"],
+        ["sequences", finished.sequences.height, f"of {finished.made_under['sequence_tokens']:,} tokens"],
+    ]
+
+
+def epsilon_grid(finished: FinishedShards, *, seed: int) -> list[dict[str, Any]]:
+    """What each ε would keep under the tables' own rule otherwise: the functions that made `verified_pairs`, again."""
+    made = finished.rule
+    return [
+        _at_epsilon(finished, epsilon, is_made=epsilon == made.epsilon, seed=seed)
+        for epsilon in sorted({*EPSILONS, made.epsilon})
+    ]
+
+
+def _at_epsilon(finished: FinishedShards, epsilon: float, *, is_made: bool, seed: int) -> dict[str, Any]:
+    made = finished.rule
+    rule = KeepRule(epsilon=epsilon, criterion=made.criterion, beats_controls=made.beats_controls)
+    judged = judge(finished.scores, rule)
+    rates = pass_rates(judged, seed=seed)
+    # A chunk's uses are capped within a shard.
+    kept = [
+        keep_contexts(of_shard, max_uses=finished.made_under["max_chunk_uses"])[0]
+        for of_shard in judged.with_columns(shard=shard_of()).partition_by("shard")
+    ]
+    return {
+        "epsilon": epsilon,
+        "is_made": is_made,
+        "passing": rates.n_retrieved_passing,
+        "retrieved": rates.retrieved,
+        "random": rates.null,
+        "fdr": rates.fdr,
+        "fdr_interval": list(rates.fdr_interval) if rates.fdr_interval else None,
+        "contexts": sum(pairs.height for pairs in kept),
+        "roots": sum(pairs["doc_id"].n_unique() for pairs in kept),
+    }
+
+
+def shard_of() -> pl.Expr:
+    """The shard in a root id of `over_shards`."""
+    return pl.col("doc_id").str.split("\0").list.first()
+
+
+def draw(finished: FinishedShards) -> dict[str, str]:
+    """The page's figures, by name."""
+    epsilon = finished.rule.epsilon
+    roots_without = finished.total("entropy_maps", "rows") - finished.pairs.select("shard", "doc_id").n_unique()
+    return {
+        "entropy": svg(figures.entropy_histogram(_some_maps(finished)), "Token entropies of the roots"),
+        "reductions": svg(figures.retrieved_beside_random(finished.scores, epsilon), "Reductions beside random ones"),
+        "similarity": svg(figures.similarity_and_reduction(finished.scores, epsilon), "Similarity and reduction"),
+        "contexts": svg(figures.contexts_per_root(finished.pairs, roots_without=roots_without), "Contexts per root"),
+        "fill": svg(figures.sequence_fill(finished.sequences), "Tokens by kind and distances"),
+    }
+
+
+def _some_maps(finished: FinishedShards) -> pl.DataFrame:
+    maps = finished.tables.scan_many("entropy_maps", finished.shards)
+    keys = sampled(maps.select("shard", "doc_id").collect().iter_rows())[:HISTOGRAM_ROOTS]
+    wanted = pl.LazyFrame(keys, schema={"shard": pl.String, "doc_id": pl.String}, orient="row")
+    columns = ("entropy_nats", "anchors", "mean_nats", "threshold_nats")
+    return maps.join(wanted, on=["shard", "doc_id"], how="semi").select(columns).collect()
+
+
+def _set_aside(n: int) -> str:
+    return f"{n:,} more were set aside" if n else "none was set aside"
+
+
+def _count(frame: pl.LazyFrame) -> int:
+    return int(frame.select(pl.len()).collect().item())

@@ -1,0 +1,184 @@
+"""Entries of the report's readers: roots with their anchors and what was tried there, sequences with their segments."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import polars as pl
+
+from el_assets.entropylong.selection import judge
+from el_assets.reports.common import Key, rounded, sampled, shortened, token_texts, tokenizer_of, within_limits
+from el_assets.reports.finished_shards import FinishedShards
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables
+from el_resources.tokenization import ModelTokenizer
+
+DOCUMENTS_BYTES = 7_000_000
+SEQUENCES_BYTES = 1_500_000
+DOCUMENT_TOKENS = 4000
+ANCHORS_IN_DETAIL = 24
+RETRIEVED_PER_ANCHOR = 12
+CONTROLS_PER_ANCHOR = 8
+CHUNK_CHARACTERS = 1500
+SEGMENT_CHARACTERS = 2000
+GONE = "(no longer in the corpus)"
+KEPT, BELOW, BEATEN, CAPPED, RANDOM = "kept", "below", "beaten", "capped", "random"
+
+
+class ChunkTexts:
+    """Texts of the chunks that an entry shows, each once: pairs name them by their number."""
+
+    def __init__(self, tables: ShardTables) -> None:
+        self.tables = tables
+        self._numbers: dict[Key, int] = {}
+
+    def number(self, shard: str, chunk_id: str) -> int:
+        return self._numbers.setdefault((shard, chunk_id), len(self._numbers))
+
+    def listed(self) -> list[list[str]]:
+        """(id, shard, text) of every numbered chunk, in the order of their numbers."""
+        wanted = pl.DataFrame(list(self._numbers), schema={"shard": pl.String, "chunk_id": pl.String}, orient="row")
+        texts: dict[Key, str] = {}
+        for (shard,), rows in wanted.group_by("shard"):
+            if self.tables.exists("context_chunks", str(shard)):
+                chunks = self.tables.scan("context_chunks", str(shard)).select("chunk_id", "text")
+                found = chunks.filter(pl.col("chunk_id").is_in(rows["chunk_id"].to_list())).collect()
+                texts.update({(str(shard), chunk_id): text for chunk_id, text in found.iter_rows()})
+        return [
+            [chunk_id, shard, shortened(texts.get((shard, chunk_id), GONE), CHUNK_CHARACTERS)]
+            for shard, chunk_id in self._numbers
+        ]
+
+
+def document_entries(finished: FinishedShards, settings: Settings) -> list[dict[str, Any]]:
+    """A sample of the roots: tokens with entropy, anchors, and what was tried at each anchor and came of it."""
+    tables, shards = finished.tables, finished.shards
+    keys = tables.scan_many("entropy_maps", shards).select("shard", "doc_id").collect().iter_rows()
+    tokenizer = tokenizer_of(settings, finished.stamps["entropy_maps"][shards[0]])
+    judged = judge(finished.scores, finished.rule).with_columns(exceeds=pl.col("value") > finished.rule.epsilon)
+    kept = {
+        (shard, doc_id, chunk_hash): set(anchors)
+        for shard, doc_id, chunk_hash, anchors in finished.pairs.select(
+            "shard", "doc_id", "chunk_hash", "anchors"
+        ).iter_rows()
+    }
+
+    def entries() -> Iterator[dict[str, Any]]:
+        for shard, doc_id in sampled(keys):
+            texts = ChunkTexts(tables)
+            tried = _at_anchors(
+                judged.filter(pl.col("doc_id") == f"{shard}\0{doc_id}"),
+                lambda row, key=(shard, doc_id): row["anchor"] in kept.get((*key, row["chunk_hash"]), ()),
+                texts,
+            )
+            (row,) = tables.scan("entropy_maps", shard).filter(pl.col("doc_id") == doc_id).collect().to_dicts()
+            yield {"shard": shard, **_origin(tables, shard, doc_id), **_document(row, tried, tokenizer)} | {
+                "chunks": texts.listed()
+            }
+
+    return within_limits(entries(), n_bytes=DOCUMENTS_BYTES)
+
+
+def _document(row: Mapping[str, Any], tried: Mapping[int, dict[str, Any]], tokenizer: ModelTokenizer) -> dict[str, Any]:
+    shown = row["token_ids"][:DOCUMENT_TOKENS]
+    anchors = [anchor for anchor in row["anchors"] if anchor < len(shown)]
+    in_detail = sorted(tried, key=lambda at: (-tried[at]["kept"], -row["entropy_nats"][at], at))[:ANCHORS_IN_DETAIL]
+    return {
+        "id": row["doc_id"],
+        "n_tokens": len(row["token_ids"]),
+        "tokens": token_texts(tokenizer, shown),
+        "entropy": rounded(row["entropy_nats"][: len(shown)], 2),
+        "nll": rounded(row["nll_nats"][: len(shown)], 2),
+        **dict(zip(("mean", "std", "threshold"), _statistics(row), strict=True)),
+        "n_above": row["n_above_threshold"],
+        "n_kept": sum(detail["kept"] for detail in tried.values()),
+        "anchors": anchors,
+        "tried": {str(at): tried[at] for at in sorted(in_detail) if at in anchors},
+    }
+
+
+def _statistics(row: Mapping[str, Any]) -> list[float | None]:
+    return rounded(row[name] for name in ("mean_nats", "std_nats", "threshold_nats"))
+
+
+def _origin(tables: ShardTables, shard: str, doc_id: str) -> dict[str, str]:
+    """Where a document is from, as its source has it."""
+    rows = tables.scan("documents", shard).filter(pl.col("doc_id") == doc_id).select("source", "url", "license")
+    found = rows.collect().to_dicts()
+    return {name: value or "" for name, value in found[0].items()} if found else {}
+
+
+def _at_anchors(
+    judged: pl.DataFrame, is_kept: Callable[[dict[str, Any]], bool], texts: ChunkTexts
+) -> dict[int, dict[str, Any]]:
+    """By anchor: how many contexts were kept, and the pairs that the page shows, best first."""
+    found = {}
+    best_first = judged.sort(["is_control", "value", "chunk_id"], descending=[False, True, False])
+    for (anchor,), rows in best_first.group_by("anchor", maintain_order=True):
+        pairs = [(row, _verdict(row, is_kept=is_kept(row))) for row in rows.to_dicts()]
+        retrieved = [pair for pair in pairs if pair[1] != RANDOM]
+        controls = [pair for pair in pairs if pair[1] == RANDOM]
+        shown = retrieved[:RETRIEVED_PER_ANCHOR] + controls[:CONTROLS_PER_ANCHOR]
+        found[int(str(anchor))] = {
+            "kept": sum(verdict == KEPT for _, verdict in pairs),
+            "hidden": len(pairs) - len(shown),
+            "pairs": [_pair(row, verdict, texts) for row, verdict in shown],
+        }
+    return found
+
+
+def _verdict(row: Mapping[str, Any], *, is_kept: bool) -> str:
+    """The rule that decided about the pair."""
+    if row["is_control"]:
+        return RANDOM
+    if is_kept:
+        return KEPT
+    if row["passes"]:
+        return CAPPED
+    return BEATEN if row["exceeds"] else BELOW
+
+
+def _pair(row: Mapping[str, Any], verdict: str, texts: ChunkTexts) -> list[Any]:
+    """chunk, rank, similarity, H and NLL with it in front, ΔI, fall of the NLL, the best (other) control's, verdict."""
+    numbers = (
+        "similarity",
+        "entropy_after_nats",
+        "nll_after_nats",
+        "reduction",
+        "nll_reduction",
+        "rival",
+    )
+    return [
+        texts.number(row["chunk_shard"], row["chunk_id"]),
+        row["rank"],
+        *rounded(row[name] for name in numbers),
+        verdict,
+    ]
+
+
+def sequence_entries(finished: FinishedShards, settings: Settings) -> list[dict[str, Any]]:
+    """A sample of the sequences, each with the text and the provenance of its segments."""
+    tokenizer = tokenizer_of(settings, finished.stamps["packed_sequences"][finished.shards[0]])
+    rows = {(row["shard"], row["sequence_id"]): row for row in finished.sequences.iter_rows(named=True)}
+
+    def entries() -> Iterator[dict[str, Any]]:
+        for shard, sequence_id in sampled(rows):
+            row = rows[shard, sequence_id]
+            yield {
+                "shard": shard,
+                "id": sequence_id,
+                "n_tokens": row["n_tokens"],
+                "segments": [_segment(segment, row["token_ids"], tokenizer) for segment in row["segments"]],
+            }
+
+    return within_limits(entries(), n_bytes=SEQUENCES_BYTES)
+
+
+def _segment(segment: Mapping[str, Any], token_ids: list[int], tokenizer: ModelTokenizer) -> dict[str, Any]:
+    text = tokenizer.decode(token_ids[segment["start"] : segment["end"]])
+    given = {name: segment[name] for name in ("doc_id", "chunk_id", "chunk_shard", "anchors") if segment[name]}
+    return {
+        **{name: segment[name] for name in ("kind", "start", "end", "cut")},
+        **given,
+        "reductions": rounded(segment["reductions"] or []),
+        "text": shortened(text, SEGMENT_CHARACTERS),
+    }

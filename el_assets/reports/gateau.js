@@ -1,0 +1,46 @@
+"use strict";
+// The GATEAU report: samples with their segments.
+
+/** A sample: its scores, its place, its texts and its segments. */
+function showSample(entry) {
+  const [short, long] = entry.perplexities;
+  const marker = element("i");
+  marker.style.left = `${(100 * (entry.rank + 0.5)) / data.n_samples}%`;
+  place("sample").replaceChildren(
+    element("h3", {}, entry.id),
+    facts({ shard: entry.shard, source: entry.source, "needed passage": entry.evidence }),
+    element("h4", {}, `Rank ${count(entry.rank + 1)} of ${count(data.n_samples)}`),
+    element("div", { class: "place", role: "img", "aria-label": `rank ${entry.rank + 1} of ${data.n_samples}` }, marker),
+    element("p", { class: "faint keys" }, "best first: top 10 %, 30 % and 50 % are coloured"),
+    facts({ score: fixed(entry.score, 3), HMP: fixed(entry.hmp, 3), CAS: fixed(entry.cas, 3), "perplexity, short window": fixed(short), "perplexity, long window": fixed(long),
+      "context tokens": count(entry.n_context_tokens), "not in the short window": count(entry.n_dropped_short), "cut from the long window": count(entry.n_dropped_context_tokens),
+      "response tokens": count(entry.n_response_tokens), "attention outside the context": percent(entry.rest_attention) }),
+    element("h4", {}, "Instruction"), element("div", { class: "text tokens", tabindex: 0 }, entry.instruction),
+    element("h4", {}, "Response"), element("div", { class: "text tokens", tabindex: 0 }, entry.response),
+    element("h4", {}, `Context, ${count(entry.lengths.length)} segments`),
+    ...(entry.lengths.length ? segments(entry) : [element("p", {}, "This sample has no context.")]));
+}
+
+/** The segments in their order: attention a token beside importance, text on demand. */
+function segments(entry) {
+  const perToken = entry.attention.map((mass, i) => mass / entry.lengths[i]);
+  const highest = Math.max(...perToken);
+  // Importance on the scale of the sample, as its normalisation sees it.
+  const low = Math.min(...entry.importance), span = Math.max(...entry.importance) - low;
+  const rows = entry.lengths.map((length, i) => element("li", {}, element("details", { class: i === entry.evidence_segment ? "needed" : null },
+    element("summary", {}, element("span", {}, i + 1),
+      bar(highest ? perToken[i] / highest : 0, `${percent(entry.attention[i], 2)} on ${length} tokens`, "var(--blue)"),
+      bar(span ? (entry.importance[i] - low) / span : 0, `${fixed(entry.importance[i])} (NLL ${fixed(entry.nll_alone[i])})${i === entry.evidence_segment ? ", needed passage" : ""}`, "var(--green)")),
+    element("div", { class: "text" }, entry.segments[i]))));
+  return [element("div", { class: "head" }, element("span", {}, "no."), element("span", {}, "attention of the response"), element("span", {}, "importance: perplexity alone")),
+    element("ol", { class: "segments" }, ...rows)];
+}
+
+place("subject").textContent = `${count(data.n_samples)} ranked samples of ${count(data.shards.length)} shards in ${data.store}`;
+place("funnel").append(funnel(data.funnel));
+place("correlations").textContent = `Rank correlation of the final score with HMP ${fixed(data.correlations[0])}, with CAS ${fixed(data.correlations[1])}: what each term contributes to the order.`;
+if (data.evidence.length) place("evidence").append(table("Where the needed passage is, and where such samples rank", ["passage", "samples", "median rank", "in top 10 %", "in top 30 %", "in top 50 %"], data.evidence));
+place("samples-shown").textContent = shownOf(data.samples.length, data.n_samples, "samples");
+const best = data.samples.reduce((found, entry, index) => (entry.rank < data.samples[found].rank ? index : found), 0);
+chooser(place("sample-list"), "sample", data.samples, (entry) => [entry.id, `#${entry.rank + 1}`], showSample, best);
+settingsAndCosts();

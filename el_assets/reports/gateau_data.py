@@ -1,0 +1,210 @@
+"""What `gateau_report` says: funnel, ranking, distributions, and the readers' entries. Nothing is scored."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+
+from el_assets.gateau.assets import refuse_changed_samples
+from el_assets.gateau.cam import HIGHEST_NLL_NATS, importance
+from el_assets.gateau.influence import FRACTIONS
+from el_assets.gateau.prompts import cut_context
+from el_assets.plots import gateau as figures
+from el_assets.plots.drawing import svg
+from el_assets.reports.common import (
+    cost_rows,
+    refuse_torn_chain,
+    rounded,
+    sampled,
+    settings_rows,
+    shortened,
+    token_texts,
+    tokenizer_of,
+    within_limits,
+)
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables, Stamp
+from el_resources.tokenization import ModelTokenizer
+
+SAMPLES_BYTES = 8_000_000
+# Characters of all segments of one sample, and the fewest of each.
+CONTEXT_CHARACTERS = 24_000
+SEGMENT_CHARACTERS = 80
+ANSWER_CHARACTERS = 4000
+# Truth of the embedded pool; another pool's own words would be text from outside.
+EVIDENCE = ("near", "far", "absent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedPool:
+    """The samples that `influence_scores` ranks, with their scores of every kind.
+
+    Attributes:
+        influence: stamp of the ranking.
+        pool: one row per sample, by rank: the columns of all tables but for the texts.
+    """
+
+    tables: ShardTables
+    shards: list[str]
+    influence: Stamp
+    cam: Stamp
+    pool: pl.DataFrame
+
+    @classmethod
+    def of(cls, tables: ShardTables) -> Self:
+        """Reads it.
+
+        Raises:
+            MissingTableError: nothing was ranked yet.
+            ValueError: samples or scores are no longer those that were ranked.
+        """
+        influence = tables.require_stamp("influence_scores")
+        shards = list(influence.facts["shards"])
+        refuse_changed_samples(influence.facts["samples_fingerprints"], tables.stamps("instruction_samples", shards))
+        cam = tables.require_stamp("cam_scores", shards[0])
+        for scores in ("hmg_scores", "cam_scores"):
+            refuse_torn_chain([tables.require_stamp(scores, shards[0]), influence])
+        keys = ["shard", "sample_id"]
+        hmg = tables.scan_many("hmg_scores", shards)
+        awareness = tables.scan_many("cam_scores", shards).drop("n_dropped_context_tokens")
+        samples = tables.scan_many("instruction_samples", shards).select(
+            *keys, "n_instruction_tokens", "evidence", "evidence_distance_tokens", "source"
+        )
+        pool = tables.scan("influence_scores")
+        for more in (hmg, awareness, samples):
+            pool = pool.join(more, on=keys, how="left")
+        return cls(tables=tables, shards=shards, influence=influence, cam=cam, pool=pool.sort("rank").collect())
+
+
+def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
+    """The page's data. Raises ValueError (see tokenizer_of)."""
+    tables, shards = ranked.tables, ranked.shards
+    stamps = [*tables.stamps("instruction_samples", shards[:1]).values(), ranked.influence]
+    return {
+        "store": str(tables.store),
+        "shards": shards,
+        "settings": settings_rows(stamps),
+        "costs": [
+            *cost_rows(tables, ("instruction_samples", "hmg_scores", "cam_scores"), shards),
+            *cost_rows(tables, ("influence_scores",), ["all"]),
+            *cost_rows(tables, ("selected_subsets",), list(FRACTIONS)),
+        ],
+        "funnel": funnel(ranked),
+        "correlations": [ranked.influence.facts[f"rank_correlation_with_{term}"] for term in ("hmp", "cas")],
+        "evidence": evidence_rows(ranked.pool),
+        "samples": sample_entries(ranked, settings),
+        "n_samples": ranked.pool.height,
+    }
+
+
+def funnel(ranked: RankedPool) -> list[list[Any]]:
+    """(what, how many, remark) from samples to subsets, counted in the tables."""
+    samples = ranked.tables.scan_many("instruction_samples", ranked.shards).select("set_aside_reason").collect()
+    set_aside = samples.drop_nulls().height
+    stamps = ranked.tables.stamps("selected_subsets", FRACTIONS)
+    subsets = [
+        [
+            name.replace("_", " ").replace("percent", "%"),
+            ranked.tables.read("selected_subsets", name).height,
+            "selected",
+        ]
+        for name in stamps
+    ]
+    segments = int(ranked.pool["segment_tokens"].list.len().sum())
+    return [
+        [
+            "samples",
+            samples.height - set_aside,
+            f"{set_aside:,} more were set aside" if set_aside else "none was set aside",
+        ],
+        ["context segments", segments, "each read alone, and its share of attention measured"],
+        ["ranked", ranked.pool.height, "both scores exist"],
+        *reversed(subsets),
+    ]
+
+
+def evidence_rows(pool: pl.DataFrame) -> list[list[Any]]:
+    """(kind, samples, median rank, selected in the top 10, 30, 50 %) where the pool knows what a sample needs."""
+    rows = []
+    for kind in EVIDENCE:
+        of_kind = pool.filter(pl.col("evidence") == kind)
+        if of_kind.height:
+            within = [int((of_kind["rank"] < int(pool.height * f + 1e-9)).sum()) for f in FRACTIONS.values()]
+            rows.append([kind, of_kind.height, of_kind["rank"].median(), *within])
+    return rows
+
+
+def draw(ranked: RankedPool) -> dict[str, str]:
+    """The page's figures, by name."""
+    return {
+        "plane": svg(figures.influence_plane(ranked.pool), "HMP and CAS of the pool"),
+        "readings": svg(figures.readings(ranked.pool), "NLL in both readings"),
+        "awareness": svg(figures.attention_and_importance(ranked.pool), "Attention and importance by place"),
+    }
+
+
+def sample_entries(ranked: RankedPool, settings: Settings) -> list[dict[str, Any]]:
+    """A sample of the pool: scores, rank, and each context segment with attention and importance."""
+    tokenizer = tokenizer_of(settings, ranked.cam)
+    rows = {(row["shard"], row["sample_id"]): row for row in ranked.pool.iter_rows(named=True)}
+    names = ("context", "instruction", "response")
+
+    def entries() -> Iterator[dict[str, Any]]:
+        for shard, sample_id in sampled(rows):
+            samples = ranked.tables.scan("instruction_samples", shard).filter(pl.col("sample_id") == sample_id)
+            (texts,) = samples.filter(pl.col("set_aside_reason").is_null()).select(names).collect().to_dicts()
+            yield _sample(rows[shard, sample_id], texts, tokenizer, ranked.influence.settings)
+
+    return within_limits(entries(), n_bytes=SAMPLES_BYTES)
+
+
+def _sample(
+    row: Mapping[str, Any], texts: Mapping[str, str], tokenizer: ModelTokenizer, made_under: Mapping[str, Any]
+) -> dict[str, Any]:
+    lengths = row["segment_tokens"] or []
+    sign = importance(np.asarray(row["segment_nll_nats"] or [], dtype=np.float64), made_under["importance_sign"])
+    return {
+        "shard": row["shard"],
+        "id": row["sample_id"],
+        "source": row["source"],
+        **{name: row[name] for name in ("rank", "n_response_tokens", "n_context_tokens", "n_dropped_context_tokens")},
+        "n_dropped_short": row["n_dropped_context_tokens_short"],
+        **dict(zip(("hmp", "cas", "score"), rounded((row[n] for n in ("hmp", "cas", "score")), 4), strict=True)),
+        "perplexities": rounded(_perplexity(row[name]) for name in ("nll_short_nats", "nll_long_nats")),
+        "rest_attention": round(row["rest_attention"], 4),
+        "evidence": row["evidence"] if row["evidence"] in EVIDENCE else None,
+        "evidence_segment": _evidence_segment(row),
+        "instruction": shortened(texts["instruction"], ANSWER_CHARACTERS),
+        "response": shortened(texts["response"], ANSWER_CHARACTERS),
+        "lengths": lengths,
+        "attention": rounded(row["segment_attention"] or [], 5),
+        "nll_alone": rounded(row["segment_nll_nats"] or []),
+        "importance": rounded(sign.tolist()),
+        "segments": _segment_texts(texts["context"], lengths, tokenizer, made_under["context_cut"]),
+    }
+
+
+def _perplexity(nll_nats: float) -> float:
+    return math.exp(min(nll_nats, HIGHEST_NLL_NATS))
+
+
+def _evidence_segment(row: Mapping[str, Any]) -> int | None:
+    """Which segment the needed passage ends in; None where that is unknown or was cut away."""
+    distance, lengths = row["evidence_distance_tokens"], row["segment_tokens"] or []
+    if distance is None or not lengths:
+        return None
+    end = sum(lengths) + row["n_instruction_tokens"] - distance
+    behind = np.flatnonzero(np.cumsum(lengths) >= end)
+    return int(behind[0]) if end > 0 and len(behind) else None
+
+
+def _segment_texts(context: str, lengths: Sequence[int], tokenizer: ModelTokenizer, cut: str) -> list[str]:
+    """The text of each segment of the context as the model read it."""
+    ids = cut_context(tokenizer.encode(context), sum(lengths), cut)
+    most = max(SEGMENT_CHARACTERS, CONTEXT_CHARACTERS // max(1, len(lengths)))
+    ends = np.cumsum(lengths)
+    pieces = token_texts(tokenizer, ids.tolist())
+    return [shortened("".join(pieces[end - length : end]), most) for end, length in zip(ends, lengths, strict=True)]

@@ -1,0 +1,86 @@
+"""A report as one HTML file: style sheet, scripts, data and pictures put together when it is made.
+
+Guarantees:
+- The page loads nothing: its Content-Security-Policy allows no source but its own style and the scripts whose hashes it
+  names, so that a script which came in with a document would not run even if it became markup.
+- It does not become markup: text from tables stands in one JSON block, in which `<`, `>` and `&` are escaped, and the
+  scripts put it into the page as text only.
+- Equal tables make equal bytes.
+"""
+
+import base64
+import json
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from hashlib import sha256
+from importlib import resources
+from typing import Any
+
+from upath import UPath
+
+# Beside what HTML reads as markup, the two line ends that JavaScript knows and JSON does not.
+ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+PLACE = re.compile(r"\{\{([\w-]+)\}\}")
+
+
+def render(title: str, body: str, script: str, data: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+    """The whole page.
+
+    Args:
+        body: file of the report's own markup; `{{name}}` in it is the figure of that name.
+        script: file of the report's own script.
+        figures: SVG elements, which hold no text from tables.
+    """
+    scripts = [_file("report.js"), _file(script)]
+    hashes = " ".join(f"'sha256-{base64.b64encode(sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'; form-action 'none'"
+    return _filled(
+        _file("page.html"),
+        {
+            "policy": policy,
+            "title": title,
+            "style": _file("report.css"),
+            "body": _filled(_file(body), figures),
+            "data": as_script_data(data),
+            "scripts": "\n".join(f"<script>{s}</script>" for s in scripts),
+        },
+    )
+
+
+def as_script_data(data: Mapping[str, Any]) -> str:
+    """JSON that may stand in a `<script>` element, whatever its texts hold."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(ESCAPED)
+
+
+def write_page(path: UPath, html: str) -> bool:
+    """Put a page in its place, atomically on a local disk; False where it stands there already."""
+    content = html.encode("utf-8")
+    if path.exists() and path.read_bytes() == content:
+        return False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.protocol not in ("", "file"):
+            path.write_bytes(content)
+            return True
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)  # noqa: PTH105 - the atomic rename is meant; UPath.rename may copy
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"the report {str(path)!r} cannot be written ({error}); set EL_STORE to a folder that you may write to"
+        ) from error
+    return True
+
+
+def _file(name: str) -> str:
+    return resources.files("el_assets.reports").joinpath(name).read_text("utf-8")
+
+
+def _filled(template: str, parts: Mapping[str, str]) -> str:
+    """The template with its places filled, once: what is filled in may itself look like a place."""
+    return PLACE.sub(lambda place: parts[place[1]], template)
