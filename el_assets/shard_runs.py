@@ -71,16 +71,15 @@ def materialize_shards(
     cookbook = Cookbook(settings, tables, source)
     # An unpartitioned asset may stand in a run over partitions; it has its one table all the same.
     shards = None if context.assets_def.partitions_def is None else list(context.partition_keys)
-    fingerprints = {}
+    fingerprints: dict[str, str] = {}
     for number, shard in enumerate(shards or [UNPARTITIONED], start=1):
         draft, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
         skip = not settings.force and stored is not None and stored.recipe == draft.recipe and still_valid(shard)
         stamp = stored if skip and stored is not None else _make_and_write(tables, draft, make)
-        is_shown = not skip or (len(fingerprints) < FEW_SHARDS and _is_small(tables, stamp))
         done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
         context.log.info(f"{asset} {number}/{len(shards or [UNPARTITIONED])} {shard}: {done}")
         metadata = table_metadata(tables, stamp, skipped=skip)
-        if is_shown:
+        if not skip or (len(shards or [UNPARTITIONED]) <= FEW_SHARDS and _is_small(tables, stamp)):
             metadata.update(shown(asset, tables.read(asset, stamp.partition), settings))
         context.add_asset_metadata(metadata, partition_key=shard if shards else None)
         fingerprints[shard] = stamp.fingerprint

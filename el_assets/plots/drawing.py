@@ -27,7 +27,7 @@ IN_PAGES = {
     GREEN: "var(--green)",
     RED: "var(--red)",
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "DejaVu Sans",  # ships with matplotlib, so that pictures are the same everywhere
     "axes.spines.top": False,

@@ -19,7 +19,7 @@ REDUCTION_EDGES = np.linspace(-1, 1, BINS + 1)
 def entropy_histogram(maps: pl.DataFrame) -> "Figure":
     """Token entropies of all roots, with the mean μ and threshold τ of the roots, and the anchors among them."""
     tokens = maps["entropy_nats"].explode().drop_nulls().to_numpy()
-    at_anchors = maps.select(pl.col("entropy_nats").list.gather("anchors").explode().drop_nulls()).to_series()
+    at_anchors = maps.select(pl.col("entropy_nats").list.gather(pl.col("anchors")).explode().drop_nulls()).to_series()
     edges = np.linspace(0, max(1.0, float(tokens.max(initial=0.0))), BINS + 1)
     with panels() as (figure, (axes,)):
         step(axes, edges, np.histogram(tokens, edges)[0], color=BLUE, label=f"all {len(tokens):,} tokens")
@@ -93,6 +93,8 @@ def contexts_per_root(pairs: pl.DataFrame, *, roots_without: int = 0) -> "Figure
         pairs: `verified_pairs`, with `shard` where it spans several.
         roots_without: roots that keep none, which the table does not hold.
     """
+    from matplotlib.ticker import MaxNLocator
+
     keys = ["shard", "doc_id"] if "shard" in pairs.columns else ["doc_id"]
     kept = [0] * roots_without + pairs.group_by(keys).len()["len"].to_list()
     edges = np.arange(0, max(kept, default=0) + 2) - 0.5
@@ -100,8 +102,8 @@ def contexts_per_root(pairs: pl.DataFrame, *, roots_without: int = 0) -> "Figure
         edges = np.linspace(edges[0], edges[-1], BINS)
     with panels() as (figure, (axes,)):
         axes.stairs(np.histogram(kept, edges)[0], edges, fill=True, color=BLUE)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="contexts that a root keeps", ylabel="roots")
         axes.set_title(f"{pairs.height:,} contexts, {len(kept):,} roots", fontsize=9)
     return figure
@@ -109,12 +111,14 @@ def contexts_per_root(pairs: pl.DataFrame, *, roots_without: int = 0) -> "Figure
 
 def sequence_fill(sequences: pl.DataFrame) -> "Figure":
     """Tokens by kind of segment, and how many tokens lie between a context and the anchors that it verifies."""
+    from matplotlib.ticker import MaxNLocator
+
     with panels(2) as (figure, (left, right)):
         tokens = dict.fromkeys(("context", "root", "separator", "end_of_text"), 0)
         tokens.update(tokens_by_kind(sequences))
         bars(left, {name.replace("_", " "): n for name, n in tokens.items()}, color=GREEN)
         left.set(xlabel="tokens")
-        left.xaxis.get_major_locator().set_params(nbins=4)
+        left.xaxis.set_major_locator(MaxNLocator(4))
         distances = context_distances(sequences)["distance_tokens"].to_numpy()
         edges = np.linspace(0, max(1, int(distances.max(initial=0))), BINS // 2 + 1)
         right.stairs(np.histogram(distances, edges)[0], edges, fill=True, color=BLUE)

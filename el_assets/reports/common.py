@@ -111,6 +111,10 @@ def cost_rows(tables: ShardTables, assets: Sequence[str], shards: Sequence[str])
     return rows
 
 
+def set_aside_remark(n: int) -> str:
+    return f"{n:,} more were set aside" if n else "none was set aside"
+
+
 def refuse_torn_chain(chain: Sequence[Stamp]) -> None:
     """Raise ValueError where tables of one shard, each made from those before it, were made under different settings.
 

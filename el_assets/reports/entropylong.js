@@ -30,7 +30,7 @@ function showDocument(entry) {
   place("document").replaceChildren(
     element("h3", {}, entry.id),
     facts({ shard: entry.shard, tokens: count(entry.n_tokens), "mean μ": `${fixed(entry.mean)} nats`, "threshold τ": `${fixed(entry.threshold)} nats`,
-      "above τ": count(entry.n_above), anchors: entry.anchors.length, "contexts kept at anchors": entry.n_kept, source: entry.source, url: entry.url, license: entry.license }),
+      "above τ": count(entry.n_above), anchors: entry.anchors.length, "contexts kept": entry.n_kept, source: entry.source, url: entry.url, license: entry.license }),
     element("div", { class: "legend" }, element("span", {}, "0 nats ", element("span", { class: "ramp" }), ` ${FULL_HEAT_NATS} nats`),
       element("span", {}, element("span", { class: "anchor" }, "anchor")), element("span", {}, element("span", { class: "anchor keeps" }, "anchor that keeps a context"))),
     element("div", { class: "text tokens" }, ...tokens, rest ? ` … ${count(rest)} more tokens` : null),

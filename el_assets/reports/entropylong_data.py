@@ -12,7 +12,7 @@ from el_assets.corpus.documents import usable
 from el_assets.entropylong.selection import KeepRule, judge, keep_contexts, pass_rates
 from el_assets.plots import entropylong as figures
 from el_assets.plots.drawing import svg
-from el_assets.reports.common import cost_rows, sampled, settings_rows
+from el_assets.reports.common import cost_rows, sampled, set_aside_remark, settings_rows
 from el_assets.reports.entropylong_readers import document_entries, sequence_entries
 from el_assets.reports.finished_shards import CHAIN, FinishedShards
 from el_resources.settings import Settings
@@ -54,7 +54,7 @@ def funnel(finished: FinishedShards) -> list[list[Any]]:
     segments = finished.sequences.select(pl.col("segments").explode(empty_as_null=False)).unnest("segments")
     packed = dict(segments.group_by("kind").len().iter_rows())
     return [
-        ["documents", n_documents, _set_aside(_count(documents) - n_documents)],
+        ["documents", n_documents, set_aside_remark(_count(documents) - n_documents)],
         ["chunks", _count(tables.scan_many("context_chunks", shards)), "what can be retrieved from these shards"],
         ["eligible roots", finished.total("entropy_maps", "documents_eligible"), "by length"],
         ["roots", roots.height, "sampled by hash"],
@@ -122,10 +122,6 @@ def _some_maps(finished: FinishedShards) -> pl.DataFrame:
     wanted = pl.LazyFrame(keys, schema={"shard": pl.String, "doc_id": pl.String}, orient="row")
     columns = ("entropy_nats", "anchors", "mean_nats", "threshold_nats")
     return maps.join(wanted, on=["shard", "doc_id"], how="semi").select(columns).collect()
-
-
-def _set_aside(n: int) -> str:
-    return f"{n:,} more were set aside" if n else "none was set aside"
 
 
 def _count(frame: pl.LazyFrame) -> int:

@@ -1,6 +1,6 @@
 """Entries of the report's readers: roots with their anchors and what was tried there, sequences with their segments."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -21,6 +21,8 @@ CONTROLS_PER_ANCHOR = 8
 CHUNK_CHARACTERS = 1500
 SEGMENT_CHARACTERS = 2000
 GONE = "(no longer in the corpus)"
+
+Judged = tuple[dict[str, Any], str]  # a row of context_scores as `judge` leaves it, and its verdict
 KEPT, BELOW, BEATEN, CAPPED, RANDOM = "kept", "below", "beaten", "capped", "random"
 
 
@@ -56,32 +58,29 @@ def document_entries(finished: FinishedShards, settings: Settings) -> list[dict[
     tokenizer = tokenizer_of(settings, finished.stamps["entropy_maps"][shards[0]])
     judged = judge(finished.scores, finished.rule).with_columns(exceeds=pl.col("value") > finished.rule.epsilon)
     kept = {
-        (shard, doc_id, chunk_hash): set(anchors)
-        for shard, doc_id, chunk_hash, anchors in finished.pairs.select(
-            "shard", "doc_id", "chunk_hash", "anchors"
-        ).iter_rows()
+        (f"{row['shard']}\0{row['doc_id']}", row["chunk_hash"]): set(row["anchors"])
+        for row in finished.pairs.select("shard", "doc_id", "chunk_hash", "anchors").iter_rows(named=True)
     }
 
     def entries() -> Iterator[dict[str, Any]]:
         for shard, doc_id in sampled(keys):
             texts = ChunkTexts(tables)
-            tried = _at_anchors(
-                judged.filter(pl.col("doc_id") == f"{shard}\0{doc_id}"),
-                lambda row, key=(shard, doc_id): row["anchor"] in kept.get((*key, row["chunk_hash"]), ()),
-                texts,
-            )
+            tried = _tried(judged.filter(pl.col("doc_id") == f"{shard}\0{doc_id}"), kept)
             (row,) = tables.scan("entropy_maps", shard).filter(pl.col("doc_id") == doc_id).collect().to_dicts()
-            yield {"shard": shard, **_origin(tables, shard, doc_id), **_document(row, tried, tokenizer)} | {
-                "chunks": texts.listed()
+            yield {
+                "shard": shard,
+                **_origin(tables, shard, doc_id),
+                **_document(row, tokenizer),
+                "n_kept": len({pair["chunk_hash"] for pairs in tried.values() for pair, v in pairs if v == KEPT}),
+                "tried": {str(at): _detail(tried[at], texts) for at in _in_detail(tried, row)},
+                "chunks": texts.listed(),
             }
 
     return within_limits(entries(), n_bytes=DOCUMENTS_BYTES)
 
 
-def _document(row: Mapping[str, Any], tried: Mapping[int, dict[str, Any]], tokenizer: ModelTokenizer) -> dict[str, Any]:
+def _document(row: Mapping[str, Any], tokenizer: ModelTokenizer) -> dict[str, Any]:
     shown = row["token_ids"][:DOCUMENT_TOKENS]
-    anchors = [anchor for anchor in row["anchors"] if anchor < len(shown)]
-    in_detail = sorted(tried, key=lambda at: (-tried[at]["kept"], -row["entropy_nats"][at], at))[:ANCHORS_IN_DETAIL]
     return {
         "id": row["doc_id"],
         "n_tokens": len(row["token_ids"]),
@@ -90,10 +89,15 @@ def _document(row: Mapping[str, Any], tried: Mapping[int, dict[str, Any]], token
         "nll": rounded(row["nll_nats"][: len(shown)], 2),
         **dict(zip(("mean", "std", "threshold"), _statistics(row), strict=True)),
         "n_above": row["n_above_threshold"],
-        "n_kept": sum(detail["kept"] for detail in tried.values()),
-        "anchors": anchors,
-        "tried": {str(at): tried[at] for at in sorted(in_detail) if at in anchors},
+        "anchors": [anchor for anchor in row["anchors"] if anchor < len(shown)],
     }
+
+
+def _in_detail(tried: Mapping[int, list[Judged]], row: Mapping[str, Any]) -> list[int]:
+    """The shown anchors that get details: those that keep most, then those with the highest entropy."""
+    shown = [at for at in tried if at < DOCUMENT_TOKENS]
+    n_kept = {at: sum(verdict == KEPT for _, verdict in tried[at]) for at in shown}
+    return sorted(sorted(shown, key=lambda at: (-n_kept[at], -row["entropy_nats"][at], at))[:ANCHORS_IN_DETAIL])
 
 
 def _statistics(row: Mapping[str, Any]) -> list[float | None]:
@@ -107,23 +111,31 @@ def _origin(tables: ShardTables, shard: str, doc_id: str) -> dict[str, str]:
     return {name: value or "" for name, value in found[0].items()} if found else {}
 
 
-def _at_anchors(
-    judged: pl.DataFrame, is_kept: Callable[[dict[str, Any]], bool], texts: ChunkTexts
-) -> dict[int, dict[str, Any]]:
-    """By anchor: how many contexts were kept, and the pairs that the page shows, best first."""
-    found = {}
-    best_first = judged.sort(["is_control", "value", "chunk_id"], descending=[False, True, False])
-    for (anchor,), rows in best_first.group_by("anchor", maintain_order=True):
-        pairs = [(row, _verdict(row, is_kept=is_kept(row))) for row in rows.to_dicts()]
-        retrieved = [pair for pair in pairs if pair[1] != RANDOM]
-        controls = [pair for pair in pairs if pair[1] == RANDOM]
-        shown = retrieved[:RETRIEVED_PER_ANCHOR] + controls[:CONTROLS_PER_ANCHOR]
-        found[int(str(anchor))] = {
-            "kept": sum(verdict == KEPT for _, verdict in pairs),
-            "hidden": len(pairs) - len(shown),
-            "pairs": [_pair(row, verdict, texts) for row, verdict in shown],
-        }
+def _tried(judged: pl.DataFrame, kept: Mapping[tuple[str, str], set[int]]) -> dict[int, list[Judged]]:
+    """By anchor, its pairs with what came of them: retrieved ones first, each kind best first.
+
+    Args:
+        judged: one root's pairs.
+        kept: the anchors that a context verifies, by root and hash of its text.
+    """
+    found: dict[int, list[Judged]] = {}
+    best_first = judged.sort(["anchor", "is_control", "value", "chunk_id"], descending=[False, False, True, False])
+    for row in best_first.to_dicts():
+        is_kept = row["anchor"] in kept.get((row["doc_id"], row["chunk_hash"]), ())
+        found.setdefault(row["anchor"], []).append((row, _verdict(row, is_kept=is_kept)))
     return found
+
+
+def _detail(pairs: list[Judged], texts: ChunkTexts) -> dict[str, Any]:
+    """What the page shows of an anchor: how many contexts were kept, and the best pairs of each kind."""
+    retrieved = [pair for pair in pairs if pair[1] != RANDOM][:RETRIEVED_PER_ANCHOR]
+    controls = [pair for pair in pairs if pair[1] == RANDOM][:CONTROLS_PER_ANCHOR]
+    shown = retrieved + controls
+    return {
+        "kept": sum(verdict == KEPT for _, verdict in pairs),
+        "hidden": len(pairs) - len(shown),
+        "pairs": [_pair(row, verdict, texts) for row, verdict in shown],
+    }
 
 
 def _verdict(row: Mapping[str, Any], *, is_kept: bool) -> str:

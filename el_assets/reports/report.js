@@ -22,9 +22,9 @@ const count = (value) => (value == null ? "–" : value.toLocaleString("en"));
 const fixed = (value, digits = 2) => (value == null ? "–" : value.toFixed(digits));
 const percent = (value, digits = 1) => (value == null ? "–" : `${(100 * value).toFixed(digits)} %`);
 
-/** A table. Cells that are numbers are right-aligned with their separators; a row may be {cells, marked}. */
+/** A table. Columns of numbers are right-aligned; a row may be {cells, marked}. */
 function table(caption, headings, rows) {
-  const isNumber = headings.map((_, column) => rows.every((row) => typeof (row.cells ?? row)[column] !== "string"));
+  const isNumber = headings.map((_, column) => rows.every((row) => /^(null|undefined|[-–\d.]+( %)?)$/.test(String((row.cells ?? row)[column]))));
   const cell = (name, value, column) =>
     element(name, { class: isNumber[column] ? "number" : String(value).length > 60 ? "long" : null, scope: name === "th" ? "col" : null },
       typeof value === "number" || value == null ? count(value) : value);
