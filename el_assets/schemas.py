@@ -116,10 +116,12 @@ VERIFIED_PAIRS: TableSchema = {
     "chunk_shard": _CHUNK_SHARD,
     "chunk_hash": Column(pl.String(), "Hash of the chunk's text."),
     "anchors": Column(POSITIONS, "The root's anchors that the context verifies, ascending."),
-    "reductions": Column(SCORES, "ΔI at those anchors."),
-    "nll_reductions": Column(SCORES, "Relative fall of the true token's NLL at those anchors."),
-    "similarities": Column(SCORES, "Similarity of each anchor's query to the chunk."),
-    "best_reduction": Column(pl.Float32(), "The largest of the reductions."),
+    "reductions": Column(SCORES, "ΔI at those anchors, shares of H."),
+    "nll_reductions": Column(SCORES, "Fall of the true token's NLL at those anchors, shares of the NLL before."),
+    "similarities": Column(
+        SCORES, "Similarity of each anchor's query and the chunk: cosine (dense) or BM25 (full_text)."
+    ),
+    "best_reduction": Column(pl.Float32(), "The largest of the reductions, a share of H."),
 }
 
 PACKED_SEQUENCES: TableSchema = {
@@ -204,7 +206,7 @@ SELECTED_SUBSETS: TableSchema = {
     "messages": Column(
         pl.List(MESSAGE), "The sample in chat form: user (context, blank line, instruction), assistant."
     ),
-    "score": Column(pl.Float64(), "Influence score."),
+    "score": Column(pl.Float64(), "Influence: α·HMP' + (1 - α)·CAS', both brought to one scale over the pool."),
     "rank": Column(pl.Int32(), "Place in the pool, from 0."),
     "shard": _SHARD,
 }

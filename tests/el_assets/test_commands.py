@@ -3,7 +3,8 @@
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +18,7 @@ from el_assets.schemas import conform, polars_schema
 from el_assets.summary import Stage, print_summary
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp
+from tests.conftest import library_documents, library_samples, write_json_lines
 
 
 @pytest.fixture
@@ -114,6 +116,55 @@ class TestCommandLine:
         )
         with dg.DagsterInstance.get() as instance:
             assert registered_shards(instance) == [f"{number}.jsonl" for number in range(8)]
+
+
+class TestReports:
+    """Runs in processes of their own: definitions take the environment's settings when they load."""
+
+    @pytest.fixture
+    def run(self, home: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+        """`run` with arguments and settings, on a corpus of two shards that hold one root each."""
+        for number, name in enumerate(("a.jsonl", "b.jsonl")):
+            write_json_lines(tmp_path / "corpus" / name, library_documents(2, offset=2 * number))
+        write_json_lines(tmp_path / "pool" / "questions.jsonl", library_samples(1))
+        settings = {
+            "EL_STORE": str(tmp_path / "store"),
+            "EL_CORPUS": f"jsonl:{tmp_path / 'corpus'}",
+            "EL_INSTRUCTIONS": f"jsonl:{tmp_path / 'pool'}",
+            "EL_ROOTS_PER_SHARD": "1",
+            "EL_ROOT_TOKENS_MIN": "64",
+            "EL_CANDIDATES_PER_ANCHOR": "2",
+            "EL_MAX_ANCHORS": "2",
+            "EL_ALPHA": "0.5",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+
+        def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "el_assets", "run", *arguments]
+            return subprocess.run(command, env={**os.environ, **settings, **more}, capture_output=True, text=True)
+
+        return run
+
+    def test_a_run_ends_with_the_reports_that_can_be_made(
+        self, run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    ) -> None:
+        nothing = run("--select", "reports")
+        assert nothing.returncode == 2
+        assert "nothing to report on; run the parts entropylong or gateau first" in nothing.stderr
+
+        made = run("--select", "index,entropylong,reports")
+        assert made.returncode == 0, made.stderr
+        path = tmp_path / "store" / "reports" / "entropylong_report.html"
+        assert [line.split() for line in made.stdout.splitlines() if "report " in line] == [["report", str(path)]]
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+        # Other settings for one shard: a report over both has no numbers that mean anything.
+        implied = run("--shards", "b.jsonl", EL_EPSILON="0.2")
+        asked = run("--select", "reports", EL_EPSILON="0.2")
+        assert (implied.returncode, asked.returncode) == (0, 1)
+        for result in (implied, asked):
+            assert "no entropylong_report: " in result.stderr
+            assert "epsilon is 0.4 in 'a.jsonl' and 0.2 in 'b.jsonl'" in result.stderr
 
 
 class TestChosenShards:

@@ -1,0 +1,90 @@
+"""What the catalogue says of every asset, before anything is made."""
+
+import dagster as dg
+import pytest
+
+from el_assets.definitions import defs
+from el_assets.recipes import RECIPES
+from el_assets.schemas import TABLES, dagster_schema
+
+GRAPH = defs.resolve_asset_graph()
+SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+EXTERNAL = {"source_corpus", "source_instructions", "short_model", "long_model", "text_encoder"}
+MADE = sorted(set(SPECS) - EXTERNAL)
+GROUPS = {"sources", "corpus", "models", "entropylong", "gateau", "reports"}
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_every_asset_is_described_owned_and_of_a_kind(name: str) -> None:
+    spec = SPECS[name]
+    assert len(spec.description or "") > 60
+    assert (spec.description or "").rstrip().endswith(".")
+    assert spec.group_name in GROUPS
+    assert spec.kinds
+    assert list(spec.owners) == ["team:entropylong"]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_every_asset_that_is_made_has_a_code_version_and_a_link_to_its_source(name: str) -> None:
+    spec = SPECS[name]
+    assert spec.code_version == (RECIPES[name].code_version if name in RECIPES else "1")
+    (reference,) = spec.metadata["dagster/code_references"].code_references
+    assert reference.file_path.endswith("assets.py")
+    assert reference.line_number > 0
+
+
+@pytest.mark.parametrize("name", sorted(set(TABLES) & set(SPECS)))
+def test_every_table_shows_its_columns_before_it_is_made(name: str) -> None:
+    columns = SPECS[name].metadata["dagster/column_schema"].columns
+    assert columns == dagster_schema(name).columns
+    assert all(column.description for column in columns)
+
+
+def test_every_asset_that_writes_a_table_is_in_the_schemas() -> None:
+    assert set(MADE) - set(TABLES) == {"retrieval_index", "entropylong_report", "gateau_report"}
+
+
+def test_a_number_with_a_unit_names_it_in_its_column_or_description() -> None:
+    units = ("nats", "tokens", "token", "chars", "character", "share", "mass", "cosine", "norm", "α·", "unit length")
+    without = [
+        (table, name)
+        for table, columns in TABLES.items()
+        for name, column in columns.items()
+        if str(column.dtype) in ("Float32", "Float64", "List(Float32)")
+        and not any(unit in f"{name} {column.description}".lower() for unit in units)
+    ]
+    assert without == []
+
+
+def test_lineage_starts_at_what_was_read_and_ends_at_what_is_looked_at() -> None:
+    def behind(name: str) -> set[str]:
+        parents = {key.to_user_string() for key in GRAPH.get(dg.AssetKey(name)).parent_keys}
+        return parents.union(*(behind(parent) for parent in parents))
+
+    assert {"source_corpus", "long_model", "text_encoder"} <= behind("entropylong_report")
+    assert {"source_instructions", "long_model", "short_model"} <= behind("gateau_report")
+    roots = {name for name in SPECS if not GRAPH.get(dg.AssetKey(name)).parent_keys}
+    assert roots == EXTERNAL
+
+
+def test_sources_name_where_they_lie() -> None:
+    assert SPECS["source_corpus"].metadata["uri"] == "python-docs:"
+    assert SPECS["source_instructions"].metadata["uri"] == "python-docs-questions:"
+
+
+def test_models_are_observed_with_their_fingerprints() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = defs.resolve_job_def("observe_models").execute_in_process(instance=instance)
+        observed = {
+            event.asset_key.to_user_string(): event.event_specific_data.asset_observation.metadata
+            for event in result.get_asset_observation_events()
+        }
+    assert set(observed) == {"short_model", "long_model", "text_encoder"}
+    assert observed["long_model"]["window_tokens"].value == 4096
+    assert observed["short_model"]["fingerprint"].value != observed["long_model"]["fingerprint"].value
+
+
+def test_every_job_says_what_it_does() -> None:
+    jobs = [job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")]
+    assert len(jobs) == 6
+    assert all(job.description for job in jobs)
