@@ -80,7 +80,7 @@ def materialize_shards(
         context.log.info(f"{asset} {number}/{len(shards or [UNPARTITIONED])} {shard}: {done}")
         metadata = table_metadata(tables, stamp, skipped=skip)
         if not skip or (len(shards or [UNPARTITIONED]) <= FEW_SHARDS and _is_small(tables, stamp)):
-            metadata.update(shown(asset, tables.read(asset, stamp.partition), settings))
+            metadata.update(shown(asset, tables.scan(asset, stamp.partition), settings))
         context.add_asset_metadata(metadata, partition_key=shard if shards else None)
         fingerprints[shard] = stamp.fingerprint
     # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.

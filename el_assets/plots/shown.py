@@ -17,11 +17,15 @@ PREVIEW_CHARS = 48
 PREVIEW_ITEMS = 3
 
 
-def shown(asset: str, frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
-    """Metadata of an asset's table (or of one partition of it)."""
-    more = _MORE[asset](frame, settings) if asset in _MORE else {}
-    numbers = {name: value for name, value in more.items() if value is not None}
-    return {**numbers, "first_rows": dg.MetadataValue.md(preview(frame))}
+def shown(asset: str, table: pl.LazyFrame, settings: Settings) -> dict[str, Any]:
+    """Metadata of an asset's table (or of one partition of it); reads the columns that it needs and a few whole rows.
+
+    The ε of the pictures is that of the settings.
+    """
+    columns, look = LOOKS.get(asset, ((), _nothing_more))
+    more = look(table.select(columns).collect(), settings)
+    known = {name: value for name, value in more.items() if value is not None}
+    return {**known, "first_rows": dg.MetadataValue.md(preview(table.head(PREVIEW_ROWS).collect()))}
 
 
 def preview(frame: pl.DataFrame) -> str:
@@ -49,6 +53,10 @@ def _picture(figure: Any) -> dg.MarkdownMetadataValue:
     from el_assets.plots.drawing import png
 
     return dg.MetadataValue.md(f"![picture](data:image/png;base64,{base64.b64encode(png(figure)).decode('ascii')})")
+
+
+def _nothing_more(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
+    return {}
 
 
 def _entropy_maps(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
@@ -114,12 +122,13 @@ def _influence_scores(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]
     return {"pool": _picture(influence_plane(frame))}
 
 
-_MORE: dict[str, Callable[[pl.DataFrame, Settings], dict[str, Any]]] = {
-    "entropy_maps": _entropy_maps,
-    "context_scores": _context_scores,
-    "verified_pairs": _verified_pairs,
-    "packed_sequences": _packed_sequences,
-    "cam_scores": _cam_scores,
-    "hmg_scores": _hmg_scores,
-    "influence_scores": _influence_scores,
+# Asset -> the columns that are looked at, and what is seen in them.
+LOOKS: dict[str, tuple[tuple[str, ...], Callable[[pl.DataFrame, Settings], dict[str, Any]]]] = {
+    "entropy_maps": (("entropy_nats", "anchors", "mean_nats", "threshold_nats"), _entropy_maps),
+    "context_scores": (("is_control", "similarity", "reduction"), _context_scores),
+    "verified_pairs": (("doc_id",), _verified_pairs),
+    "packed_sequences": (("sequence_id", "segments"), _packed_sequences),
+    "cam_scores": (("segment_tokens", "segment_attention", "segment_nll_nats"), _cam_scores),
+    "hmg_scores": (("nll_short_nats", "nll_long_nats"), _hmg_scores),
+    "influence_scores": (("hmp", "cas", "rank"), _influence_scores),
 }

@@ -29,10 +29,13 @@ function segments(entry) {
   const low = Math.min(...entry.importance), span = Math.max(...entry.importance) - low;
   const rows = entry.lengths.map((length, i) => element("li", {}, element("details", { class: i === entry.evidence_segment ? "needed" : null },
     element("summary", {}, element("span", {}, i + 1),
-      bar(highest ? perToken[i] / highest : 0, `${percent(entry.attention[i], 2)} on ${length} tokens`, "var(--blue)"),
-      bar(span ? (entry.importance[i] - low) / span : 0, `${fixed(entry.importance[i])} (NLL ${fixed(entry.nll_alone[i])})${i === entry.evidence_segment ? ", needed passage" : ""}`, "var(--green)")),
+      bar(highest ? perToken[i] / highest : 0, percent(entry.attention[i], 2), "var(--blue)"),
+      bar(span ? (entry.importance[i] - low) / span : 0, `${fixed(entry.importance[i], 1)} (NLL ${fixed(entry.nll_alone[i])})`, "var(--green)"),
+      i === entry.evidence_segment ? element("span", { class: "remark" }, "holds the needed passage") : null),
+    facts({ tokens: length, "attention per 1,000 tokens": percent(1000 * perToken[i], 2) }),
     element("div", { class: "text" }, entry.segments[i]))));
-  return [element("div", { class: "head" }, element("span", {}, "no."), element("span", {}, "attention of the response"), element("span", {}, "importance: perplexity alone")),
+  return [element("p", { class: "faint keys" }, "Bars are on the scale of this sample: attention a token, and importance from its lowest to its highest."),
+    element("div", { class: "head" }, element("span", {}, "no."), element("span", {}, "attention"), element("span", {}, "importance: perplexity alone")),
     element("ol", { class: "segments" }, ...rows)];
 }
 

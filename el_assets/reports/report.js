@@ -74,17 +74,23 @@ function chooser(target, what, entries, label, show, first = 0) {
     if (top < list.scrollTop || top > list.scrollTop + list.clientHeight - 30) list.scrollTop = top - list.clientHeight / 2;
     show(entries[index]);
   }
+  /** The next one that the filter leaves, in either direction. */
   function move(step) {
-    for (let index = chosen + step; index >= 0 && index < options.length; index += Math.sign(step)) {
-      if (!options[index].hidden) return choose(index);
-    }
+    let index = chosen + step;
+    while (options[index]?.hidden) index += step;
+    if (options[index]) choose(index);
   }
   function onKey(event) {
-    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    const edge = { Home: () => { chosen = -1; move(1); }, End: () => { const old = chosen; chosen = options.length; move(-1); options[old]?.setAttribute("aria-selected", String(old === chosen)); } }[event.key];
-    if (!step && !edge) return;
+    const left = options.filter((option) => !option.hidden);
+    const moves = {
+      ArrowDown: () => move(1),
+      ArrowUp: () => move(-1),
+      Home: () => left.length && choose(options.indexOf(left[0])),
+      End: () => left.length && choose(options.indexOf(left.at(-1))),
+    };
+    if (!moves[event.key]) return;
     event.preventDefault();
-    if (step) move(step); else edge();
+    moves[event.key]();
   }
   function onFilter() {
     const wanted = filter.value.toLowerCase();

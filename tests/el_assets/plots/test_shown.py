@@ -20,12 +20,12 @@ def test_a_preview_shows_five_rows_and_nothing_in_it_is_markup() -> None:
 
 
 def test_a_table_without_a_picture_of_its_own_shows_first_rows() -> None:
-    assert set(shown("documents", pl.DataFrame({"doc_id": ["a"]}), Settings.load({}))) == {"first_rows"}
+    assert set(shown("documents", pl.LazyFrame({"doc_id": ["a"]}), Settings.load({}))) == {"first_rows"}
 
 
 def test_a_picture_is_an_embedded_png() -> None:
     schema = polars_schema("verified_pairs")
-    found = shown("verified_pairs", pl.DataFrame(schema=schema), Settings.load({}))
+    found = shown("verified_pairs", pl.LazyFrame(schema=schema), Settings.load({}))
     text = str(found["contexts_of_roots"].value)
     assert "contexts_per_root_with_any" not in found, "a mean over nothing is left out"
     encoded = text.removeprefix("![picture](data:image/png;base64,").removesuffix(")")
