@@ -78,9 +78,9 @@ def materialize_shards(
         stamp = stored if skip and stored is not None else _make_and_write(tables, draft, make)
         done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
         context.log.info(f"{asset} {number}/{len(shards or [UNPARTITIONED])} {shard}: {done}")
-        metadata = table_metadata(tables, stamp, skipped=skip)
-        if not skip or (len(shards or [UNPARTITIONED]) <= FEW_SHARDS and _is_small(tables, stamp)):
-            metadata.update(shown(asset, tables.scan(asset, stamp.partition), settings))
+        is_shown = not skip or (len(shards or [UNPARTITIONED]) <= FEW_SHARDS and _is_small(tables, stamp))
+        metadata = shown(asset, tables.scan(asset, stamp.partition), settings) if is_shown else {}
+        metadata.update(table_metadata(tables, stamp, skipped=skip))
         context.add_asset_metadata(metadata, partition_key=shard if shards else None)
         fingerprints[shard] = stamp.fingerprint
     # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.

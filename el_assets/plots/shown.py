@@ -63,7 +63,7 @@ def _entropy_maps(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
     from el_assets.plots.entropylong import entropy_histogram
 
     return {
-        "entropy_of_tokens": _picture(entropy_histogram(frame)),
+        "picture_of_entropies": _picture(entropy_histogram(frame)),
         "mean_entropy_nats": frame["mean_nats"].mean(),
         "mean_threshold_nats": frame["threshold_nats"].mean(),
         "anchors_per_root": frame["anchors"].list.len().mean(),
@@ -74,7 +74,7 @@ def _context_scores(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
     from el_assets.plots.entropylong import scores_overview
 
     return {
-        "reductions": _picture(scores_overview(frame, settings.epsilon)),
+        "picture_of_reductions": _picture(scores_overview(frame, settings.epsilon)),
         "mean_reduction_retrieved": frame.filter(~pl.col("is_control"))["reduction"].mean(),
         "mean_reduction_random": frame.filter("is_control")["reduction"].mean(),
     }
@@ -85,7 +85,7 @@ def _verified_pairs(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
 
     roots = frame["doc_id"].n_unique()
     return {
-        "contexts_of_roots": _picture(contexts_per_root(frame)),
+        "picture_of_contexts_per_root": _picture(contexts_per_root(frame)),
         "contexts_per_root_with_any": frame.height / roots if roots else None,
     }
 
@@ -96,7 +96,7 @@ def _packed_sequences(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]
     tokens = tokens_by_kind(frame)
     total = sum(tokens.values())
     return {
-        "fill_and_distances": _picture(sequence_fill(frame)),
+        "picture_of_fill_and_distances": _picture(sequence_fill(frame)),
         "context_share_of_tokens": tokens.get("context", 0) / total if total else None,
         "median_distance_tokens": context_distances(frame)["distance_tokens"].median(),
     }
@@ -106,7 +106,7 @@ def _cam_scores(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
     from el_assets.plots.gateau import attention_and_importance
 
     return {
-        "attention_beside_importance": _picture(attention_and_importance(frame)),
+        "picture_of_attention": _picture(attention_and_importance(frame)),
         "mean_attention_on_context": frame["segment_attention"].list.sum().mean(),
     }
 
@@ -119,7 +119,7 @@ def _hmg_scores(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
 def _influence_scores(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
     from el_assets.plots.gateau import influence_plane
 
-    return {"pool": _picture(influence_plane(frame))}
+    return {"picture_of_pool": _picture(influence_plane(frame))}
 
 
 # Asset -> the columns that are looked at, and what is seen in them.

@@ -26,7 +26,7 @@ def test_a_table_without_a_picture_of_its_own_shows_first_rows() -> None:
 def test_a_picture_is_an_embedded_png() -> None:
     schema = polars_schema("verified_pairs")
     found = shown("verified_pairs", pl.LazyFrame(schema=schema), Settings.load({}))
-    text = str(found["contexts_of_roots"].value)
+    text = str(found["picture_of_contexts_per_root"].value)
     assert "contexts_per_root_with_any" not in found, "a mean over nothing is left out"
     encoded = text.removeprefix("![picture](data:image/png;base64,").removesuffix(")")
     assert base64.b64decode(encoded, validate=True).startswith(b"\x89PNG")

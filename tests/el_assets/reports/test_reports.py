@@ -231,10 +231,10 @@ def test_pictures_and_first_rows_stand_on_the_materializations_of_made_and_of_sk
             for event in run.get_asset_materialization_events()
         }
         for asset, picture in (
-            ("entropy_maps", "entropy_of_tokens"),
-            ("context_scores", "reductions"),
-            ("verified_pairs", "contexts_of_roots"),
-            ("packed_sequences", "fill_and_distances"),
+            ("entropy_maps", "picture_of_entropies"),
+            ("context_scores", "picture_of_reductions"),
+            ("verified_pairs", "picture_of_contexts_per_root"),
+            ("packed_sequences", "picture_of_fill_and_distances"),
         ):
             assert str(shown[asset][picture].value).startswith("![picture](data:image/png;base64,")
             assert len(str(shown[asset][picture].value)) < 54_000
