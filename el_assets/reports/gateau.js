@@ -31,10 +31,10 @@ function segments(entry) {
     element("summary", {}, element("span", {}, i + 1),
       bar(highest ? perToken[i] / highest : 0, percent(entry.attention[i], 2), "var(--blue)"),
       bar(span ? (entry.importance[i] - low) / span : 0, `${fixed(entry.importance[i], 1)} (NLL ${fixed(entry.nll_alone[i])})`, "var(--green)"),
-      i === entry.evidence_segment ? element("span", { class: "remark" }, "holds the needed passage") : null),
+      i === entry.evidence_segment ? element("span", { class: "remark" }, "the needed passage ends here") : null),
     facts({ tokens: length, "attention per 1,000 tokens": percent(1000 * perToken[i], 2) }),
     element("div", { class: "text" }, entry.segments[i]))));
-  return [element("p", { class: "faint keys" }, "Bars are on the scale of this sample: attention a token, and importance from its lowest to its highest."),
+  return [element("p", { class: "faint keys" }, "Bars are on the scale of this sample: attention a token, and importance from its lowest to its highest. A low perplexity says that the segment alone predicts the response well."),
     element("div", { class: "head" }, element("span", {}, "no."), element("span", {}, "attention"), element("span", {}, "importance: perplexity alone")),
     element("ol", { class: "segments" }, ...rows)];
 }
