@@ -6,7 +6,7 @@ export DAGSTER_HOME := $(CURDIR)
 # Dagster's home-grown usage statistics are off in dagster.yaml; the hub's are off here.
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test ui clean lock
+.PHONY: demo test services ui clean lock
 
 demo: $(VENV)/.installed ## documents to packed sequences on the embedded default
 	$(BIN)/python -m el_assets run
@@ -16,6 +16,9 @@ test: $(VENV)/.installed-test ## lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+services: $(VENV)/.installed-services ## tests that need a server or a browser; installs Chromium where there is none
+	$(BIN)/pytest -m services
 
 ui: $(VENV)/.installed ## the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/python -m el_assets register
@@ -31,6 +34,11 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .[test]
+	touch $@
+
+$(VENV)/.installed-services: $(VENV)/.installed-test
+	command -v chromium || command -v google-chrome || { apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .[test,services]
 	touch $@
 
 lock: $(VENV)/.installed-test ## pin what is installed now; local build tags such as +cpu are not pinned

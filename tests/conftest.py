@@ -31,6 +31,22 @@ QUIET = {"console": {"config": {"log_level": "ERROR"}}}
 SEQUENCE_ASSETS = ("entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")
 
 
+NOT_RUN: list[int] = []
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    NOT_RUN.append(sum(item.get_closest_marker("services") is not None for item in items))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what was left out, so that nothing is silently skipped."""
+    if sum(NOT_RUN):
+        terminalreporter.write_line(
+            f"{sum(NOT_RUN)} tests that need a server or a browser were not run; `make services` installs what they "
+            "need and runs them"
+        )
+
+
 @dataclass
 class Workspace:
     """A store, folders of JSON lines for a corpus and for instruction samples, and a Dagster instance on disk."""

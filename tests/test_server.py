@@ -1,104 +1,28 @@
 """`dagster dev` on the repository's own workspace: what the UI asks for, answered by a real server and daemon."""
 
-import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import Request, urlopen
 
 import pytest
 
 from el_resources.shard_tables import ShardTables
 from tests.conftest import library_documents, write_json_lines
+from tests.dagster_server import Server
 
 pytestmark = pytest.mark.services
 
-ROOT = Path(__file__).parents[1]
 SHARDS = ["a.jsonl", "b.jsonl"]
-
-
-class Server:
-    """A running `dagster dev` with a store of two registered shards."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.environment = {
-            **os.environ,
-            "DAGSTER_HOME": str(home),
-            "PYTHONPATH": str(ROOT),
-            "EL_STORE": str(home / "store"),
-            "EL_CORPUS": f"jsonl:{home / 'corpus'}",
-        }
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [str(Path(sys.executable).parent / "dagster"), "dev", "-w", str(ROOT / "workspace.yaml")]
-        with (self.home / "server.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, "-h", "127.0.0.1", "-p", str(self.port)],
-                cwd=self.home,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def stop(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGTERM)
-            self.process.wait(timeout=60)
-
-    def ask(self, query: str, **variables: Any) -> Any:
-        """Data of a GraphQL query."""
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = Request(f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"})
-        with urlopen(request, timeout=60) as response:
-            answer = json.load(response)
-        assert "errors" not in answer, answer["errors"]
-        return answer["data"]
-
-    def wait_for(self, what: str, condition: Any, seconds: float) -> Any:
-        """The condition's first true value; the server's log where none comes in time."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                if found := condition():
-                    return found
-            except (URLError, ConnectionError):
-                pass
-            time.sleep(0.5)
-        raise AssertionError(f"{what} did not happen: {(self.home / 'server.log').read_text()[-3000:]}")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    home = tmp_path_factory.mktemp("home")
-    shutil.copy(ROOT / "dagster.yaml", home)
+    """A store of two registered shards."""
+    server = Server(tmp_path_factory.mktemp("home"))
     for number, name in enumerate(SHARDS):
-        write_json_lines(home / "corpus" / name, library_documents(3, offset=3 * number))
-    server = Server(home)
-    registered = subprocess.run(
-        [sys.executable, "-m", "el_assets", "register"],
-        cwd=home,
-        env=server.environment,
-        capture_output=True,
-        check=True,
-    )
-    assert b"a.jsonl" in registered.stdout
-    server.start()
+        write_json_lines(server.home / "corpus" / name, library_documents(3, offset=3 * number))
+    assert "a.jsonl" in server.command("register")
     try:
-        server.wait_for("the first page", lambda: server.ask("{ version }"), seconds=120)
+        server.start()
         yield server
     finally:
         server.stop()

@@ -1,0 +1,167 @@
+"""What people do in the UI and with the reports, done by a real browser."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import chat, library_documents, library_samples, write_json_lines
+from tests.dagster_server import Server
+
+pytestmark = pytest.mark.services
+playwright = pytest.importorskip("playwright.sync_api", reason="`make services` installs it")
+
+SHARDS = ["a.jsonl", "b.jsonl"]
+HOSTILE = "</script><script>document.title = 'taken over'</script><img src=x onerror=\"document.title = 'taken over'\">"
+# Small enough for a minute: few roots, anchors and candidates, short sequences.
+SMALL = {
+    "EL_ROOTS_PER_SHARD": "6",
+    "EL_ROOT_TOKENS_MIN": "64",
+    "EL_ROOT_TOKENS_MAX": "400",
+    "EL_CHUNK_TOKENS": "96",
+    "EL_ALPHA": "0.5",
+    "EL_MAX_ANCHORS": "3",
+    "EL_CANDIDATES_PER_ANCHOR": "2",
+    "EL_CONTROLS_PER_ROOT": "2",
+    "EL_SEQUENCE_TOKENS": "1000",
+    "EL_EPSILON": "-0.5",
+    "EL_BEATS_CONTROLS": "false",
+    "EL_SHORT_WINDOW": "128",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Both halves and their reports finished over two shards; one document and one sample are hostile."""
+    home = tmp_path_factory.mktemp("home")
+    server = Server(home, {**SMALL, "EL_INSTRUCTIONS": f"jsonl:{home / 'instructions'}"})
+    documents = library_documents(10)
+    documents[0]["text"] = f"{HOSTILE}\n\n{documents[0]['text']}"
+    samples = [chat("hostile", f"{HOSTILE}\n\n{documents[1]['text']}", HOSTILE, HOSTILE), *library_samples(11)]
+    for number, name in enumerate(SHARDS):
+        write_json_lines(home / "corpus" / name, documents[5 * number : 5 * number + 5])
+        write_json_lines(home / "instructions" / name, samples[6 * number : 6 * number + 6])
+    server.command("run")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["playwright.Browser"]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert path, "no Chromium is installed; `make services` installs it"
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=[*quiet, "--disable-sync"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: "playwright.Browser") -> Iterator["playwright.Page"]:
+    """A page of laptop size; what it complains of fails the test."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(60_000)
+    yield page
+    page.close()
+
+
+# --- the Dagster UI
+
+
+def test_the_lineage_shows_every_asset(server: Server, page: "playwright.Page") -> None:
+    page.set_viewport_size({"width": 3400, "height": 3400})  # what lies outside is not drawn
+    page.goto(f"{server.url}/asset-groups", wait_until="networkidle")
+    playwright.expect(page.get_by_text("entropylong", exact=True).first).to_be_visible()
+    page.keyboard.press("Alt+e")  # expands the groups
+    nodes = server.ask("{ assetNodes { assetKey { path } } }")["assetNodes"]
+    names = [node["assetKey"]["path"][-1] for node in nodes]
+    assert len(names) > 15
+    # Long names are shortened in the middle.
+    shown = [page.get_by_text(re.compile(f"^{name[:9]}")).first for name in names]
+    playwright.expect(page.get_by_text("packed_sequences", exact=True).first).to_be_visible()
+    assert [name for name, text in zip(names, shown, strict=True) if not text.count()] == []
+
+
+def test_an_asset_is_materialized_by_clicking(server: Server, page: "playwright.Page") -> None:
+    before = len(server.finished_runs())
+    page.goto(f"{server.url}/assets/influence_scores", wait_until="networkidle")
+    page.get_by_role("button", name=re.compile("Materialize")).first.click()
+    server.wait_for("the run", lambda: len(server.finished_runs()) > before, seconds=180)
+    assert server.finished_runs()[0]["status"] == "SUCCESS"
+
+
+def test_a_backfill_over_two_shards_is_launched_from_the_dialog(server: Server, page: "playwright.Page") -> None:
+    before = len(server.finished_runs())
+    page.goto(f"{server.url}/assets/verified_pairs", wait_until="networkidle")
+    page.get_by_role("button", name=re.compile("Materialize")).first.click()
+    page.get_by_text("All", exact=True).click()
+    page.get_by_role("button", name=re.compile("Launch")).last.click()
+    server.wait_for("the backfill's run", lambda: len(server.finished_runs()) > before, seconds=240)
+    run = server.finished_runs()[0]
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    assert run["status"] == "SUCCESS"
+    assert (tags["dagster/asset_partition_range_start"], tags["dagster/asset_partition_range_end"]) == tuple(SHARDS)
+
+
+def test_a_materialization_shows_its_picture(server: Server, page: "playwright.Page") -> None:
+    page.goto(f"{server.url}/assets/entropy_maps?view=partitions&partition={SHARDS[0]}", wait_until="networkidle")
+    page.get_by_text("[Show Markdown]").first.click()
+    picture = page.locator("img[src^='data:image/png']").first
+    playwright.expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.complete && image.naturalWidth") > 300
+
+
+def test_a_checks_result_is_shown(server: Server, page: "playwright.Page") -> None:
+    page.goto(f"{server.url}/assets/packed_sequences?view=checks", wait_until="networkidle")
+    playwright.expect(page.get_by_text("sequences_are_full").first).to_be_visible()
+    playwright.expect(page.get_by_text("Passed").first).to_be_visible()
+
+
+# --- the reports
+
+
+@pytest.fixture(params=["entropylong_report", "gateau_report"])
+def report(request: pytest.FixtureRequest, server: Server, page: "playwright.Page") -> Iterator["playwright.Page"]:
+    """A report opened from its file; nothing it does reaches the network, and nothing complains."""
+    path = Path(server.home) / "store" / "reports" / f"{request.param}.html"
+    complaints, requests = [], []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda one: requests.append(one.url))
+    page.goto(path.as_uri())
+    yield page
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_report_opens_and_hostile_text_is_text(report: "playwright.Page", width: int) -> None:
+    report.set_viewport_size({"width": width, "height": 900})
+    assert report.title() != "taken over"
+    assert report.evaluate("document.documentElement.scrollWidth") <= width, "nothing to scroll sideways"
+    assert report.locator("img[src='x']").count() == 0
+    assert report.locator("h1").count() == 1
+
+
+def test_documents_are_read_by_key_and_by_click(server: Server, page: "playwright.Page") -> None:
+    page.goto((server.home / "store" / "reports" / "entropylong_report.html").as_uri())
+    title, documents = page.locator("#document h3"), page.locator("#document-list [role=option]")
+    documents.first.click()
+    first = title.inner_text()
+    page.locator("#document-list [role=listbox]").focus()
+    page.keyboard.press("ArrowDown")
+    playwright.expect(title).not_to_have_text(first)
+    page.keyboard.press("Home")
+    playwright.expect(title).to_have_text(first)
+    anchors, heading = page.locator("#document button.anchor"), page.locator("#document h4")
+    anchors.first.click()
+    before = heading.inner_text()
+    assert page.locator("#document .card").count() > 0, "retrieved contexts and controls of the anchor"
+    page.keyboard.press("ArrowRight")
+    playwright.expect(heading).not_to_have_text(before)
