@@ -18,22 +18,22 @@ second are those of this machine, one process: search with LanceDB for queries, 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from retrievers import Retriever, dense_retriever, encoders, fused, random_retriever
 from tokenizers import Tokenizer
 
-from el_assets.corpus.chunks import chunks_table, with_vectors
+from el_assets.corpus.chunks import chunks_table
 from el_assets.corpus.documents import documents_table, usable
 from el_assets.entropylong.anchors import RootLimits, entropy_map_row, entropy_maps_table, sample_roots
 from el_assets.entropylong.candidates import (
     ControlRing,
     Exclusions,
-    Search,
     control_rows,
     draw_controls,
     query_texts,
@@ -48,56 +48,17 @@ from el_assets.entropylong.verification import (
     score_units,
     with_reductions,
 )
-from el_resources.context_store import ContextStore, PinnedIndex, ShardChunks
 from el_resources.corpus_source import open_corpus
 from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.scoring.engine import ScoringEngine
 from el_resources.settings import Settings
-from el_resources.text_encoder import (
-    REFERENCE_IDF,
-    TextEncoder,
-    TokenTableEncoder,
-    open_encoder,
-    reference_embeddings,
-    reference_idf,
-    token_signs,
-)
+from el_resources.text_encoder import REFERENCE_IDF
 from el_resources.text_splitting import TextSplitter
 from el_resources.tokenization import ModelTokenizer
 
 MODEL = REFERENCE_FOLDER / "long"
-RRF_CONSTANT = 60  # of reciprocal-rank fusion: 1 / (60 + rank), its authors' value
-FUSED_RESULTS = 100  # taken of each list
 BOOTSTRAP_SAMPLES = 1000
 PAIR = ["doc_id", "anchor", "chunk_hash"]
-
-
-@dataclass
-class Retriever:
-    """A way to search the chunks, and what it took.
-
-    Attributes:
-        search: answers queries by their texts: (texts, k) -> columns of a PinnedIndex's result.
-        passages_per_second: encoding speed; None where nothing is encoded.
-    """
-
-    name: str
-    search: Callable[[list[str], int], pl.DataFrame]
-    passages_per_second: float | None = None
-    seconds: float = 0.0
-    n_queries: int = 0
-
-    def bound_to(self, texts: list[str]) -> Search:
-        """The search over these queries by their numbers, timed."""
-
-        def search(numbers: NDArray[np.int64], k: int) -> pl.DataFrame:
-            started = time.perf_counter()
-            found = self.search([texts[number] for number in numbers], k)
-            self.seconds += time.perf_counter() - started
-            self.n_queries += len(numbers)
-            return found.with_columns(query_index=pl.Series(numbers).gather(found["query_index"]).cast(pl.Int64))
-
-        return search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,82 +124,6 @@ def map_roots(bench: Bench, documents: pl.DataFrame, *, count: int) -> pl.DataFr
         for index, score in zip(chosen, scores, strict=True)
     ]
     return entropy_maps_table(rows).filter(pl.col("anchors").list.len() > 0)
-
-
-def encoders() -> Iterable[TextEncoder]:
-    """The shipped encoder and what it is made of, each alone."""
-    embeddings, idf = reference_embeddings(), reference_idf()
-    yield TokenTableEncoder("mean of embeddings", embeddings)
-    yield TokenTableEncoder("IDF mean of embeddings", embeddings * idf[:, None])
-    common = np.average(embeddings, axis=0, weights=np.exp(-idf))  # a token is as common as its IDF is low
-    yield TokenTableEncoder("IDF mean, common component removed", (embeddings - common) * idf[:, None])
-    yield TokenTableEncoder("TF-IDF by token signs", token_signs(len(idf)) * idf[:, None])
-    yield open_encoder(REFERENCE_IDF)
-
-
-def dense_retriever(encoder: TextEncoder, chunks: pl.DataFrame, folder: Path) -> tuple[Retriever, PinnedIndex]:
-    """Cosine search with an encoder, over an index made for it."""
-    started = time.perf_counter()
-    vectors = encoder.encode(chunks["text"].to_list())
-    seconds = time.perf_counter() - started
-    store = ContextStore(str(folder))
-    frame = with_vectors(chunks, vectors)
-    store.sync(
-        {"all": ShardChunks(fingerprint="1", batches=lambda: iter(frame.to_arrow().to_batches(max_chunksize=8192)))},
-        settings={},
-    )
-    index = store.open()
-    retriever = Retriever(
-        encoder.name,
-        lambda texts, k: index.search_dense(encoder.encode(texts), k),
-        passages_per_second=chunks.height / seconds,
-    )
-    return retriever, index
-
-
-def fused(first: Retriever, second: Retriever) -> Retriever:
-    """Reciprocal-rank fusion of two retrievers."""
-
-    def search(texts: list[str], k: int) -> pl.DataFrame:
-        lists = [one.search(texts, max(k, FUSED_RESULTS)) for one in (first, second)]
-        ranked = [
-            found.with_columns(
-                fusion=1.0 / (RRF_CONSTANT + 1 + pl.int_range(pl.len()).over("query_index")),
-            )
-            for found in lists
-        ]
-        return (
-            pl.concat(ranked)
-            .group_by("query_index", "chunk_id")
-            .agg(pl.col("doc_id", "shard", "content_hash", "text").first(), similarity=pl.col("fusion").sum())
-            .sort("query_index", "similarity", "chunk_id", descending=[False, True, False])
-            .group_by("query_index", maintain_order=True)
-            .head(k)
-        )
-
-    return Retriever(f"{first.name} + {second.name}, fused by rank", search)
-
-
-def random_retriever(chunks: pl.DataFrame, seed: int) -> Retriever:
-    """Other random chunks for every query."""
-    generator = np.random.default_rng(seed)
-
-    def search(texts: list[str], k: int) -> pl.DataFrame:
-        drawn = [
-            chunks[generator.choice(chunks.height, size=min(k, chunks.height), replace=False)].select(
-                pl.lit(query).alias("query_index"),
-                "chunk_id",
-                "doc_id",
-                "shard",
-                "content_hash",
-                "text",
-                similarity=0.0,
-            )
-            for query in range(len(texts))
-        ]
-        return pl.concat(drawn)
-
-    return Retriever("random chunks", search)
 
 
 def find_candidates(

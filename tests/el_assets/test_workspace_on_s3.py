@@ -12,6 +12,8 @@ from tests.conftest import Workspace, forwards, library_documents
 from tests.el_assets.test_workspace import SMALL
 from tests.s3_server import BUCKET, S3, s3_server
 
+pytestmark = pytest.mark.services
+
 A, B = "a.jsonl", "b.jsonl.gz"
 TABLES = (
     "documents",
