@@ -26,7 +26,8 @@ class Server:
 
     def __init__(self, home: Path, settings: dict[str, str] | None = None) -> None:
         self.home = home
-        shutil.copy(ROOT / "dagster.yaml", home)
+        if home != ROOT:
+            shutil.copy(ROOT / "dagster.yaml", home)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
