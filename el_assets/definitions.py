@@ -9,7 +9,7 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from el_assets.automation import SCHEDULES  # noqa: E402 - the decorators warn when these modules load
+from el_assets.automation import schedules  # noqa: E402 - the decorators warn when these modules load
 from el_assets.corpus import assets as corpus_assets  # noqa: E402
 from el_assets.corpus import checks as corpus_checks  # noqa: E402
 from el_assets.entropylong import assets as entropylong_assets  # noqa: E402
@@ -21,6 +21,8 @@ from el_assets.models import MODELS  # noqa: E402
 from el_assets.reports import assets as report_assets  # noqa: E402
 from el_assets.schemas import TABLES, dagster_schema  # noqa: E402
 from el_assets.sources import sources  # noqa: E402
+from el_assets.removal import remove_shards  # noqa: E402
+from el_assets.sensors import sensors  # noqa: E402
 from el_resources.causal_lm import CausalLM  # noqa: E402
 from el_resources.settings import Settings  # noqa: E402
 
@@ -48,8 +50,9 @@ def _in_catalogue(spec: dg.AssetSpec) -> dg.AssetSpec:
 defs = dg.Definitions(
     assets=workspace_assets(),
     asset_checks=[*corpus_checks.CHECKS, *entropylong_checks.CHECKS, *gateau_checks.CHECKS],
-    jobs=JOBS,
-    schedules=SCHEDULES,
+    jobs=[*JOBS, remove_shards],
+    schedules=schedules(SETTINGS.backfill_every_hours),
+    sensors=sensors(SETTINGS.watch_every_seconds),
     resources={
         # Configured at launch, so that one value given in a launchpad leaves the others as the environment has them.
         "settings": Settings.configure_at_launch(**SETTINGS.model_dump()),

@@ -1,8 +1,10 @@
 """Shards and fractions: what tables are partitioned by.
 
-Corpus and instruction shards are dynamic partitions, registered by `python -m el_assets`, never while definitions load.
+Corpus and instruction shards are dynamic partitions, registered by `python -m el_assets` or a sensor, never while definitions
+load.
 """
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import dagster as dg
@@ -19,6 +21,8 @@ class ShardedSource(Protocol):
     def uri(self) -> str: ...
 
     def shards(self) -> list[str]: ...
+
+    def shard_fingerprint(self, shard: str) -> str: ...
 
 
 def registered_shards(
@@ -45,10 +49,17 @@ def register_shards(
     shards = source.shards()
     if not shards:
         raise ValueError(f"{source.uri!r} has no shard; check EL_CORPUS and EL_INSTRUCTIONS")
-    for gone in sorted(set(registered_shards(instance, partitions)) - set(shards)):
-        instance.delete_dynamic_partition(_name(partitions), gone)
+    deregister_shards(instance, sorted(set(registered_shards(instance, partitions)) - set(shards)), partitions)
     instance.add_dynamic_partitions(_name(partitions), shards)
     return registered_shards(instance, partitions)
+
+
+def deregister_shards(
+    instance: dg.DagsterInstance, shards: Iterable[str], partitions: dg.DynamicPartitionsDefinition
+) -> None:
+    """Take shards out of those that Dagster knows; their tables are left."""
+    for shard in shards:
+        instance.delete_dynamic_partition(_name(partitions), shard)
 
 
 def _name(partitions: dg.DynamicPartitionsDefinition) -> str:

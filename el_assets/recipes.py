@@ -183,14 +183,21 @@ class Cookbook:
             "settings": own,
             "models": models,
         }
+        made_from = {"code_version": recipe.code_version, **parts["inputs"]}
         if asset in READ_FROM_SOURCE:
             assert self.source is not None, f"{asset} are read from a source"
-            parts["source"] = self.source.shard_fingerprint(shard)
+            parts["source"] = made_from["source"] = self.source.shard_fingerprint(shard)
         if asset == "entropy_maps" and not offers_roots(self.settings.corpus, shard):
-            parts["roots"] = "none"
+            parts["roots"] = made_from["roots"] = "none"
         lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}
         _refuse_other_models(asset, shard, lineage, models)
-        return Stamp(asset=asset, partition=shard, recipe=digest(parts), settings={**lineage, **models, **own})
+        return Stamp(
+            asset=asset,
+            partition=shard,
+            recipe=digest(parts),
+            settings={**lineage, **models, **own},
+            made_from=made_from,
+        )
 
     def is_current(self, asset: str, shard: str) -> bool:
         """Whether the stored table still follows from its inputs and the settings."""

@@ -17,7 +17,7 @@ from el_resources.tokenization import ModelTokenizer
 
 GPU_POOL = "gpu"
 # A model is loaded once per run, so a run takes many shards.
-MANY_SHARDS = dg.BackfillPolicy.multi_run(max_partitions_per_run=64)
+MANY_SHARDS = dg.BackfillPolicy.multi_run(max_partitions_per_run=Settings.load().shards_per_run)
 
 Advance = Callable[[int], None]
 # Starts a progress display: (what, total, unit) -> context manager that yields `advance(units since the last call)`.

@@ -115,7 +115,7 @@ class ContextStore:
         Raises:
             ValueError: no shard has a chunk, or the chunks' columns are not those of `ShardChunks`.
         """
-        tag = _build_tag(shards, settings, exact_row_limit)
+        tag = build_tag({name: s.fingerprint for name, s in shards.items()}, settings, exact_row_limit)
         table = self._table_for_writing(_table_schema(shards))
         present = _fingerprints(table)
         wanted = _without_empty(shards, present)
@@ -141,6 +141,14 @@ class ContextStore:
         _put_in_force(table, tag)
         n_rows = table.count_rows()
         return SyncReport(tag=tag, added=added, replaced=replaced, deleted=deleted, n_rows=n_rows, changed=True)
+
+    def is_built(self) -> bool:
+        """Whether there is a build to open."""
+        with faults_named(self.uri):
+            if not store_path(self.uri).exists():
+                return False
+        table = _open_table(self._connect())
+        return table is not None and CURRENT in _versions(table)
 
     def current_tag(self) -> str:
         """The tag in force.
@@ -239,6 +247,10 @@ class PinnedIndex:
         """`chunk_id`, `doc_id`, `shard` and `content_hash` of every row, by `chunk_id`."""
         return _frame(self._table.search().select(IDENTITY_COLUMNS).to_arrow()).sort("chunk_id")
 
+    def shard_fingerprints(self) -> dict[str, str]:
+        """Fingerprint of the table that each shard's rows come from; shards without rows are not in it."""
+        return {shard: "+".join(found) for shard, found in _fingerprints(self._table).items()}
+
     def texts(self, chunk_ids: Sequence[str]) -> pl.DataFrame:
         """`chunk_id`, `doc_id`, `shard`, `content_hash` and `text` of the given chunks, in the given order.
 
@@ -309,10 +321,11 @@ def _open_table(store: "DBConnection") -> "Table | None":
         return None
 
 
-def _build_tag(shards: Mapping[str, ShardChunks], settings: Mapping[str, object], exact_row_limit: int) -> str:
+def build_tag(fingerprints: Mapping[str, str], settings: Mapping[str, object], exact_row_limit: int) -> str:
+    """The tag of the build that `sync` makes of shards with these fingerprints."""
     content = {
         "layout": LAYOUT_VERSION,
-        "shards": {name: chunks.fingerprint for name, chunks in shards.items()},
+        "shards": dict(fingerprints),
         "settings": dict(settings),
         "exact_row_limit": exact_row_limit,
     }

@@ -203,6 +203,37 @@ class Settings(dg.ConfigurableResource):
         description="Up to this many chunks retrieval is exact; beyond it an approximate index is built.",
     )
     force: bool = Field(default=False, description="Recompute shards even if their tables are up to date.")
+    refresh_candidates: bool = Field(
+        default=False,
+        description="Retrieve candidates again wherever the index is newer than the build that they came from; only "
+        "pairs never scored before cost a forward.",
+    )
+
+    watch_every_seconds: int = Field(
+        default=300,
+        ge=5,
+        le=86_400,
+        description="How often the sensors list the sources for shards that came, changed or went; read when "
+        "definitions load.",
+    )
+    backfill_every_hours: int = Field(
+        default=24,
+        ge=1,
+        le=24,
+        description="How often the schedules ask for what is missing or stale; read when definitions load.",
+    )
+    shards_per_run: int = Field(
+        default=64,
+        ge=1,
+        le=10_000,
+        description="Contiguous shards that a run of a schedule or backfill takes at most; each run loads its models "
+        "once.",
+    )
+    remove_many_shards: bool = Field(
+        default=False,
+        description="Let a sensor remove shards and their tables even where more than half of those registered are "
+        "gone from the source at once, which is otherwise taken for a fault of the source.",
+    )
 
     @model_validator(mode="after")
     def _bounds_that_span_fields(self) -> "Settings":

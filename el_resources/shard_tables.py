@@ -13,6 +13,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -28,6 +29,7 @@ STAMP_KEY = "entropylong"
 UNPARTITIONED = "all"
 # File systems allow 255 bytes; the temporary name and the suffix take some of them.
 LONGEST_FILE_STEM = 180
+READERS = 32  # stamps that are asked of an object store at a time
 
 
 class MissingTableError(ValueError):
@@ -53,6 +55,8 @@ class Stamp:
         settings: every method setting that this table and the tables behind it were made under.
         pinned: inputs that are recorded, but whose newer versions do not make the table stale (an index tag).
         facts: counts and costs of the making, in JSON-ready values.
+        made_from: what the recipe hashes beside settings and models, by name (`code_version`, `source`, the inputs'
+            tables), so that a stale table can say why.
     """
 
     asset: str
@@ -61,6 +65,7 @@ class Stamp:
     settings: Mapping[str, Any] = field(default_factory=dict)
     pinned: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    made_from: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -169,6 +174,27 @@ class ShardTables:
                 f"table {asset!r} of {partition!r} cannot be read from {path} ({error}); "
                 f"if the store answers otherwise, remove the file and materialize {asset} for it again"
             ) from error
+
+
+class KnownStamps(ShardTables):
+    """The tables of one store for a look at thousands of shards: every stamp is read once, and then remembered."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__(store)
+        self._known: dict[tuple[str, str], Stamp | None] = {}
+
+    def stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp | None:
+        key = (asset, partition)
+        if key not in self._known:
+            self._known[key] = super().stamp(asset, partition)
+        return self._known[key]
+
+    def read_ahead(self, assets: Iterable[str], partitions: Iterable[str]) -> None:
+        """Read these stamps now; several at a time, since an object store answers each after a while only."""
+        keys = [(asset, partition) for asset in assets for partition in partitions]
+        with ThreadPoolExecutor(max_workers=READERS if is_remote(str(self.store)) else 1) as readers:
+            for _ in readers.map(lambda key: self.stamp(*key), keys):
+                pass
 
 
 def _upload(frame: pl.DataFrame, metadata: dict[str, str], path: UPath) -> None:

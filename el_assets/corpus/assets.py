@@ -1,7 +1,7 @@
 """The corpus and its retrieval index, as assets."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 
 import dagster as dg
@@ -16,10 +16,10 @@ from el_assets.schemas import dagster_schema
 from el_assets.shard_assets import shard_asset
 from el_assets.shard_runs import Made, materialize_shards, open_corpus_of
 from el_resources.causal_lm import ModelChoice
-from el_resources.context_store import ContextStore, ShardChunks
+from el_resources.context_store import ContextStore, ShardChunks, build_tag
 from el_resources.corpus_source import CorruptShardError
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables, refuse_mixed_settings
+from el_resources.shard_tables import ShardTables, Stamp, refuse_mixed_settings
 from el_resources.text_encoder import TextEncoder, open_encoder
 from el_resources.text_splitting import Span, TextSplitter
 
@@ -85,7 +85,8 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
     return materialize_shards(context, settings, make)
 
 
-@dg.asset(group_name="corpus", kinds={"lancedb"}, deps=[context_chunks], code_version="1")
+# Its pool has one place: LanceDB has one writer at a time.
+@dg.asset(group_name="corpus", kinds={"lancedb"}, deps=[context_chunks], code_version="1", pool="index_writer")
 def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """LanceDB over the chunks of every registered shard: vectors for cosine search and full text for BM25.
 
@@ -101,13 +102,12 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
         shard: ShardChunks(fingerprint=stamp.fingerprint, batches=partial(index_batches, tables, shard))
         for shard, stamp in stamps.items()
     }
-    made_under = next(iter(stamps.values())).settings
     started = time.monotonic()
     n_chunks = sum(int(stamp.facts["rows"]) for stamp in stamps.values())
     with progress(context, "sync index", n_chunks, "chunks") as advance:
         report = context_store(settings).sync(
             shards,
-            settings={"encoder": made_under["encoder"]},
+            settings=_index_settings(stamps),
             exact_row_limit=settings.exact_search_rows,
             on_progress=lambda shard, n_rows: advance(n_rows),
         )
@@ -120,7 +120,7 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
             "dagster/uri": str(tables.store / "context_store"),
             "dagster/column_schema": dagster_schema("context_chunks"),
             "seconds": round(time.monotonic() - started, 3),
-            "settings": dg.MetadataValue.json(dict(made_under)),
+            "settings": dg.MetadataValue.json(dict(next(iter(stamps.values())).settings)),
             "index_tag": report.tag,
             "skipped": not report.changed,
             "shards": len(shards),
@@ -136,6 +136,16 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
 def context_store(settings: Settings) -> ContextStore:
     """The retrieval index of the settings' store."""
     return ContextStore(str(ShardTables(settings.store).store / "context_store"))
+
+
+def index_tag(settings: Settings, chunks: Mapping[str, Stamp]) -> str:
+    """The tag of the build over these shards of `context_chunks`."""
+    fingerprints = {shard: stamp.fingerprint for shard, stamp in chunks.items()}
+    return build_tag(fingerprints, _index_settings(chunks), settings.exact_search_rows)
+
+
+def _index_settings(chunks: Mapping[str, Stamp]) -> dict[str, str]:
+    return {"encoder": next(iter(chunks.values())).settings["encoder"]}
 
 
 def index_batches(tables: ShardTables, shard: str) -> Iterator[pa.RecordBatch]:

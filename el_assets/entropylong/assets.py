@@ -3,9 +3,10 @@
 from functools import cache, partial
 
 import dagster as dg
+import polars as pl
 
 from el_assets.corpus.assets import context_chunks, context_store, documents, retrieval_index
-from el_assets.entropylong.candidate_search import Searching, find_candidates, refuse_other_encoder
+from el_assets.entropylong.candidate_search import Searching, find_candidates, lost_candidates, refuse_other_encoder
 from el_assets.entropylong.steps import map_entropy, pack_sequences, score_contexts, verify_pairs
 from el_assets.partitions import corpus_shards
 from el_assets.shard_assets import GPU_POOL, ShardStep, shard_asset
@@ -34,8 +35,8 @@ def candidate_contexts(context: dg.AssetExecutionContext, settings: Settings) ->
     """One row per anchor and candidate: the K chunks nearest to the text around it, and random controls per root.
 
     The root's own chunks and near-duplicates of it are excluded and counted. Retrieved from one tagged build of the
-    index, which is recorded; a newer build does not make a finished shard stale, a candidate that vanished does.
-    EntropyLong, "query and retrieval".
+    index, which is recorded; a newer build does not make a finished shard stale unless `refresh_candidates` asks for it; a candidate that
+    vanished does. EntropyLong, "query and retrieval".
     """
     index = context_store(settings).open()
     tables = ShardTables(settings.store)
@@ -48,11 +49,16 @@ def candidate_contexts(context: dg.AssetExecutionContext, settings: Settings) ->
         refuse_other_encoder(tables, shard, settings)
         return find_candidates(ShardStep.of(context, settings), shard, searching())
 
+    @cache
+    def chunk_ids() -> pl.Series:
+        return index.chunk_ids()["chunk_id"]
+
     def still_valid(shard: str) -> bool:
         if tables.require_stamp("candidate_contexts", shard).pinned["index_tag"] == index.tag:
             return True
-        wanted = tables.read("candidate_contexts", shard, ["chunk_id"])["chunk_id"].unique()
-        gone = wanted.filter(~wanted.is_in(index.chunk_ids()["chunk_id"].to_list()))
+        if settings.refresh_candidates:
+            return False
+        gone = lost_candidates(tables, shard, chunk_ids())
         if len(gone):
             context.log.info(
                 f"{shard}: {len(gone)} candidates left the index, the first is {gone[0]!r}; retrieving again"

@@ -59,6 +59,12 @@ def refuse_other_encoder(tables: ShardTables, shard: str, settings: Settings) ->
         )
 
 
+def lost_candidates(tables: ShardTables, shard: str, chunk_ids: pl.Series) -> pl.Series:
+    """Chunks that a shard's candidates name and that are not among the given ones, which are the index's."""
+    named = tables.read("candidate_contexts", shard, ["chunk_id"])["chunk_id"].unique()
+    return named.filter(~named.is_in(chunk_ids.implode()))
+
+
 def find_candidates(step: ShardStep, shard: str, searching: Searching) -> Made:
     """`candidate_contexts` of a shard: retrieved chunks and controls of every anchor."""
     settings = step.settings

@@ -94,7 +94,7 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
     here for free.
     """
     tables = ShardTables(settings.store)
-    hmg, cam = _pool(tables, registered_shards(context.instance, instruction_shards))
+    hmg, cam = scored_pool(tables, registered_shards(context.instance, instruction_shards))
     rule = InfluenceRule(
         alpha=settings.influence_alpha,
         hmp_normalisation=settings.hmp_normalisation,
@@ -113,8 +113,7 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
         facts = {"samples": table.height, "shards": list(made_from), "samples_fingerprints": made_from}
         return Made(frame=table, facts={**facts, **shares(table)})
 
-    inputs = {f"{stamp.asset}/{shard}": stamp for scores in (hmg, cam) for shard, stamp in scores.items()}
-    return materialize_shards(context, settings, make, inputs=inputs)
+    return materialize_shards(context, settings, make, inputs=influence_inputs(hmg, cam))
 
 
 @dg.asset(
@@ -144,8 +143,7 @@ def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> d
         table = select_subset(tables.read("influence_scores"), usable, fraction)
         return Made(frame=table, facts={"samples": table.height, "pool": int(influence.facts["samples"])})
 
-    inputs = {"influence_scores": influence, **{f"instruction_samples/{s}": stamp for s, stamp in samples.items()}}
-    return materialize_shards(context, settings, make, inputs=inputs)
+    return materialize_shards(context, settings, make, inputs=subset_inputs(tables, influence))
 
 
 def open_instructions_of(settings: Settings) -> InstructionSource:
@@ -198,7 +196,18 @@ def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) ->
             )
 
 
-def _pool(tables: ShardTables, registered: list[str]) -> tuple[dict[str, Stamp], dict[str, Stamp]]:
+def influence_inputs(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> dict[str, Stamp]:
+    """What `influence_scores` are made from."""
+    return {f"{stamp.asset}/{shard}": stamp for scores in (hmg, cam) for shard, stamp in scores.items()}
+
+
+def subset_inputs(tables: ShardTables, influence: Stamp) -> dict[str, Stamp]:
+    """What `selected_subsets` are made from."""
+    samples = tables.stamps("instruction_samples", influence.facts["shards"])
+    return {"influence_scores": influence, **{f"instruction_samples/{s}": stamp for s, stamp in samples.items()}}
+
+
+def scored_pool(tables: ShardTables, registered: list[str]) -> tuple[dict[str, Stamp], dict[str, Stamp]]:
     """Stamps of the shards for which both scores exist, made under one setting each."""
     hmg, cam = tables.stamps("hmg_scores", registered), tables.stamps("cam_scores", registered)
     both = [shard for shard in registered if shard in hmg and shard in cam]

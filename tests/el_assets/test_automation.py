@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from el_assets.automation import CORPUS_TABLES, daily_index, spanning_ranges, unfinished
+from el_assets.automation import spanning_ranges
+from el_assets.definitions import defs
 from el_assets.partitions import register_shards
 from el_assets.recipes import Cookbook
 from el_assets.schemas import polars_schema
+from el_assets.staleness import CORPUS_TABLES, Inventory
 from el_resources.corpus_source import open_corpus
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
@@ -54,12 +56,55 @@ def changed(settings: Settings, **changes: Any) -> Settings:
     return Settings.load({}, **{**settings.model_dump(), **changes})
 
 
+def unfinished(settings: Settings, *registered: str) -> list[str]:
+    return Inventory(settings, open_corpus(settings.corpus), registered).unfinished(CORPUS_TABLES)
+
+
 def test_shards_with_a_missing_or_stale_table_are_unfinished(settings: Settings) -> None:
     finish(settings, A, B)
     ShardTables(settings.store).remove("documents", B)
-    assert unfinished(settings, [C, B, A], CORPUS_TABLES) == [C, B]
-    assert unfinished(settings, [C, B, A], ("entropy_maps",)) == [C, B, A]
-    assert unfinished(changed(settings, chunk_tokens=31), [A], CORPUS_TABLES) == [A]
+    assert unfinished(settings, C, B, A) == [C, B]
+    assert unfinished(changed(settings, chunk_tokens=31), A) == [A]
+
+
+def test_a_shard_that_left_the_source_is_not_asked_for_and_no_range_spans_it(
+    settings: Settings, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    (tmp_path / "corpus" / B).unlink()
+    first, second = tick(instance, settings)
+    assert [request.tags["dagster/asset_partition_range_start"] for request in (first, second)] == [A, C]
+    assert [request.tags["dagster/asset_partition_range_end"] for request in (first, second)] == [A, C]
+    assert first.run_key != second.run_key
+
+
+def test_sequences_wait_for_their_chunks(settings: Settings, instance: dg.DagsterInstance) -> None:
+    assert "3 of 3 registered shards wait for build_index" in message(instance, settings, "backfill_sequences")
+    finish(settings, B)
+    (request,) = tick(instance, settings, "backfill_sequences")
+    assert {value for tag, value in request.tags.items() if "partition_range" in tag} == {B}
+
+
+def test_a_run_takes_as_many_shards_as_the_setting_says(settings: Settings, instance: dg.DagsterInstance) -> None:
+    assert len(tick(instance, changed(settings, shards_per_run=2))) == 2
+
+
+def test_nothing_is_asked_for_while_a_run_of_the_job_is_under_way(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    run = instance.create_run_for_job(defs.resolve_job_def("build_index"), status=dg.DagsterRunStatus.STARTED)
+    assert message(instance, settings) == "1 runs of build_index are under way"
+    instance.report_run_failed(run)
+    assert len(tick(instance, settings)) == 1
+
+
+def test_a_source_that_cannot_be_listed_fails_the_tick(
+    settings: Settings, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    for file in (tmp_path / "corpus").iterdir():
+        file.unlink()
+    with pytest.raises(Exception, match="no file below") as raised:
+        tick(instance, settings)
+    assert raised.value
 
 
 def test_a_schedule_asks_for_what_is_unfinished_in_one_range(settings: Settings, instance: dg.DagsterInstance) -> None:
@@ -74,15 +119,23 @@ def test_a_schedule_asks_for_what_is_unfinished_in_one_range(settings: Settings,
     assert tick(instance, settings) == []
 
 
-def tick(instance: dg.DagsterInstance, settings: Settings) -> list[dg.RunRequest]:
+def tick(instance: dg.DagsterInstance, settings: Settings, schedule: str = "backfill_index") -> list[dg.RunRequest]:
+    return list(evaluated(instance, settings, schedule).run_requests or [])
+
+
+def message(instance: dg.DagsterInstance, settings: Settings, schedule: str = "backfill_index") -> str:
+    return evaluated(instance, settings, schedule).skip_message or ""
+
+
+def evaluated(instance: dg.DagsterInstance, settings: Settings, schedule: str) -> Any:
     context = dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC),
         resources={"settings": settings},
     )
-    found = daily_index.evaluate_tick(context)
+    found = defs.resolve_schedule_def(schedule).evaluate_tick(context)
     assert bool(found.run_requests) != bool(found.skip_message)
-    return list(found.run_requests or [])
+    return found
 
 
 def test_spanning_ranges_by_hand() -> None:
@@ -90,17 +143,23 @@ def test_spanning_ranges_by_hand() -> None:
     assert list(spanning_ranges("bdh", registered, size=4)) == [("b", "d"), ("h", "h")]
     assert list(spanning_ranges("hdb", registered, size=7)) == [("b", "h")]
     assert list(spanning_ranges("ace", registered, size=1)) == [("a", "a"), ("c", "c"), ("e", "e")]
-    assert list(spanning_ranges("", registered)) == []
+    assert list(spanning_ranges("", registered, size=4)) == []
+    assert list(spanning_ranges("abeh", registered, size=8, barred="cg")) == [("a", "b"), ("e", "e"), ("h", "h")]
+    assert list(spanning_ranges("abc", registered, size=8, barred="b")) == [("a", "a"), ("c", "c")]
 
 
-@given(wanted=st.lists(st.booleans(), max_size=40), size=st.integers(1, 10))
-def test_spanning_ranges_hold_all_wanted_within_their_size(wanted: list[bool], size: int) -> None:
-    registered = [f"shard {number}" for number in range(len(wanted))]
-    chosen = [shard for shard, is_wanted in zip(registered, wanted, strict=True) if is_wanted]
-    found = list(spanning_ranges(chosen, registered, size))
+@given(states=st.lists(st.sampled_from(["wanted", "done", "barred"]), max_size=40), size=st.integers(1, 10))
+def test_spanning_ranges_hold_all_wanted_within_their_size(states: list[str], size: int) -> None:
+    registered = [f"shard {number}" for number in range(len(states))]
+    chosen, barred = (
+        [shard for shard, state in zip(registered, states, strict=True) if state == asked]
+        for asked in ("wanted", "barred")
+    )
+    found = list(spanning_ranges(chosen, registered, size, barred))
     ends = [(registered.index(first), registered.index(last)) for first, last in found]
     held = [registered[number] for first, last in ends for number in range(first, last + 1)]
     assert set(chosen) <= set(held)
+    assert not set(held) & set(barred)
     assert all(first in chosen and last in chosen for first, last in found)
     assert all(0 <= last - first < size for first, last in ends)
     assert all(last < first for (_, last), (first, _) in pairwise(ends)), "no shard is asked for twice"

@@ -1,0 +1,149 @@
+"""Sensors that follow a source: shards that came are registered, those that changed are told, those that went removed.
+
+A tick compares the source's listing with the registered shards, and each shard's fingerprint (hash or entity tag of its
+content) with the one that the cursor remembers. It writes nothing itself, so that evaluating one for a look is safe:
+new shards are registered by Dagster, and removal is a run of `remove_shards`. What came or changed is made by the
+schedules, which know it by the tables' stamps.
+
+A source that cannot be listed fails the tick. One from which more than half of the registered shards are gone is taken
+for a faulty one: nothing is removed unless `remove_many_shards` says so.
+"""
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import dagster as dg
+
+from el_assets.automation import UNDER_WAY
+from el_assets.partitions import registered_shards
+from el_assets.removal import KINDS, removal_of, remove_shards
+from el_resources.settings import Settings
+
+# Bytes of the hashes that stand for a shard's name and content in a cursor, which every tick stores again.
+NAME_BYTES, CONTENT_BYTES = 5, 3
+NAMES_SHOWN = 5
+REMOVALS_UNDER_WAY = dg.RunsFilter(job_name=remove_shards.name, statuses=UNDER_WAY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What a source holds now against what is registered and remembered; shards by name, in order."""
+
+    came: Sequence[str]
+    changed: Sequence[str]
+    went: Sequence[str]
+    registered: Sequence[str]
+
+    @property
+    def went_in_masses(self) -> bool:
+        return 2 * len(self.went) > len(self.registered)
+
+    def in_words(self) -> str:
+        found = [
+            f"{len(shards)} {what}: {_listed(shards)}"
+            for what, shards in (("came", self.came), ("changed", self.changed), ("went", self.went))
+            if shards
+        ]
+        return "; ".join(found) or f"nothing changed in {len(self.registered)} shards"
+
+
+def find_changes(fingerprints: Mapping[str, str], registered: Sequence[str], cursor: str | None) -> Changes:
+    """Compare a listing with the registered shards and with a cursor.
+
+    Args:
+        fingerprints: of every shard that the source has.
+        cursor: what `cursor_of` made at an earlier tick; None at the first, which finds none changed.
+    """
+    known, remembered = set(registered), _remembered(cursor)
+    return Changes(
+        came=[shard for shard in fingerprints if shard not in known],
+        changed=[
+            shard
+            for shard, fingerprint in fingerprints.items()
+            if shard in known and remembered.get(_short(shard, NAME_BYTES), b"") not in (b"", _content(fingerprint))
+        ],
+        went=[shard for shard in registered if shard not in fingerprints],
+        registered=registered,
+    )
+
+
+def cursor_of(fingerprints: Mapping[str, str]) -> str:
+    """A cursor of 11 characters a shard: enough to notice a change, too short to prove that there is none."""
+    entries = sorted(_short(shard, NAME_BYTES) + _content(fingerprint) for shard, fingerprint in fingerprints.items())
+    return json.dumps({"version": 1, "shards": b64encode(b"".join(entries)).decode()})
+
+
+def _remembered(cursor: str | None) -> dict[bytes, bytes]:
+    if not cursor:
+        return {}
+    packed, size = b64decode(json.loads(cursor)["shards"]), NAME_BYTES + CONTENT_BYTES
+    entries = (packed[start : start + size] for start in range(0, len(packed), size))
+    return {entry[:NAME_BYTES]: entry[NAME_BYTES:] for entry in entries}
+
+
+def _content(fingerprint: str) -> bytes:
+    return _short(fingerprint, CONTENT_BYTES)
+
+
+def _short(text: str, n_bytes: int) -> bytes:
+    return blake2b(text.encode(), digest_size=n_bytes).digest()
+
+
+def _listed(shards: Sequence[str]) -> str:
+    more = len(shards) - NAMES_SHOWN
+    return ", ".join(shards[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _answer(context: dg.SensorEvaluationContext, settings: Settings, name: str) -> dg.SensorResult:
+    """What a tick over a kind of shards asks for."""
+    kind = KINDS[name]
+    source = kind.open_source(settings)
+    fingerprints = {shard: source.shard_fingerprint(shard) for shard in source.shards()}
+    if not fingerprints:
+        raise ValueError(f"{source.uri!r} lists no shard; check {kind.variable}")
+    changes = find_changes(fingerprints, registered_shards(context.instance, kind.partitions), context.cursor)
+    words, runs = changes.in_words(), list[dg.RunRequest]()
+    if changes.went_in_masses and not settings.remove_many_shards:
+        words += (
+            f". Nothing is removed: {len(changes.went)} of {len(changes.registered)} registered shards are gone from "
+            f"{source.uri!r}, which is more than half; set EL_REMOVE_MANY_SHARDS=true if they are to go"
+        )
+    elif changes.went and not context.instance.get_runs_count(REMOVALS_UNDER_WAY):
+        runs = [removal_of(name, list(changes.went))]
+    context.log.info(words)
+    return dg.SensorResult(
+        skip_reason=None if runs else words,
+        run_requests=runs,
+        cursor=cursor_of(fingerprints),
+        dynamic_partitions_requests=[kind.partitions.build_add_request(list(changes.came))] if changes.came else [],
+    )
+
+
+def _sensor(name: str, kind: str, every_seconds: int, what: str) -> dg.SensorDefinition:
+    """A sensor that is off until a person switches it on."""
+
+    @dg.sensor(
+        name=name,
+        job=remove_shards,
+        minimum_interval_seconds=every_seconds,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): registers shards that appear in {what} "
+        f"({KINDS[kind].variable}), tells which changed, and removes the tables of those whose files went, but never "
+        "more than half at once (EL_REMOVE_MANY_SHARDS). Computes nothing: the schedules make what is missing or "
+        "stale. A source that cannot be listed fails the tick and changes nothing.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult:
+        return _answer(context, settings, kind)
+
+    return sensor
+
+
+def sensors(every_seconds: int) -> list[dg.SensorDefinition]:
+    """All sensors."""
+    return [
+        _sensor("follow_corpus", "corpus", every_seconds, "the corpus"),
+        _sensor("follow_instructions", "instructions", every_seconds, "the pool of instruction samples"),
+    ]
