@@ -36,13 +36,30 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--shards", metavar="A,B", help="only these shards, by name (default: all)")
     run.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
     run.add_argument("--force", action="store_true", help="recompute tables even if they are up to date")
+    run.add_argument(
+        "--refresh",
+        action="store_true",
+        help="retrieve candidates again from the newest index; only pairs never scored before cost a forward",
+    )
     register = commands.add_parser("register", help="register the corpus's shards, so that the UI offers them")
     _add_options(register)
+    status = commands.add_parser(
+        "status",
+        help="which shards are done, missing or stale, and why",
+        description="Print for every asset how many registered shards are done, missing and stale, and why. Computes "
+        "and changes nothing.",
+        epilog="exit status: 0 everything is done; 1 something is missing, stale or not registered; 2 bad settings, or "
+        "a source or store that cannot be read",
+    )
+    _add_options(status)
+    status.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
+    status.add_argument("--shards", action="store_true", help="name every shard, not the first few of each reason")
+    status.add_argument("--json", action="store_true", help="one JSON object for machines")
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 1 on failure, 2 for bad input."""
+    """Run a command; 0 on success, 1 on failure, 2 for bad input. `status --help` says what its codes mean."""
     options = parser().parse_args(arguments)
     # The settings' variables are the one way in, so that code locations loaded later in this process agree with the
     # command line.
@@ -53,13 +70,18 @@ def main(arguments: list[str] | None = None) -> int:
         _set_home()
         from el_assets import commands
 
-        return commands.run(options) if options.command == "run" else commands.register()
+        match options.command:
+            case "run":
+                return commands.run(options)
+            case "status":
+                return commands.status(options)
+        return commands.register()
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if options.command == "status" else 1
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:

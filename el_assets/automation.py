@@ -12,7 +12,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.jobs import build_index, build_sequences, score_samples, select_samples
-from el_assets.partitions import corpus_shards, instruction_shards, registered_shards, selected_fractions
+from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
 from el_assets.shard_runs import open_corpus_of
 from el_assets.staleness import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, Inventory
 from el_resources.settings import Settings

@@ -1,9 +1,11 @@
-"""What `python -m el_assets` does: register shards, run the jobs on the Dagster instance, say what came of it.
+"""What `python -m el_assets` does: register shards, run the jobs on the Dagster instance, say what came of it, and what
+is done, missing or stale.
 
 The runs execute in this process, on the instance that the UI reads, so that they stand there with lineage and metadata.
 """
 
 import argparse
+import json
 import os
 import socket
 import sys
@@ -29,6 +31,7 @@ from el_assets.partitions import (
 from el_assets.parts import PARTS
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.shard_runs import open_corpus_of
+from el_assets.status import corpus_status, in_words, pool_status
 from el_assets.summary import Stage, print_summary
 from el_resources.settings import Settings
 
@@ -46,9 +49,22 @@ def register() -> int:
     return 0
 
 
+def status(options: argparse.Namespace) -> int:
+    """Say what is done, missing and stale; 0 where everything is done, else 1."""
+    settings, parts = Settings.load(), _chosen(options.select, list(PARTS), "part")
+    looks = {"index": corpus_status, "entropylong": corpus_status, "gateau": pool_status}
+    with DagsterInstance.get() as instance:
+        found = [look(instance, settings) for look in dict.fromkeys(looks[part] for part in parts if part in looks)]
+    if options.json:
+        print(json.dumps({"done": all(one.is_done for one in found), "sources": [one.as_json() for one in found]}))
+    else:
+        print("\n\n".join("\n".join(in_words(one, all_names=options.shards)) for one in found))
+    return 0 if all(one.is_done for one in found) else 1
+
+
 def run(options: argparse.Namespace) -> int:
     """Materialize the chosen part of the chosen shards; 0 where all of it succeeded and every source could be read."""
-    settings = Settings.load(force=options.force or None)
+    settings = Settings.load(force=options.force or None, refresh_candidates=options.refresh or None)
     parts = _chosen(options.select, list(PARTS), "part")
     with DagsterInstance.get() as instance:
         _close_lost_runs(instance)
@@ -132,7 +148,9 @@ def _execute(
 ) -> dg.ExecuteInProcessResult:
     run_config = {
         "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
-        "resources": {"settings": {"config": {"force": settings.force}}},
+        "resources": {
+            "settings": {"config": {"force": settings.force, "refresh_candidates": settings.refresh_candidates}}
+        },
     }
     return defs.resolve_job_def(job).execute_in_process(
         instance=instance,

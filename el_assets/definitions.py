@@ -9,7 +9,8 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from el_assets.automation import schedules  # noqa: E402 - the decorators warn when these modules load
+from el_assets import status_checks  # noqa: E402 - the decorators warn when these modules load
+from el_assets.automation import schedules  # noqa: E402
 from el_assets.corpus import assets as corpus_assets  # noqa: E402
 from el_assets.corpus import checks as corpus_checks  # noqa: E402
 from el_assets.entropylong import assets as entropylong_assets  # noqa: E402
@@ -49,7 +50,7 @@ def _in_catalogue(spec: dg.AssetSpec) -> dg.AssetSpec:
 
 defs = dg.Definitions(
     assets=workspace_assets(),
-    asset_checks=[*corpus_checks.CHECKS, *entropylong_checks.CHECKS, *gateau_checks.CHECKS],
+    asset_checks=[*corpus_checks.CHECKS, *entropylong_checks.CHECKS, *gateau_checks.CHECKS, *status_checks.CHECKS],
     jobs=[*JOBS, remove_shards],
     schedules=schedules(SETTINGS.backfill_every_hours),
     sensors=sensors(SETTINGS.watch_every_seconds),

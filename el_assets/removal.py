@@ -69,7 +69,9 @@ def remove_tables(context: dg.OpExecutionContext, config: ShardsThatWent, settin
     registered = set(registered_shards(context.instance, kind.partitions))
     for shard in config.shards:
         if shard in listed or shard not in registered:
-            context.log.info(f"{shard}: left as it is, it is {'in the source' if shard in listed else 'not registered'}")
+            context.log.info(
+                f"{shard}: left as it is, it is {'in the source' if shard in listed else 'not registered'}"
+            )
             continue
         for table in reversed(kind.tables):
             tables.remove(table, shard)

@@ -209,9 +209,7 @@ def differences(stored: Stamp, draft: Stamp) -> tuple[str, ...]:
         for name in recipe.settings
         if stored.settings.get(name) != draft.settings[name]
     ]
-    found += [
-        f"model changed: {role}" for role in recipe.models if stored.settings.get(role) != draft.settings[role]
-    ]
+    found += [f"model changed: {role}" for role in recipe.models if stored.settings.get(role) != draft.settings[role]]
     return tuple(found) or ("its stamp does not say what it was made from",)
 
 

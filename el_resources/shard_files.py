@@ -130,11 +130,15 @@ class LocatedFiles(ShardFiles):
         return faults_named(self.location)
 
 
+# Digests of this machine's files, kept while the process lives: a sensor opens its source anew at every tick.
+_LOCAL_DIGESTS: dict[tuple[str, str], str] = {}
+
+
 class FileDigests:
     """Hashes of files' bytes, remembered while size and times stand still; an entity tag where the store has one."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], str] = {}
+        self._remote: dict[tuple[str, str], str] = {}
 
     def of(self, filesystem: AbstractFileSystem, path: str, listed: Info | None = None) -> str:
         """A file's digest.
@@ -148,10 +152,11 @@ class FileDigests:
             if tag := next((info[name] for name in ENTITY_TAGS if info.get(name)), None):
                 return f"tag {tag}"
         key = (path, filesystem.ukey(path))  # follows from size, times and inode
-        if key not in self._known:
+        known = _LOCAL_DIGESTS if isinstance(filesystem, LocalFileSystem) else self._remote
+        if key not in known:
             with filesystem.open(path, "rb") as file:
-                self._known[key] = file_digest(file, "blake2b").hexdigest()
-        return self._known[key]
+                known[key] = file_digest(file, "blake2b").hexdigest()
+        return known[key]
 
 
 def list_files(

@@ -190,11 +190,11 @@ class KnownStamps(ShardTables):
         return self._known[key]
 
     def read_ahead(self, assets: Iterable[str], partitions: Iterable[str]) -> None:
-        """Read these stamps now; several at a time, since an object store answers each after a while only."""
-        keys = [(asset, partition) for asset in assets for partition in partitions]
-        with ThreadPoolExecutor(max_workers=READERS if is_remote(str(self.store)) else 1) as readers:
-            for _ in readers.map(lambda key: self.stamp(*key), keys):
-                pass
+        """Read these stamps now, many at a time, where an object store answers each only after a while."""
+        if is_remote(str(self.store)):
+            keys = [(asset, partition) for asset in assets for partition in partitions]
+            with ThreadPoolExecutor(max_workers=READERS) as readers:
+                list(readers.map(lambda key: self.stamp(*key), keys))
 
 
 def _upload(frame: pl.DataFrame, metadata: dict[str, str], path: UPath) -> None:

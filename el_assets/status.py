@@ -1,0 +1,136 @@
+"""The state of the whole workspace: how many shards of each asset are done, missing and stale, which, and why."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from el_assets.automation import corpus_inventory, pool_inventory
+from el_assets.partitions import selected_fractions
+from el_assets.staleness import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, Finding, Inventory
+from el_resources.settings import Settings
+from el_resources.shard_tables import UNPARTITIONED
+
+NAMES_SHOWN = 5
+
+
+@dataclass(kw_only=True)
+class AssetStatus:
+    """What became of an asset's partitions.
+
+    Attributes:
+        stale: partitions, and why each is stale.
+    """
+
+    asset: str
+    done: int = 0
+    missing: list[str] = field(default_factory=list)
+    stale: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, asset: str, findings: Iterable[tuple[str, Finding]]) -> "AssetStatus":
+        status = cls(asset=asset)
+        for partition, finding in findings:
+            if finding.is_done:
+                status.done += 1
+            elif finding.state == "missing":
+                status.missing.append(partition)
+            else:
+                status.stale[partition] = finding.why
+        return status
+
+    @property
+    def is_done(self) -> bool:
+        return not (self.missing or self.stale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceStatus:
+    """The assets that a source feeds, and how its listing differs from what is registered."""
+
+    uri: str
+    shards: int
+    not_registered: Sequence[str]
+    gone: Sequence[str]
+    assets: Sequence[AssetStatus]
+
+    @property
+    def is_done(self) -> bool:
+        return not (self.not_registered or self.gone) and all(asset.is_done for asset in self.assets)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "source": self.uri,
+            "shards": self.shards,
+            "not_registered": list(self.not_registered),
+            "gone": list(self.gone),
+            "assets": {a.asset: {"done": a.done, "missing": a.missing, "stale": a.stale} for a in self.assets},
+        }
+
+
+def corpus_status(instance: dg.DagsterInstance, settings: Settings) -> SourceStatus:
+    """Documents to packed sequences."""
+    inventory = corpus_inventory(instance, settings)
+    index = AssetStatus.of("retrieval_index", [(UNPARTITIONED, inventory.index())])
+    first, rest = _by_shard(inventory, CORPUS_TABLES), _by_shard(inventory, SEQUENCE_TABLES)
+    return _status(settings.corpus, inventory, [*first, index, *rest])
+
+
+def pool_status(instance: dg.DagsterInstance, settings: Settings) -> SourceStatus:
+    """Instruction samples to selected subsets."""
+    inventory = pool_inventory(instance, settings)
+    samples = _by_shard(inventory, SAMPLE_TABLES)
+    influence = AssetStatus.of("influence_scores", [(UNPARTITIONED, inventory.influence())])
+    fractions = selected_fractions.get_partition_keys()
+    subsets = AssetStatus.of("selected_subsets", ((fraction, inventory.subset(fraction)) for fraction in fractions))
+    return _status(settings.instructions, inventory, [*samples, influence, subsets])
+
+
+def _by_shard(inventory: Inventory, tables: Sequence[str]) -> list[AssetStatus]:
+    shards = inventory.registered
+    inventory.tables.read_ahead(tables, shards)
+    return [AssetStatus.of(name, ((shard, inventory.table(name, shard)) for shard in shards)) for name in tables]
+
+
+def _status(uri: str, inventory: Inventory, assets: Sequence[AssetStatus]) -> SourceStatus:
+    registered = set(inventory.registered)
+    return SourceStatus(
+        uri=uri,
+        shards=len(registered),
+        not_registered=sorted(inventory.listed - registered),
+        gone=[shard for shard in inventory.registered if shard not in inventory.listed],
+        assets=assets,
+    )
+
+
+def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:
+    """Lines for a terminal: counts of every asset, then what is not done, by reason."""
+    shown = None if all_names else NAMES_SHOWN
+    yield f"{status.uri}: {status.shards} registered shards"
+    for what, shards in (("not registered", status.not_registered), ("gone from the source", status.gone)):
+        if shards:
+            yield f"  {len(shards)} {what}: {names(shards, shown)}"
+    width = max(len(asset.asset) for asset in status.assets)
+    yield f"  {'':<{width}}  {'done':>7}  {'missing':>7}  {'stale':>7}"
+    for asset in status.assets:
+        yield f"  {asset.asset:<{width}}  {asset.done:>7,}  {len(asset.missing):>7,}  {len(asset.stale):>7,}"
+    for asset in status.assets:
+        for reason, partitions in problems(asset).items():
+            where = "" if partitions == [UNPARTITIONED] else f": {names(partitions, shown)}"
+            yield f"  {asset.asset}: {reason}{where}"
+
+
+def problems(asset: AssetStatus) -> dict[str, list[str]]:
+    """Partitions by what keeps them from being done; several reasons of one are joined."""
+    found = defaultdict(list, {"missing": asset.missing} if asset.missing else {})
+    for partition, why in asset.stale.items():
+        found[f"stale: {'; '.join(why)}"].append(partition)
+    return found
+
+
+def names(partitions: Sequence[str], shown: int | None = NAMES_SHOWN) -> str:
+    """The first few names, and how many more there are."""
+    more = len(partitions) - (shown or len(partitions))
+    return ", ".join(partitions[:shown]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,63 @@
+"""Checks that show in the UI what `python -m el_assets status` prints, on the asset that ends each half of the graph.
+
+A warning: runs of some shards leave others missing, and what a run made is good whatever else is stale.
+"""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from el_assets.entropylong.assets import packed_sequences
+from el_assets.gateau.assets import selected_subsets
+from el_assets.status import SourceStatus, corpus_status, names, pool_status, problems
+from el_resources.settings import Settings
+
+Look = Callable[[dg.DagsterInstance, Settings], SourceStatus]
+
+
+def _status_check(asset: dg.AssetsDefinition, name: str, look: Look, description: str) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=asset, name=name, description=description)
+    def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
+        try:
+            return status_result(look(context.instance, settings))
+        except (OSError, ValueError) as error:  # an unreachable source fails no run that did not need it
+            return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
+
+    return check
+
+
+def status_result(status: SourceStatus) -> dg.AssetCheckResult:
+    """Passed where everything is done; else counts as metadata, and the first that is not."""
+    lines = [f"{a.asset}: {why}: {names(shards)}" for a in status.assets for why, shards in problems(a).items()]
+    if status.not_registered:
+        lines.insert(0, f"not registered: {names(status.not_registered)}")
+    if status.gone:
+        lines.insert(0, f"gone from the source: {names(status.gone)}")
+    table = "\n".join(
+        ["| asset | done | missing | stale |", "|---|---|---|---|"]
+        + [f"| {a.asset} | {a.done} | {len(a.missing)} | {len(a.stale)} |" for a in status.assets]
+    )
+    return dg.AssetCheckResult(
+        passed=status.is_done,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=lines[0] if lines else None,
+        metadata={"tables": dg.MetadataValue.md(table), "not_done": dg.MetadataValue.json(lines)},
+    )
+
+
+CHECKS = [
+    _status_check(
+        packed_sequences,
+        "every_shard_is_current",
+        corpus_status,
+        "Every table of every registered corpus shard, and the index, is there and follows from source, settings and "
+        "models.",
+    ),
+    _status_check(
+        selected_subsets,
+        "the_selection_is_current",
+        pool_status,
+        "Every table of every registered instruction shard, the ranking and the subsets are there and follow from "
+        "source, settings and models.",
+    ),
+]
