@@ -1,7 +1,7 @@
 """Shards and fractions: what tables are partitioned by.
 
-Corpus and instruction shards are dynamic partitions, registered by `python -m el_assets` or a sensor, never while definitions
-load.
+Corpus and instruction shards are dynamic partitions, registered by `python -m el_assets` or a sensor, never while
+definitions load.
 """
 
 from collections.abc import Iterable

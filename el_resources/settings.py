@@ -22,7 +22,9 @@ UNLIMITED = 0  # what a cap is set to when it is switched off
 PROFILES: dict[str, dict[str, Any]] = {
     "reference": {},
     "paper": {
-        "corpus": "hf:HuggingFaceFW/fineweb-edu/sample-10BT",
+        # The paper names both and no shares; Cosmopedia has several configs, of which a corpus may name more.
+        "corpus": "hf:HuggingFaceFW/fineweb-edu/sample-10BT [name=fineweb-edu] + "
+        "hf:HuggingFaceTB/cosmopedia/stanford [name=cosmopedia-stanford]",
         "long_model": "meta-llama/Meta-Llama-3-8B",
         "encoder": "sentence-transformers:BAAI/bge-base-en-v1.5",
         "alpha": 2.0,

@@ -35,8 +35,8 @@ def candidate_contexts(context: dg.AssetExecutionContext, settings: Settings) ->
     """One row per anchor and candidate: the K chunks nearest to the text around it, and random controls per root.
 
     The root's own chunks and near-duplicates of it are excluded and counted. Retrieved from one tagged build of the
-    index, which is recorded; a newer build does not make a finished shard stale unless `refresh_candidates` asks for it; a candidate that
-    vanished does. EntropyLong, "query and retrieval".
+    index, which is recorded; a newer build does not make a finished shard stale unless `refresh_candidates` asks for
+    it, a candidate that vanished does. EntropyLong, "query and retrieval".
     """
     index = context_store(settings).open()
     tables = ShardTables(settings.store)

@@ -2,6 +2,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from typing import ClassVar
 
 import dagster as dg
 import polars as pl
@@ -37,7 +38,7 @@ def remove_files(workspace: Workspace, *names: str) -> None:
 
 
 class TestChanges:
-    BEFORE = {"a": "1", "b": "2", "c": "3"}
+    BEFORE: ClassVar = {"a": "1", "b": "2", "c": "3"}
 
     def test_by_hand(self) -> None:
         now = {"a": "1", "b": "other", "d": "4"}
@@ -136,7 +137,7 @@ def test_an_outage_fails_the_tick_and_the_next_one_goes_on(
         workspace = new_workspace(corpus="hf:owner/pages", hub_endpoint=hub.endpoint)
         cursor = follow(workspace).cursor
         hub.fail("", "503", times=1000)
-        with pytest.raises(ConnectionError, match="'owner/pages' of .* cannot be reached"):
+        with pytest.raises(ConnectionError, match=r"'owner/pages' of .* cannot be reached"):
             sensor_tick(workspace, cursor=cursor, remove_many_shards=True)
         assert registered_shards(workspace.instance) == [f"data/{A}", f"data/{B}"]
     with fake_hub() as hub:

@@ -110,8 +110,18 @@ def test_nothing_is_stale_after_a_run(unchanged: Workspace) -> None:
     [
         ({"alpha": 1.25}, "entropy_maps", "setting alpha was 1.5, is 1.25", FROM_MAPS),
         ({"roots_per_shard": 3}, "entropy_maps", "setting roots_per_shard was 22, is 3", FROM_MAPS),
-        ({"candidates_per_anchor": 3}, "candidate_contexts", "setting candidates_per_anchor was 8, is 3", FROM_CANDIDATES),
-        ({"retriever": "full_text"}, "candidate_contexts", "setting retriever was 'dense', is 'full_text'", FROM_CANDIDATES),
+        (
+            {"candidates_per_anchor": 3},
+            "candidate_contexts",
+            "setting candidates_per_anchor was 8, is 3",
+            FROM_CANDIDATES,
+        ),
+        (
+            {"retriever": "full_text"},
+            "candidate_contexts",
+            "setting retriever was 'dense', is 'full_text'",
+            FROM_CANDIDATES,
+        ),
         ({"epsilon": 0.3}, "verified_pairs", "setting epsilon was 0.4, is 0.3", FROM_PAIRS),
         ({"max_chunk_uses": 3}, "verified_pairs", "setting max_chunk_uses was 8, is 3", FROM_PAIRS),
         ({"long_model": "reference:short"}, "entropy_maps", "model changed: scorer", FROM_MAPS),
@@ -120,7 +130,7 @@ def test_nothing_is_stale_after_a_run(unchanged: Workspace) -> None:
         ({"device": "cpu", "influence_alpha": 0.5, "shards_per_run": 3, "refresh_candidates": True}, "", "", ()),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
-)  # fmt: skip
+)
 def test_a_setting_of_the_corpus_marks_its_dependents_and_says_why(
     unchanged: Workspace, changes: dict[str, Any], first: str, reason: str, dependent: tuple[str, ...]
 ) -> None:
@@ -165,9 +175,9 @@ def test_a_setting_of_the_pool_marks_its_dependents_and_says_why(
 def test_a_changed_file_marks_its_shard_only(workspace: Workspace) -> None:
     workspace.write_shard(B, [{"id": "1", "text": "another text"}])
     status = corpus(workspace)
-    assert {a.asset: list(a.stale) for a in status.assets if a.stale} == dict.fromkeys(
-        (*CORPUS_TABLES, *SEQUENCE_TABLES), [B]
-    )
+    assert [(a.asset, list(a.stale)) for a in status.assets if a.stale] == [
+        (name, [B]) for name in (*CORPUS_TABLES, *SEQUENCE_TABLES)
+    ]
     assert stale(status)["documents"] == {"source changed"}
     assert stale(status)["context_chunks"] == {"its input documents is stale"}
 
