@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from el_resources.corpus_mixture import parse_mixture
 from el_resources.settings import Settings
 
 
@@ -144,6 +145,11 @@ def test_the_paper_profile_is_the_paper_with_our_additions_off() -> None:
     paper = Settings.load({"EL_PROFILE": "paper"})
     expected = {**stated_by_the_paper, **switched_off}
     assert paper.subset(tuple(expected)) == expected
+    sources = [(spec.uri, spec.weight, spec.roots) for spec in parse_mixture(paper.corpus)]
+    assert sources == [
+        ("hf:HuggingFaceFW/fineweb-edu/sample-10BT", 1, True),
+        ("hf:HuggingFaceTB/cosmopedia/stanford", 1, True),
+    ]
     # Kept: controls are measured, near-duplicates excluded.
     assert paper.controls_per_root > 0
     assert paper.near_duplicate_containment < 1
