@@ -31,10 +31,14 @@ from el_assets.partitions import (
 from el_assets.parts import PARTS
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.shard_runs import open_corpus_of
+from el_assets.staleness import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.status import corpus_status, in_words, pool_status
 from el_assets.summary import Stage, print_summary
 from el_resources.settings import Settings
 
+# Assets of the parts that `status` tells of.
+PARTS_OF_CORPUS = {"index": (*CORPUS_TABLES, "retrieval_index"), "entropylong": SEQUENCE_TABLES}
+PARTS_OF_POOL = {"gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets")}
 PROCESS_TAG = "entropylong/process"
 
 
@@ -52,9 +56,12 @@ def register() -> int:
 def status(options: argparse.Namespace) -> int:
     """Say what is done, missing and stale; 0 where everything is done, else 1."""
     settings, parts = Settings.load(), _chosen(options.select, list(PARTS), "part")
-    looks = {"index": corpus_status, "entropylong": corpus_status, "gateau": pool_status}
     with DagsterInstance.get() as instance:
-        found = [look(instance, settings) for look in dict.fromkeys(looks[part] for part in parts if part in looks)]
+        found = [
+            look(instance, settings).only([name for part in chosen for name in assets[part]])
+            for look, assets in ((corpus_status, PARTS_OF_CORPUS), (pool_status, PARTS_OF_POOL))
+            if (chosen := [part for part in parts if part in assets])
+        ]
     if options.json:
         print(json.dumps({"done": all(one.is_done for one in found), "sources": [one.as_json() for one in found]}))
     else:

@@ -1,8 +1,8 @@
 """The state of the whole workspace: how many shards of each asset are done, missing and stale, which, and why."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dagster as dg
@@ -59,6 +59,10 @@ class SourceStatus:
     @property
     def is_done(self) -> bool:
         return not (self.not_registered or self.gone) and all(asset.is_done for asset in self.assets)
+
+    def only(self, names: Container[str]) -> "SourceStatus":
+        """What it says of these assets."""
+        return replace(self, assets=[asset for asset in self.assets if asset.asset in names])
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -281,7 +281,13 @@ class TestCommand:
         self, home: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["status", "--select", "gateau"]) == 0
-        assert "hmg_scores" in capsys.readouterr().out
+        gateau = capsys.readouterr().out
+        assert "hmg_scores" in gateau
+        assert "documents" not in gateau
+        assert main(["status", "--select", "index"]) == 1
+        index = capsys.readouterr().out
+        assert "context_chunks" in index
+        assert "entropy_maps" not in index
         assert main(["status"]) == 1, "the corpus's shard is not even registered"
         assert "1 not registered: a.jsonl" in capsys.readouterr().out
         monkeypatch.setenv("EL_INFLUENCE_ALPHA", "0.5")
