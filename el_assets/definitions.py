@@ -19,11 +19,11 @@ from el_assets.gateau import assets as gateau_assets  # noqa: E402
 from el_assets.gateau import checks as gateau_checks  # noqa: E402
 from el_assets.jobs import JOBS  # noqa: E402
 from el_assets.models import MODELS  # noqa: E402
+from el_assets.removal import remove_shards  # noqa: E402
 from el_assets.reports import assets as report_assets  # noqa: E402
 from el_assets.schemas import TABLES, dagster_schema  # noqa: E402
-from el_assets.sources import sources  # noqa: E402
-from el_assets.removal import remove_shards  # noqa: E402
 from el_assets.sensors import sensors  # noqa: E402
+from el_assets.sources import sources  # noqa: E402
 from el_resources.causal_lm import CausalLM  # noqa: E402
 from el_resources.settings import Settings  # noqa: E402
 
