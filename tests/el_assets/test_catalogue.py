@@ -86,5 +86,5 @@ def test_models_are_observed_with_their_fingerprints() -> None:
 
 def test_every_job_says_what_it_does() -> None:
     jobs = [job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")]
-    assert len(jobs) == 6
+    assert len(jobs) == 7
     assert all(job.description for job in jobs)
