@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from el_assets.corpus.chunks import with_vectors
 from el_assets.entropylong.candidates import Search
-from el_resources.context_store import ContextStore, PinnedIndex, ShardChunks
+from el_resources.context_store import ContextStore, ShardChunks
+from el_resources.pinned_index import PinnedIndex
 from el_resources.text_encoder import (
     REFERENCE_IDF,
     TextEncoder,

@@ -17,7 +17,7 @@ from el_assets.entropylong.candidate_search import lost_candidates
 from el_assets.gateau.assets import influence_inputs, scored_pool, subset_inputs
 from el_assets.partitions import ShardedSource
 from el_assets.recipes import READ_FROM_SOURCE, RECIPES, Cookbook
-from el_resources.context_store import PinnedIndex
+from el_resources.pinned_index import PinnedIndex
 from el_resources.settings import Settings
 from el_resources.shard_tables import KnownStamps, Stamp
 

@@ -16,7 +16,7 @@ from el_assets.entropylong.candidates import (
 )
 from el_assets.shard_assets import Advance, ShardStep
 from el_assets.shard_runs import Made
-from el_resources.context_store import PinnedIndex
+from el_resources.pinned_index import PinnedIndex
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 from el_resources.text_encoder import TextEncoder, encoder_fingerprint, open_encoder

@@ -7,7 +7,7 @@ import dagster as dg
 
 from el_assets.corpus.assets import context_store
 from el_assets.partitions import instruction_shards, registered_shards
-from el_resources.context_store import PinnedIndex
+from el_resources.pinned_index import PinnedIndex
 from tests.conftest import SEQUENCE_ASSETS, Workspace, forwards, library_documents, library_samples
 from tests.ticks import asked_range, backfill, follow, schedule_tick
 

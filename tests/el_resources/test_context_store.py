@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from el_resources.context_store import ContextStore, PinnedIndex, ShardChunks
+from el_resources.context_store import ContextStore, ShardChunks
+from el_resources.pinned_index import PinnedIndex
 
 DIMENSION = 8
 SETTINGS = {"encoder": "test"}
