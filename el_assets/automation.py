@@ -6,9 +6,9 @@ A schedule asks for nothing while a run of its job is under way, so that ticks d
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.jobs import build_index, build_sequences, score_samples, select_samples
@@ -121,7 +121,7 @@ def _up_to_date(inventory: Inventory) -> dg.SkipReason:
 
 def _schedule(
     name: str,
-    job: UnresolvedAssetJobDefinition,
+    job: Any,
     ask: Callable[[Inventory], Asked],
     inventory_of: Callable[[dg.DagsterInstance, Settings], Inventory],
     cron: str,
