@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+APT := $(if $(filter 0,$(shell id -u)),,sudo )env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y
 export DAGSTER_HOME := $(CURDIR)
 # Dagster's home-grown usage statistics are off in dagster.yaml; the hub's are off here.
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -17,7 +18,7 @@ test: $(VENV)/.installed-test ## lint, types and tests
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-services: $(VENV)/.installed-services ## tests that need a server or a browser; installs Chromium where there is none
+services: $(VENV)/.installed-services ## tests that need a server or a browser; installs Chromium and Postgres where there are none
 	$(BIN)/pytest -m services
 
 ui: $(VENV)/.installed ## the Dagster UI on http://127.0.0.1:3000
@@ -37,8 +38,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 $(VENV)/.installed-services: $(VENV)/.installed-test
-	command -v chromium || command -v google-chrome || { apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .[test,services]
+	command -v chromium || command -v google-chrome || $(APT) chromium fonts-dejavu-core
+	ls /usr/lib/postgresql/*/bin/initdb || $(APT) postgresql
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .[test,services,cluster]
 	touch $@
 
 lock: $(VENV)/.installed-test ## pin what is installed now; local build tags such as +cpu are not pinned

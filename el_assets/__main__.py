@@ -22,6 +22,10 @@ OPTIONS = {
 }
 
 
+# Where runs are executed -> folder of the Dagster instance whose launcher does that.
+HOMES = {"local": Path(), "ray": Path("deploy")}
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m el_assets", description=__doc__)
@@ -41,6 +45,15 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="retrieve candidates again from the newest index; only pairs never scored before cost a forward",
     )
+    backfill = commands.add_parser(
+        "backfill",
+        help="hand shards to Dagster's daemon, which launches runs on this machine or on a cluster",
+        description="Register the corpus's shards and ask the daemon of the instance for what is missing or stale. "
+        "Settings are those of the daemon's environment. EL_EXECUTION=ray uses the instance of deploy/, whose runs are "
+        "jobs of a Ray cluster: docs/cluster.md.",
+    )
+    backfill.add_argument("--shards", metavar="A,B", help="only these shards, by name (default: all)")
+    backfill.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
     register = commands.add_parser("register", help="register the corpus's shards, so that the UI offers them")
     _add_options(register)
     status = commands.add_parser(
@@ -64,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     # The settings' variables are the one way in, so that code locations loaded later in this process agree with the
     # command line.
     for name, (variable, _) in OPTIONS.items():
-        if getattr(options, name) is not None:
+        if getattr(options, name, None) is not None:
             os.environ[variable] = getattr(options, name)
     try:
         _set_home()
@@ -73,6 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
         match options.command:
             case "run":
                 return commands.run(options)
+            case "backfill":
+                return commands.backfill(options)
             case "status":
                 return commands.status(options)
         return commands.register()
@@ -90,16 +105,21 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 
 def _set_home() -> None:
-    """Use the Dagster instance of the working directory unless DAGSTER_HOME names another."""
+    """Use the Dagster instance of the working directory, or its deploy/ where EL_EXECUTION=ray, unless DAGSTER_HOME
+    names another."""
+    execution = os.environ.get("EL_EXECUTION", "local")
+    if execution not in HOMES:
+        raise ValueError(f"EL_EXECUTION={execution!r} is unknown; choose one of {sorted(HOMES)}")
     if home := os.environ.get("DAGSTER_HOME"):
         if not Path(home).expanduser().is_dir():
             raise ValueError(f"DAGSTER_HOME={home!r} is no folder; make it, or unset it to use the working directory")
         return
-    if not Path("dagster.yaml").is_file():
+    configuration = HOMES[execution] / "dagster.yaml"
+    if not configuration.is_file():
         raise ValueError(
-            "no dagster.yaml here; run from the repository's root, or set DAGSTER_HOME to a folder that has one"
+            f"no {configuration} here; run from the repository's root, or set DAGSTER_HOME to a folder that has one"
         )
-    os.environ["DAGSTER_HOME"] = str(Path.cwd())
+    os.environ["DAGSTER_HOME"] = str(configuration.absolute().parent)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from dagster import DagsterInstance
 from upath import UPath
 
 from el_assets.automation import range_tags
+from el_assets.backfills import submit_backfill
 from el_assets.definitions import defs
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.partitions import (
@@ -116,6 +117,22 @@ def _report(instance: DagsterInstance, settings: Settings, *, is_asked: bool) ->
         if is_asked:
             return None
     return made
+
+
+def backfill(options: argparse.Namespace) -> int:
+    """Hand the chosen part of the chosen shards to Dagster's daemon: a backfill for the corpus, one for GATEAU."""
+    settings = Settings.load()
+    parts = _chosen(options.select, list(PARTS), "part")
+    with DagsterInstance.get() as instance:
+        chosen = _register(instance, settings, parts, options.shards)
+        launcher = type(instance.run_launcher).__name__
+        for together in ([part for part in parts if part != "gateau"], [part for part in parts if part == "gateau"]):
+            if together:
+                identifier = submit_backfill(instance, settings, together, chosen)
+                print(f"backfill {identifier}: {', '.join(together)}, by {launcher}, once the daemon runs")
+        if "gateau" in parts:
+            print("launch the job select_samples when the backfill of gateau is done: it ranks the pool")
+    return 0
 
 
 def _register(

@@ -18,6 +18,7 @@ from el_assets.entropylong import checks as entropylong_checks  # noqa: E402
 from el_assets.gateau import assets as gateau_assets  # noqa: E402
 from el_assets.gateau import checks as gateau_checks  # noqa: E402
 from el_assets.jobs import JOBS  # noqa: E402
+from el_assets.lost_runs import name_lost_shards  # noqa: E402
 from el_assets.models import MODELS  # noqa: E402
 from el_assets.removal import remove_shards  # noqa: E402
 from el_assets.reports import assets as report_assets  # noqa: E402
@@ -53,7 +54,7 @@ defs = dg.Definitions(
     asset_checks=[*corpus_checks.CHECKS, *entropylong_checks.CHECKS, *gateau_checks.CHECKS, *status_checks.CHECKS],
     jobs=[*JOBS, remove_shards],
     schedules=schedules(SETTINGS.backfill_every_hours),
-    sensors=sensors(SETTINGS.watch_every_seconds),
+    sensors=[*sensors(SETTINGS.watch_every_seconds), name_lost_shards],
     resources={
         # Configured at launch, so that one value given in a launchpad leaves the others as the environment has them.
         "settings": Settings.configure_at_launch(**SETTINGS.model_dump()),

@@ -2,14 +2,21 @@
 
 import dagster as dg
 
+from el_assets.run_needs import ray_tags
+from el_resources.settings import Settings
+
+SETTINGS = Settings.load()
+
 observe_models = dg.define_asset_job(
     "observe_models",
     selection=dg.AssetSelection.assets("short_model", "long_model", "text_encoder"),
+    tags=ray_tags(SETTINGS, []),
     description="Record which weights the settings name now.",
 )
 build_index = dg.define_asset_job(
     "build_index",
     selection=dg.AssetSelection.assets("documents", "context_chunks", "retrieval_index"),
+    tags=ray_tags(SETTINGS, ["index"]),
     description="Read shards, cut them into chunks and sync the retrieval index.",
 )
 build_sequences = dg.define_asset_job(
@@ -17,17 +24,20 @@ build_sequences = dg.define_asset_job(
     selection=dg.AssetSelection.assets(
         "entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences"
     ),
+    tags=ray_tags(SETTINGS, ["entropylong"]),
     description="EntropyLong for the chosen shards, from entropy maps to packed sequences.",
 )
 
 score_samples = dg.define_asset_job(
     "score_samples",
     selection=dg.AssetSelection.assets("instruction_samples", "hmg_scores", "cam_scores"),
+    tags=ray_tags(SETTINGS, ["gateau"]),
     description="GATEAU for the chosen instruction shards: guidance and awareness of every sample.",
 )
 select_samples = dg.define_asset_job(
     "select_samples",
     selection=dg.AssetSelection.assets("influence_scores", "selected_subsets"),
+    tags=ray_tags(SETTINGS, []),
     description="Rank the pool by influence and write the selected subsets; needs no model.",
 )
 

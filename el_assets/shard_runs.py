@@ -71,6 +71,8 @@ def materialize_shards(
     cookbook = Cookbook(settings, tables, source)
     # An unpartitioned asset may stand in a run over partitions; it has its one table all the same.
     shards = None if context.assets_def.partitions_def is None else list(context.partition_keys)
+    if shards:
+        context.log.info(f"{asset}: {len(shards)} shards, {shards[0]} to {shards[-1]}")
     fingerprints: dict[str, str] = {}
     for number, shard in enumerate(shards or [UNPARTITIONED], start=1):
         draft, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)

@@ -204,6 +204,15 @@ class Settings(dg.ConfigurableResource):
         ge=0,
         description="Up to this many chunks retrieval is exact; beyond it an approximate index is built.",
     )
+    cores_per_run: float = Field(
+        default=1.0, gt=0, description="CPU cores that a run asks a Ray cluster for (EL_EXECUTION=ray)."
+    )
+    gpus_per_run: float = Field(
+        default=1.0,
+        ge=0,
+        description="GPUs that a run asks a Ray cluster for if it reads a model; 0 for a cluster without. A run uses "
+        "one.",
+    )
     force: bool = Field(default=False, description="Recompute shards even if their tables are up to date.")
     refresh_candidates: bool = Field(
         default=False,
@@ -284,8 +293,8 @@ class Settings(dg.ConfigurableResource):
         return {name: getattr(self, name) for name in sorted(names)}
 
 
-# Variables of the same prefix that are not settings of a run.
-OTHER_VARIABLES = {"EL_EXECUTION"}
+# Variables of the same prefix that are not settings of a run: where runs are executed, and how many at once.
+OTHER_VARIABLES = {"EL_EXECUTION", "EL_RUNS_AT_ONCE"}
 
 
 def _environment_values(environment: Mapping[str, str], fields: set[str]) -> dict[str, str]:

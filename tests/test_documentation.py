@@ -18,7 +18,8 @@ def test_every_setting_stands_in_the_example_with_its_default() -> None:
         assert text == ('"\\n\\n"' if value == "\n\n" else str(shown)), name
 
 
-def test_every_link_of_the_readme_leads_to_a_file() -> None:
-    links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", (ROOT / "README.md").read_text())
-    assert len(links) > 5
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def test_every_link_leads_to_a_file() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(((?!https?:)[^)#]+)[^)]*\)", page.read_text())]
+    assert len(links) > 10
+    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []

@@ -1,0 +1,24 @@
+"""What a run asks a Ray cluster for, as a tag of the run. Only dagster-ray's launcher reads it."""
+
+import json
+from collections.abc import Collection
+
+from el_resources.settings import Settings
+
+RAY_TAG = "dagster-ray/config"
+
+
+def ray_tags(settings: Settings, parts: Collection[str]) -> dict[str, str]:
+    """The tag of runs that make assets of these parts; cores only for none.
+
+    Ray hides the GPUs of a node from runs that asked for none, so whatever loads a model asks.
+    """
+    needs = {"num_cpus": settings.cores_per_run}
+    if any(_reads_a_model(part, settings) for part in parts) and settings.gpus_per_run:
+        needs["num_gpus"] = settings.gpus_per_run
+    return {RAY_TAG: json.dumps(needs)}
+
+
+def _reads_a_model(part: str, settings: Settings) -> bool:
+    """Whether a part scores or encodes; the embedded encoder adds up vectors and needs no GPU."""
+    return part != "index" or settings.encoder != "reference-idf"

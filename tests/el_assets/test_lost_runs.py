@@ -1,0 +1,29 @@
+from collections.abc import Callable
+
+import dagster as dg
+
+from el_assets.lost_runs import name_lost_shards, shards_of_run
+from tests.conftest import Workspace, library_documents
+
+A, B = "a.jsonl", "b.jsonl"
+
+
+def test_a_failed_run_names_its_shards_its_step_and_the_cause(new_workspace: Callable[..., Workspace]) -> None:
+    workspace = new_workspace()
+    for number, shard in enumerate((A, B)):
+        workspace.write_shard(shard, library_documents(1, offset=number))
+    workspace.register()
+    failed = workspace.run("build_sequences", raises=False)  # nothing was read before
+    run = failed.dagster_run
+    assert shards_of_run(run, workspace.instance) == [A, B]
+    context = dg.build_run_status_sensor_context(
+        "name_lost_shards",
+        dagster_event=failed.get_run_failure_event(),
+        dagster_instance=workspace.instance,
+        dagster_run=workspace.instance.get_run_by_id(run.run_id),
+    ).for_run_failure()
+    name_lost_shards(context)
+    messages = [entry.message for entry in workspace.instance.all_logs(run.run_id)]
+    (message,) = [message for message in messages if message.startswith("build_sequences failed with 2 shards")]
+    assert f"{A} to {B}, in entropy_maps: " in message
+    assert "documents" in message and "MissingTableError" in message
