@@ -73,6 +73,26 @@ class TestCommandLine:
         assert main(["register"]) == 2
         assert capsys.readouterr().err.startswith("error: no dagster.yaml here; run from the repository's root")
 
+    @pytest.mark.parametrize(
+        ("execution", "message"),
+        [
+            ("ray", "error: no deploy/dagster.yaml here; run from the repository's root"),
+            ("slurm", "error: EL_EXECUTION='slurm' is unknown; choose one of ['local', 'ray']"),
+        ],
+    )
+    def test_execution_chooses_the_instance(
+        self,
+        home: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        execution: str,
+        message: str,
+    ) -> None:
+        monkeypatch.delenv("DAGSTER_HOME")
+        monkeypatch.setenv("EL_EXECUTION", execution)
+        assert main(["backfill"]) == 2
+        assert capsys.readouterr().err.startswith(message)
+
     def test_a_home_that_is_not_there_is_named(
         self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

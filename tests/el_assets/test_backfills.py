@@ -1,0 +1,25 @@
+from collections.abc import Callable
+
+from dagster import AssetKey
+
+from el_assets.backfills import submit_backfill
+from el_assets.run_needs import RAY_TAG
+from tests.conftest import Workspace, library_documents
+
+A, B, C = "a.jsonl", "b.jsonl", "c.jsonl"
+
+
+def test_a_backfill_asks_for_the_chosen_shards_and_for_the_index_once(new_workspace: Callable[..., Workspace]) -> None:
+    workspace = new_workspace()
+    for number, shard in enumerate((A, B, C)):
+        workspace.write_shard(shard, library_documents(1, offset=number))
+    workspace.register()
+    identifier = submit_backfill(workspace.instance, workspace.loaded(), ["index"], {"corpus": [A, C]})
+    backfill = workspace.instance.get_backfill(identifier)
+    assert backfill is not None and backfill.asset_backfill_data is not None
+    asked = backfill.asset_backfill_data.target_subset
+    assert asked.asset_keys == {AssetKey("documents"), AssetKey("context_chunks"), AssetKey("retrieval_index")}
+    for table in ("documents", "context_chunks"):
+        assert set(asked.partitions_subsets_by_asset_key[AssetKey(table)].get_partition_keys()) == {A, C}
+    assert asked.non_partitioned_asset_keys == {AssetKey("retrieval_index")}
+    assert backfill.tags[RAY_TAG] == '{"num_cpus": 1.0}'
