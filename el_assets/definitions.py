@@ -1,32 +1,25 @@
 """The code location: the one place where assets, checks, jobs, schedules and resources come together."""
 
-import warnings
-
 import dagster as dg
 
-# Backfill policies, observable sources and partitioned checks are what the graph is built on; that they are beta or
-# preview is known, and their versions are pinned.
-warnings.filterwarnings("ignore", category=dg.BetaWarning)
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
-
-from el_assets import status_checks  # noqa: E402 - the decorators warn when these modules load
-from el_assets.automation import schedules  # noqa: E402
-from el_assets.corpus import assets as corpus_assets  # noqa: E402
-from el_assets.corpus import checks as corpus_checks  # noqa: E402
-from el_assets.entropylong import assets as entropylong_assets  # noqa: E402
-from el_assets.entropylong import checks as entropylong_checks  # noqa: E402
-from el_assets.gateau import assets as gateau_assets  # noqa: E402
-from el_assets.gateau import checks as gateau_checks  # noqa: E402
-from el_assets.jobs import JOBS  # noqa: E402
-from el_assets.lost_runs import name_lost_shards  # noqa: E402
-from el_assets.models import MODELS  # noqa: E402
-from el_assets.removal import remove_shards  # noqa: E402
-from el_assets.reports import assets as report_assets  # noqa: E402
-from el_assets.schemas import TABLES, dagster_schema  # noqa: E402
-from el_assets.sensors import sensors  # noqa: E402
-from el_assets.sources import sources  # noqa: E402
-from el_resources.causal_lm import CausalLM  # noqa: E402
-from el_resources.settings import Settings  # noqa: E402
+from el_assets import status_checks
+from el_assets.automation import schedules
+from el_assets.corpus import assets as corpus_assets
+from el_assets.corpus import checks as corpus_checks
+from el_assets.entropylong import assets as entropylong_assets
+from el_assets.entropylong import checks as entropylong_checks
+from el_assets.gateau import assets as gateau_assets
+from el_assets.gateau import checks as gateau_checks
+from el_assets.jobs import JOBS
+from el_assets.lost_runs import name_lost_shards
+from el_assets.models import MODELS
+from el_assets.removal import remove_shards
+from el_assets.reports import assets as report_assets
+from el_assets.schemas import TABLES, dagster_schema
+from el_assets.sensors import sensors
+from el_assets.sources import sources
+from el_resources.causal_lm import CausalLM
+from el_resources.settings import Settings
 
 OWNERS = ["team:entropylong"]
 
