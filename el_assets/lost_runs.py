@@ -1,11 +1,17 @@
-"""What a run that died leaves in its log: which shards it had, how far it was, and why it ended."""
+"""What a run that died leaves in its log: which shards it had, how far it was, and why it ended.
 
+The same is posted to an address of yours, if `EL_FAILURE_WEBHOOK` names one: as JSON, `{"text": ...}`, which chat
+services take. It is no setting of a run, so that no run's page shows the address.
+"""
+
+import os
 from collections.abc import Sequence
 
 import dagster as dg
 
 from el_assets.partitions import corpus_shards, instruction_shards, registered_shards
 
+POST_SECONDS = 10
 # A run over one partition has the last of these, over several the others.
 FIRST, LAST, ONLY = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end", "dagster/partition"
 
@@ -37,13 +43,24 @@ def loss(run: dg.DagsterRun, shards: Sequence[str], steps: Sequence[str], cause:
 @dg.run_failure_sensor(
     name="name_lost_shards",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Writes into the log of a run that failed which shards it had, in which step, and the cause.",
+    description="Writes into the log of a run that failed which shards it had, in which step, and the cause; posts the "
+    "same to EL_FAILURE_WEBHOOK, if that is set.",
 )
 def name_lost_shards(context: dg.RunFailureSensorContext) -> None:
     run, instance = context.dagster_run, context.instance
     steps = [stats for stats in instance.get_run_step_stats(run.run_id) if stats.start_time]
     unfinished = [stats.step_key for stats in steps if not stats.end_time or str(stats.status).endswith("FAILURE")]
-    instance.report_engine_event(loss(run, shards_of_run(run, instance), unfinished, _cause(context)), run)
+    message = loss(run, shards_of_run(run, instance), unfinished, _cause(context))
+    instance.report_engine_event(message, run)
+    if address := os.environ.get("EL_FAILURE_WEBHOOK"):
+        post(address, message)
+
+
+def post(address: str, message: str) -> None:
+    """Tell a chat service or the like. Raises requests.RequestException, which the sensor's tick then shows."""
+    import requests  # comes with dagster
+
+    requests.post(address, json={"text": message}, timeout=POST_SECONDS).raise_for_status()
 
 
 def _cause(context: dg.RunFailureSensorContext) -> str:

@@ -294,7 +294,7 @@ class Settings(dg.ConfigurableResource):
 
 
 # Variables of the same prefix that are not settings of a run: where runs are executed, and how many at once.
-OTHER_VARIABLES = {"EL_EXECUTION", "EL_RUNS_AT_ONCE"}
+OTHER_VARIABLES = {"EL_EXECUTION", "EL_RUNS_AT_ONCE", "EL_FAILURE_WEBHOOK"}
 
 
 def _environment_values(environment: Mapping[str, str], fields: set[str]) -> dict[str, str]:
