@@ -64,3 +64,29 @@ def test_a_backfill_over_two_shards_runs_to_its_end(server: Server) -> None:
     assert all(tables.exists("context_chunks", shard) for shard in SHARDS)
     runs = server.ask("{ runsOrError { ... on Runs { results { status } } } }")["runsOrError"]["results"]
     assert [run["status"] for run in runs] == ["SUCCESS"], "two shards, one run"
+
+
+def test_a_backfill_of_the_subsets_knows_what_a_fraction_reads(server: Server) -> None:
+    """Their fractions depend on shards of another kind; the daemon must not look for a shard called like a fraction."""
+    query = """query ($params: AssetBackfillPreviewParams!) {
+                 assetBackfillPreview(params: $params) { assetKey { path } partitions { partitionKeys } } }"""
+    chosen = {"assetSelection": [{"path": ["selected_subsets"]}], "partitionNames": ["top_10_percent"]}
+    (preview,) = server.ask(query, params=chosen)["assetBackfillPreview"]
+    assert preview["partitions"]["partitionKeys"] == ["top_10_percent"]
+    launched = server.ask(
+        """mutation ($params: LaunchBackfillParams!) {
+             launchPartitionBackfill(backfillParams: $params) {
+               __typename ... on LaunchBackfillSuccess { backfillId } } }""",
+        params={**chosen, "tags": []},
+    )["launchPartitionBackfill"]
+    status = """query ($id: String!) {
+                  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status error { message } } } }"""
+
+    def ended() -> dict[str, Any] | None:
+        backfill: dict[str, Any] = server.ask(status, id=launched["backfillId"])["partitionBackfillOrError"]
+        return None if backfill["status"] == "REQUESTED" else backfill
+
+    # Nothing was scored here, so its run fails in words of ours; the backfill itself comes as far as a run.
+    backfill = server.wait_for("the backfill", ended, seconds=240)
+    assert backfill["error"] is None, backfill
+    assert [run["status"] for run in server.finished_runs()].count("FAILURE") == 1

@@ -119,7 +119,8 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
 @dg.asset(
     group_name="gateau",
     kinds={"parquet"},
-    deps=[influence_scores, instruction_samples],
+    # A fraction reads every shard; without saying so a backfill looks for a shard of the fraction's name.
+    deps=[influence_scores, dg.AssetDep(instruction_samples, partition_mapping=dg.AllPartitionMapping())],
     partitions_def=selected_fractions,
     backfill_policy=dg.BackfillPolicy.single_run(),
     code_version=RECIPES["selected_subsets"].code_version,

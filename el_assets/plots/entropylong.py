@@ -1,5 +1,6 @@
 """Figures of EntropyLong's tables."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,6 +107,26 @@ def contexts_per_root(pairs: pl.DataFrame, *, roots_without: int = 0) -> "Figure
             axis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="contexts that a root keeps", ylabel="roots")
         axes.set_title(f"{pairs.height:,} contexts, {len(kept):,} roots", fontsize=9)
+    return figure
+
+
+def throughput(rates: Mapping[str, Sequence[float]]) -> "Figure":
+    """Tokens a second of each shard, in the order of the shards, by table.
+
+    Args:
+        rates: by asset, a rate for every shard; 0 where a shard needed no model.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    with panels() as (figure, (axes,)):
+        for (asset, found), colour, mark in zip(rates.items(), (BLUE, ORANGE), ("o", "s"), strict=False):
+            shown = [(number, rate) for number, rate in enumerate(found, start=1) if rate]
+            axes.plot(*np.array(shown).reshape(-1, 2).T, mark, color=colour, markersize=4, label=asset)
+        axes.set(xlabel="shard, in their order", ylabel="tokens/s")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(fontsize=8)
+        note_if_empty(axes, sum(map(bool, (rate for found in rates.values() for rate in found))), "scored shards")
     return figure
 
 

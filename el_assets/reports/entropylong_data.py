@@ -112,7 +112,16 @@ def draw(finished: FinishedShards) -> dict[str, str]:
         "reductions": svg(figures.retrieved_beside_random(finished.scores, epsilon), "Reductions beside random ones"),
         "similarity": svg(figures.similarity_and_reduction(finished.scores, epsilon), "Similarity and reduction"),
         "contexts": svg(figures.contexts_per_root(finished.pairs, roots_without=roots_without), "Contexts per root"),
+        "throughput": svg(figures.throughput(_rates(finished)), "Tokens a second by shard"),
         "fill": svg(figures.sequence_fill(finished.sequences), "Tokens by kind and distances"),
+    }
+
+
+def _rates(finished: FinishedShards) -> dict[str, list[float]]:
+    """Tokens a second that scoring each shard ran at."""
+    return {
+        asset: [finished.stamps[asset][shard].facts.get("tokens_per_second", 0) for shard in finished.shards]
+        for asset in ("entropy_maps", "context_scores")
     }
 
 

@@ -12,6 +12,7 @@ from el_assets.plots.entropylong import (
     entropy_histogram,
     scores_overview,
     sequence_fill,
+    throughput,
     tokens_by_kind,
 )
 from el_assets.schemas import polars_schema
@@ -101,3 +102,12 @@ def test_dots_are_thinned_evenly_and_keep_both_ends() -> None:
     assert (thinned["x"][0], thinned["x"][-1]) == (0, 10 * DOTS - 1)
     few = pl.DataFrame({"x": [1, 2]})
     assert dots(few).equals(few)
+
+
+def test_throughput_shows_the_shards_that_read_a_model() -> None:
+    figure = throughput({"entropy_maps": [900.0, 0.0, 1100.0], "context_scores": [0, 0, 0]})
+    maps, scores = figure.axes[0].get_lines()
+    assert (list(maps.get_xdata()), list(maps.get_ydata())) == ([1, 3], [900, 1100])
+    assert len(scores.get_xdata()) == 0
+    texts = [text.get_text() for text in throughput({"entropy_maps": [0.0]}).axes[0].texts]
+    assert texts == ["no scored shards"]

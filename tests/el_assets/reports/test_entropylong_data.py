@@ -130,7 +130,7 @@ def test_a_root_without_anchors_and_a_store_without_sequences_are_reported(store
     assert data["documents"][0]["tried"] == {}
     assert data["sequences"] == []
     assert [row["contexts"] for row in data["grid"]] == [0] * 9
-    assert render("r", "entropylong.html", "entropylong.js", data, draw(finished)).count("<svg") == 5
+    assert render("r", "entropylong.html", "entropylong.js", data, draw(finished)).count("<svg") == 6
 
 
 def test_200_documents_stay_under_10_megabytes(store: Store) -> None:
