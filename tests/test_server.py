@@ -79,8 +79,8 @@ def test_a_backfill_of_the_subsets_knows_what_a_fraction_reads(server: Server) -
                __typename ... on LaunchBackfillSuccess { backfillId } } }""",
         params={**chosen, "tags": []},
     )["launchPartitionBackfill"]
-    status = """query ($id: String!) {
-                  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status error { message } } } }"""
+    status = """query ($id: String!) { partitionBackfillOrError(backfillId: $id) {
+                  ... on PartitionBackfill { status error { message } } } }"""
 
     def ended() -> dict[str, Any] | None:
         backfill: dict[str, Any] = server.ask(status, id=launched["backfillId"])["partitionBackfillOrError"]
