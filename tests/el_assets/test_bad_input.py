@@ -6,7 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from el_assets.automation import unfinished
+from el_assets.staleness import Inventory
+from el_resources.corpus_source import open_corpus
 from tests.conftest import SEQUENCE_ASSETS, Workspace, library_documents, tiny_model
 
 A = "a.jsonl"
@@ -58,8 +59,12 @@ def test_scores_of_two_models_are_never_mixed(workspace: Workspace, tmp_path: Pa
     with pytest.raises(ValueError, match=r"context_scores of shard .a\.jsonl. would mix two models"):
         workspace.materialize("context_scores", long_model=str(other))
     assert workspace.files() == before
-    assert unfinished(workspace.loaded(long_model=str(other)), [A], SEQUENCE_ASSETS) == [A]
-    assert unfinished(workspace.loaded(), [A], SEQUENCE_ASSETS) == []
+    source = open_corpus(workspace.settings["corpus"])
+    under_other, under_own = (
+        Inventory(settings, source, [A]).unfinished(SEQUENCE_ASSETS)
+        for settings in (workspace.loaded(long_model=str(other)), workspace.loaded())
+    )
+    assert (under_other, under_own) == ([A], [])
 
 
 def test_tokens_outside_the_models_vocabulary_are_refused(workspace: Workspace, tmp_path: Path) -> None:
