@@ -61,6 +61,9 @@ class FileInstructions:
     def shard_fingerprint(self, shard: str) -> str:
         return self.files.fingerprint(shard, ("instructions", READER_VERSION))
 
+    def origin(self, shard: str) -> dict[str, str]:
+        return self.files.origin(shard)
+
     def samples(self, shard: str) -> Iterator[SourceSample]:
         return self._rows(shard, self.files.path(shard))
 

@@ -9,7 +9,7 @@ nothing read on opening. Beside that:
   which ids repeat, is decided downstream.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +56,10 @@ class InstructionSource(Protocol):
         """Hash of the shard's content and of what decides how it is read, but for the tokenizer."""
         ...
 
+    def origin(self, shard: str) -> Mapping[str, str]:
+        """Where the shard comes from, to be recorded: `source`, its URI; `file` and `revision` where it has them."""
+        ...
+
     def samples(self, shard: str) -> Iterator[SourceSample]:
         """The shard's samples in their stored order; raises CorruptShardError where its bytes are not its format."""
         ...
@@ -66,8 +70,7 @@ def open_instructions(
     *,
     tokenizer: Callable[[], ModelTokenizer],
     samples_per_kind: int,
-    short_window: int,
-    long_window: int,
+    windows: Callable[[], tuple[int, int]],
     hub_endpoint: str = "",
 ) -> InstructionSource:
     """The pool that `uri` names: `python-docs-questions:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`.
@@ -78,8 +81,8 @@ def open_instructions(
         uri: PLACE is a file, folder or glob, on this machine or at an address such as `s3://bucket/prefix`.
         tokenizer: gives the tokenizer of the long-window model. Called when samples are first asked for.
         samples_per_kind: samples with near, with far and with absent evidence, of each so many.
-        short_window: tokens that the short-window model reads at once.
-        long_window: tokens that the long-window model reads at once.
+        windows: tokens that the short-window and the long-window model read at once; called for the embedded pool only,
+            so that opening files never resolves a model.
         hub_endpoint: address of the Hugging Face hub or a mirror (EL_HUB_ENDPOINT); empty means the library's own.
     """
     scheme, colon, location = uri.partition(":")
@@ -100,6 +103,7 @@ def open_instructions(
         raise ValueError(
             f"instructions {uri!r}: python-docs-questions: is one pool, write it with nothing after the colon"
         )
+    short_window, long_window = windows()
     return PythonDocsQuestions(
         tokenizer=tokenizer, samples_per_kind=samples_per_kind, short_window=short_window, long_window=long_window
     )

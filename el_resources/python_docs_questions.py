@@ -133,6 +133,9 @@ class PythonDocsQuestions:
         library = [self.corpus.shard_fingerprint(part) for part in self.corpus.shards()]
         return blake2b(repr((made_as, library)).encode(), digest_size=16).hexdigest()
 
+    def origin(self, shard: str) -> dict[str, str]:
+        return {"source": self.uri}
+
     def samples(self, shard: str) -> Iterator[SourceSample]:
         return self._samples(self._number(shard))
 

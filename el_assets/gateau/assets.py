@@ -35,6 +35,7 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
     tokenizer = model.tokenizer()
 
     def make(shard: str) -> Made:
+        origin = dict(source.origin(shard))
         try:
             table = samples_table(
                 source.samples(shard),
@@ -46,8 +47,8 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
         except CorruptShardError as error:
             context.log.error(f"{error}; repair or remove the file, the other shards go on")
             empty = samples_table([], tokenizer, window=model.window(), separator=0, source_uri=source.uri)
-            return Made(frame=empty, facts={"samples": 0, "unreadable": str(error)})
-        return Made(frame=table, facts=sample_facts(table))
+            return Made(frame=empty, facts={"samples": 0, "origin": origin, "unreadable": str(error)})
+        return Made(frame=table, facts={**sample_facts(table), "origin": origin})
 
     return materialize_shards(context, settings, make, source=source)
 
@@ -153,8 +154,7 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
         settings.instructions,
         tokenizer=ModelChoice.long(settings).tokenizer,
         samples_per_kind=settings.samples_per_kind,
-        short_window=short_window(settings),
-        long_window=ModelChoice.long(settings).window(),
+        windows=lambda: (short_window(settings), ModelChoice.long(settings).window()),
         hub_endpoint=settings.hub_endpoint,
     )
 

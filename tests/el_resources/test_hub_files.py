@@ -51,7 +51,7 @@ def pool(uri: str, endpoint: str = "") -> InstructionSource:
         raise AssertionError("files are read without one")
 
     return open_instructions(
-        uri, tokenizer=no_tokenizer, samples_per_kind=1, short_window=8, long_window=8, hub_endpoint=endpoint
+        uri, tokenizer=no_tokenizer, samples_per_kind=1, windows=no_tokenizer, hub_endpoint=endpoint
     )
 
 

@@ -24,8 +24,12 @@ def no_tokenizer() -> ModelTokenizer:
     raise AssertionError("files are read without a tokenizer")
 
 
+def no_windows() -> tuple[int, int]:
+    raise AssertionError("files are read without a model")
+
+
 def opened(uri: str) -> InstructionSource:
-    return open_instructions(uri, tokenizer=no_tokenizer, samples_per_kind=1, short_window=512, long_window=4096)
+    return open_instructions(uri, tokenizer=no_tokenizer, samples_per_kind=1, windows=no_windows)
 
 
 def only_shard(uri: str) -> list[SourceSample]:

@@ -52,8 +52,7 @@ def pool() -> InstructionSource:
         "python-docs-questions:",
         tokenizer=tokenizer,
         samples_per_kind=N_PER_KIND,
-        short_window=SHORT_WINDOW,
-        long_window=LONG_WINDOW,
+        windows=lambda: (SHORT_WINDOW, LONG_WINDOW),
     )
 
 
