@@ -102,6 +102,12 @@ def test_selected_messages_are_those_of_the_source(finished: Workspace) -> None:
         assert messages == source[sample_id]
 
 
+def test_samples_record_where_they_are_from(finished: Workspace) -> None:
+    origin = finished.tables.require_stamp("instruction_samples", A).facts["origin"]
+    assert origin["source"] == finished.settings["instructions"]
+    assert origin["file"].endswith(f"instructions/{A}")
+
+
 def test_a_cut_context_is_counted_and_an_empty_one_has_no_segments(finished: Workspace) -> None:
     samples = finished.tables.read("instruction_samples", A)
     hmg, cam = finished.tables.read("hmg_scores", A), finished.tables.read("cam_scores", A)
