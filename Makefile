@@ -43,5 +43,5 @@ $(VENV)/.installed-services: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .[test,services,cluster]
 	touch $@
 
-lock: $(VENV)/.installed-test ## pin what is installed now; local build tags such as +cpu are not pinned
+lock: $(VENV)/.installed-services ## pin what is installed now, all extras; local build tags such as +cpu are not pinned
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
