@@ -74,7 +74,12 @@ class Server:
     def stop(self) -> None:
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGTERM)
-            self.process.wait(timeout=60)
+            try:
+                self.process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                # It interrupts its children, which a shell's background jobs are deaf to.
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(timeout=20)
 
     def ask(self, query: str, **variables: Any) -> Any:
         """Data of a GraphQL query."""
