@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from el_assets.parts import PARTS
+from el_assets.parts import PARTS, SHARDED_PARTS
 
 # Command-line option -> (variable of the settings, help).
 OPTIONS = {
@@ -53,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
         "jobs of a Ray cluster: docs/cluster.md.",
     )
     backfill.add_argument("--shards", metavar="A,B", help="only these shards, by name (default: all)")
-    backfill.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
+    backfill.add_argument(
+        "--select", metavar="A,B", help=f"only these parts, of {', '.join(SHARDED_PARTS)} (default: all)"
+    )
     register = commands.add_parser("register", help="register the corpus's shards, so that the UI offers them")
     _add_options(register)
     status = commands.add_parser(

@@ -17,11 +17,9 @@ from dagster._core.utils import make_new_backfill_id
 
 from el_assets.definitions import defs
 from el_assets.partitions import corpus_shards, instruction_shards
+from el_assets.parts import SHARDED_PARTS
 from el_assets.run_needs import ray_tags
 from el_resources.settings import Settings
-
-# GATEAU's ranking and subsets are about the pool and not about shards: the job select_samples makes them afterwards.
-JOB_OF_PART = {"index": "build_index", "entropylong": "build_sequences", "gateau": "score_samples"}
 
 
 def submit_backfill(
@@ -29,8 +27,10 @@ def submit_backfill(
 ) -> str:
     """Add a backfill of the parts' assets over the chosen shards; returns its id. The daemon launches its runs.
 
+    GATEAU's ranking and subsets are about the pool and not about shards: the job select_samples makes them afterwards.
+
     Args:
-        parts: of PARTS.
+        parts: of SHARDED_PARTS.
         chosen: shards by what they are shards of, `corpus` or `instructions`.
     """
     backfill = PartitionBackfill.from_asset_graph_subset(
@@ -51,7 +51,7 @@ def submit_backfill(
 
 def _asset_partitions(parts: Sequence[str], chosen: Mapping[str, Sequence[str]]) -> Iterator[AssetKeyPartitionKey]:
     graph = defs.resolve_asset_graph()
-    jobs = [defs.resolve_job_def(JOB_OF_PART[part]) for part in parts]
+    jobs = [defs.resolve_job_def(SHARDED_PARTS[part][1]) for part in parts]
     for asset in {key for job in jobs for key in job.asset_layer.selected_asset_keys}:
         partitions = graph.get(asset).partitions_def
         for partition in _keys(partitions, chosen):

@@ -29,7 +29,7 @@ from el_assets.partitions import (
     registered_shards,
     selected_fractions,
 )
-from el_assets.parts import PARTS
+from el_assets.parts import PARTS, SHARDED_PARTS
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.shard_runs import open_corpus_of
 from el_assets.staleness import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
@@ -122,7 +122,7 @@ def _report(instance: DagsterInstance, settings: Settings, *, is_asked: bool) ->
 def backfill(options: argparse.Namespace) -> int:
     """Hand the chosen part of the chosen shards to Dagster's daemon: a backfill for the corpus, one for GATEAU."""
     settings = Settings.load()
-    parts = _chosen(options.select, list(PARTS), "part")
+    parts = _chosen(options.select, list(SHARDED_PARTS), "part")
     with DagsterInstance.get() as instance:
         chosen = _register(instance, settings, parts, options.shards)
         launcher = type(instance.run_launcher).__name__
@@ -154,11 +154,7 @@ def _register(
 
 def _runs(instance: DagsterInstance, part: str, chosen: dict[str, list[str]]) -> list[tuple[str, dict[str, str]]]:
     """(job, tags) of a part, in order; a job over shards runs once per contiguous range."""
-    kind, job = {
-        "index": ("corpus", "build_index"),
-        "entropylong": ("corpus", "build_sequences"),
-        "gateau": ("instructions", "score_samples"),
-    }[part]
+    kind, job = SHARDED_PARTS[part]
     registered = registered_shards(instance, corpus_shards if kind == "corpus" else instruction_shards)
     runs = [(job, range_tags(*ends)) for ends in contiguous_ranges(set(chosen.get(kind, ())), registered)]
     if part == "gateau" and runs:

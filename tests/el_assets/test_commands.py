@@ -93,6 +93,18 @@ class TestCommandLine:
         assert main(["backfill"]) == 2
         assert capsys.readouterr().err.startswith(message)
 
+    def test_a_backfill_of_everything_is_what_has_shards(
+        self, home: Path, instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["backfill"]) == 0
+        asked = [backfill.asset_backfill_data for backfill in instance.get_backfills()]
+        assets = {key.to_user_string() for data in asked if data for key in data.target_subset.asset_keys}
+        assert {"documents", "retrieval_index", "packed_sequences", "cam_scores"} < assets
+        assert not {"entropylong_report", "selected_subsets"} & assets
+        assert "launch the job select_samples" in capsys.readouterr().out
+        assert main(["backfill", "--select", "reports"]) == 2
+        assert "unknown part 'reports'; there are index, entropylong, gateau" in capsys.readouterr().err
+
     def test_a_home_that_is_not_there_is_named(
         self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
