@@ -14,9 +14,10 @@ Rows of a piece see all keys of the shared beginning and, causally, those of the
 sliding window, as far back as it reaches. Exact: sharing changes nothing but the order of sums.
 
 Algorithm: `packed_attention` is registered with transformers' attention interface and finds the batch's layout in a
-context variable. On a GPU in half precision it is one call of torch's variable-length flash attention, or of cuDNN for
-a long sequence that is alone; elsewhere one call of SDPA for each piece. Sequences are not padded to each other, and no
-mask of T × T exists.
+context variable. On a GPU in half precision it is one kernel for all pieces: this project's own on Hopper for heads 64
+or 128 wide (attention_kernel.py), else torch's variable-length flash attention; or cuDNN's for a long sequence that is
+alone. Elsewhere it is one call of SDPA for each piece. Sequences are not padded to each other, and no mask of T × T
+exists.
 """
 
 import inspect
@@ -75,6 +76,7 @@ class Layout:
         cu_queries_P1, cu_keys_P1: where each piece's queries and keys start, and the end.
         keys_J: the input that each key comes from; None where every piece has only its own.
         watcher: sees the queries and keys of every layer.
+        masks, work: what layers of one kind share, made by the first of them.
     """
 
     pieces: Sequence[Piece]
@@ -85,6 +87,7 @@ class Layout:
     keys_J: Tensor | None
     watcher: "AttentionWatcher | None" = None
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    work: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, pieces: Sequence[Piece], device: torch.device, watcher: "AttentionWatcher | None" = None) -> "Layout":
@@ -153,8 +156,9 @@ def _choose(layout: Layout, query: Tensor, window: int | None) -> Callable[..., 
     """The fastest way that takes this batch; all give T × H × E."""
     if not (query.is_cuda and query.dtype in _HALF and query.shape[3] % 8 == 0):
         return _piece_by_piece
-    alone = len(layout.pieces) == 1 and layout.max_queries >= LONG
-    return _long_alone if alone and window is None else _varlen
+    if window is not None:
+        return _varlen
+    return _long_alone if len(layout.pieces) == 1 and layout.max_queries >= LONG else _tiled
 
 
 def _long_alone(
@@ -172,6 +176,23 @@ def _long_alone(
     with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION], set_priority=True):
         output_1HTE = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
     return output_1HTE[0, :, :n_inputs].transpose(0, 1)
+
+
+def _tiled(
+    layout: Layout, query_HTE: Tensor, key_KTE: Tensor, value_KTE: Tensor, scale: float | None, window: int | None
+) -> Tensor:
+    """This project's own kernel for all pieces, where it takes such heads."""
+    from el_resources.scoring import attention_kernel as kernel
+
+    query, key, value = (heads.transpose(0, 1) for heads in (query_HTE, key_KTE, value_KTE))
+    if not kernel.takes(query, key, value):
+        return _varlen(layout, query_HTE, key_KTE, value_KTE, scale, window)
+    n_inputs = kernel.inputs_of_a_block(query, key)
+    if n_inputs not in layout.work:
+        layout.work[n_inputs] = to_device(kernel.work_items(layout.pieces, n_inputs), query.device)
+    return kernel.attend_to_pieces(
+        query, key, value, layout.work[n_inputs], query.shape[2] ** -0.5 if scale is None else scale
+    )
 
 
 def _varlen(

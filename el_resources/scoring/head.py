@@ -3,10 +3,11 @@
 Shapes: R rows whose predictions are wanted, D hidden width, V vocabulary.
 
 Algorithm: the head runs on a bounded chunk of rows at a time; entropy `-Σ p ln p` and NLL `-ln p(target)` come from the
-same fp32 exponentials, on a GPU in one pass over the logits (head_kernel.py).
+same fp32 exponentials, on a GPU in one pass over the logits (head_kernel.py). A plain head in half precision on Hopper
+does not write logits at all (fused_head_kernel.py).
 Guarantees: scores are fp32 whatever the weights' dtype. What some models do to their logits after the head, scaling
 (Granite, Cohere, Falcon-H1) and soft-capping (Gemma), is applied; a model that does anything else is refused.
-Costs: on a CPU three fp32 buffers of chunk rows × V, and logits of another dtype beside them; on a GPU one.
+Costs: on a CPU three fp32 buffers of chunk rows × V, and logits of another dtype beside them; on a GPU one, or none.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 _PROBE_TOKENS = 8
+
+_Scores = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +53,35 @@ class VocabularyHead:
         return logits_RV
 
     def _products(self, hidden_RD: Tensor) -> Tensor:
-        weight_VD = getattr(self.projection, "weight", None)
-        plain = type(self.projection) is nn.Linear and self.projection.bias is None
-        if plain and hidden_RD.is_cuda and hidden_RD.dtype in (torch.float16, torch.bfloat16):
-            assert weight_VD is not None
+        weight_VD = self._plain_weight()
+        if weight_VD is not None and hidden_RD.is_cuda and hidden_RD.dtype in (torch.float16, torch.bfloat16):
             return torch.mm(hidden_RD, weight_VD.T, out_dtype=torch.float32)
         logits_RV: Tensor = self.projection(hidden_RD)
         return logits_RV
 
+    def _plain_weight(self) -> Tensor | None:
+        """The output embeddings V × D where the head is a product with them and nothing else."""
+        plain = isinstance(self.projection, nn.Linear) and type(self.projection) is nn.Linear
+        return self.projection.weight if plain and self.projection.bias is None else None
+
     def scores(self, hidden_RD: Tensor, targets_R: Tensor, head_rows: int) -> tuple[Tensor, Tensor]:
         """Entropy and NLL, in nats, of each row's prediction, at most `head_rows` rows at a time."""
-        chunks = zip(hidden_RD.split(head_rows), targets_R.split(head_rows), strict=True)
-        reduce = _reduction(hidden_RD)
-        scored = [reduce(self.logits(hidden), targets) for hidden, targets in chunks]
-        entropies, nlls = zip(*scored, strict=True)
+        score, n_rows = self._fastest(hidden_RD, head_rows)
+        chunks = zip(hidden_RD.split(n_rows), targets_R.split(n_rows), strict=True)
+        entropies, nlls = zip(*(score(hidden, targets) for hidden, targets in chunks), strict=True)
         return torch.cat(entropies), torch.cat(nlls)
+
+    def _fastest(self, hidden_RD: Tensor, head_rows: int) -> tuple[_Scores, int]:
+        """What scores rows like these fastest where they are, and how many of them at once."""
+        if not hidden_RD.is_cuda:
+            return lambda hidden, targets: entropy_and_nll(self.logits(hidden), targets), head_rows
+        from el_resources.scoring import fused_head_kernel, head_kernel
+
+        weight_VD = self._plain_weight() if self.scale == 1.0 and self.softcap is None else None
+        if weight_VD is not None and fused_head_kernel.takes(hidden_RD, weight_VD):
+            n_rows = fused_head_kernel.rows_at_once(len(weight_VD))
+            return lambda hidden, targets: fused_head_kernel.entropy_and_nll_of(hidden, weight_VD, targets), n_rows
+        return lambda hidden, targets: head_kernel.entropy_and_nll_once(self.logits(hidden), targets), head_rows
 
     @torch.inference_mode()
     def _check_against(self, model: Any) -> None:
@@ -81,15 +98,6 @@ class VocabularyHead:
                 f"{type(model).__name__} changes its logits behind the head in a way that is not known here "
                 f"(they differ by {gap:.3g}); score with another model, or add its rule to el_resources/scoring/head.py"
             )
-
-
-def _reduction(hidden_RD: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """What turns logits into scores fastest where the hidden states are."""
-    if not hidden_RD.is_cuda:
-        return entropy_and_nll
-    from el_resources.scoring.head_kernel import entropy_and_nll_once
-
-    return entropy_and_nll_once
 
 
 def entropy_and_nll(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
