@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.scoring import ScoringEngine, input_lengths
-from el_resources.scoring.readers import PackedReader, decoder_layers
+from el_resources.scoring.last_layer import decoder_layers
+from el_resources.scoring.readers import PackedReader
 
 Ids = NDArray[np.int64]
 SHAPES = {

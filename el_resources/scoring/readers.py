@@ -11,6 +11,7 @@ padding, and such a model cannot be watched; one warning says why.
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,10 +20,14 @@ from torch import Tensor
 
 from el_resources.scoring.attention import Layout, Piece, reading, to_device
 from el_resources.scoring.batching import Family, ScoreRequest, pack, plan_batches
+from el_resources.scoring.last_layer import decoder_layers, on_rows_alone, parts_by_row
 from el_resources.scoring.segment_mass import AttentionWatcher
 
 _ATTENTION_TYPES = {"full_attention", "sliding_attention"}
 _PROBE_LENGTHS = (7, 5)
+
+# Share of a batch's inputs up to which its wanted rows alone go through the last layer.
+FEW_ROWS = 0.5
 
 
 class Reader(Protocol):
@@ -40,7 +45,7 @@ class Reader(Protocol):
 
 
 class PackedReader:
-    """Reads a batch as one row, without padding.
+    """Reads a batch as one row, without padding, and runs the last layer on the wanted rows where these are few.
 
     Attributes:
         compiled: whether the layers run compiled, which pays on a GPU and costs ten seconds at first.
@@ -49,6 +54,7 @@ class PackedReader:
     def __init__(self, model: Any, bos_id: int) -> None:
         self._model = model
         self._bos_id = bos_id
+        self._parts_by_row = parts_by_row(model) if last_layer_runs_by_row(model) else []
         self.compiled = False
 
     def compile(self) -> None:
@@ -68,8 +74,11 @@ class PackedReader:
     ) -> tuple[Tensor, Tensor]:
         packed, device = pack(requests, batch, self._bos_id), self._model.device
         inputs_1T, places_1T = (to_device(values[None], device) for values in (packed.inputs_T, packed.places_T))
-        hidden_TD = read_packed(self._model, inputs_1T, places_1T, packed.pieces, watcher)
         rows_R, targets_R = (to_device(values, device) for values in (packed.rows_R, packed.targets_R))
+        once = np.unique(packed.rows_R)
+        few = self._parts_by_row and len(once) <= FEW_ROWS * len(packed.inputs_T)
+        with on_rows_alone(self._model, self._parts_by_row, to_device(once, device)) if few else nullcontext():
+            hidden_TD = read_packed(self._model, inputs_1T, places_1T, packed.pieces, watcher)
         return hidden_TD[rows_R], targets_R
 
 
@@ -136,24 +145,40 @@ def why_not_packed(model: Any) -> str:
     strange = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_TYPES)
     if strange or getattr(config, "attention_chunk_size", None):
         return f"it has layers of the kind {', '.join(strange) or 'chunked_attention'}"
+    alone, row = _probe(model)
+    try:
+        found_TD = read_packed(model, *row)
+    except (ValueError, TypeError, AssertionError) as error:
+        return str(error) or type(error).__name__
+    states = [model.base_model(input_ids=one, use_cache=False).last_hidden_state[0] for one in alone]
+    return "" if _alike(found_TD, torch.cat(states)) else "its hidden states depend on what stands before a sequence"
+
+
+@torch.inference_mode()
+def last_layer_runs_by_row(model: Any) -> bool:
+    """Whether the last layer gives the same for wanted rows when its parts work on these alone."""
+    parts, (_, row) = parts_by_row(model), _probe(model)
+    rows_R = torch.tensor([1, 4, 8], device=model.device)
+    try:
+        with on_rows_alone(model, parts, rows_R):
+            found_TD = read_packed(model, *row)
+    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError):
+        return False  # parts of these names that are something else
+    return _alike(found_TD[rows_R], read_packed(model, *row)[rows_R])
+
+
+def _probe(model: Any) -> tuple[list[Tensor], tuple[Tensor, Tensor, list[Piece]]]:
+    """Two short sequences, each 1 × N; and the row of both: inputs, places and pieces."""
     generator = np.random.default_rng(0)
     n_tokens = model.get_input_embeddings().weight.shape[0]
     alone = [torch.from_numpy(generator.integers(0, n_tokens, (1, n))).to(model.device) for n in _PROBE_LENGTHS]
     places = [torch.arange(one.shape[1], device=model.device)[None] for one in alone]
     first, second = _PROBE_LENGTHS
     pieces = [Piece(0, first), Piece(first, first + second)]
-    try:
-        found = read_packed(model, torch.cat(alone, dim=1), torch.cat(places, dim=1), pieces).float()
-    except (ValueError, TypeError, AssertionError) as error:
-        return str(error) or type(error).__name__
-    states = [model.base_model(input_ids=one, use_cache=False).last_hidden_state[0].float() for one in alone]
-    expected = torch.cat(states)
-    gap, largest = float((found - expected).abs().max()), float(expected.abs().max())
-    # What rounding alone does; a token that sees another sequence moves by far more.
-    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
-    return "" if gap <= tolerance * largest + 1e-6 else "its hidden states depend on what stands before a sequence"
+    return alone, (torch.cat(alone, dim=1), torch.cat(places, dim=1), pieces)
 
 
-def decoder_layers(model: Any) -> Sequence[Any]:
-    """The layers of a model's body; none where it does not keep them in a list called `layers`."""
-    return list(getattr(model.base_model, "layers", ()))
+def _alike(found: Tensor, expected: Tensor) -> bool:
+    """Whether nothing but rounding differs; a token that sees another sequence moves by far more."""
+    gap, largest = float((found.float() - expected.float()).abs().max()), float(expected.float().abs().max())
+    return gap <= (1e-3 if expected.dtype == torch.float32 else 5e-2) * largest + 1e-6
