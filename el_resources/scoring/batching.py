@@ -171,11 +171,3 @@ def pack(requests: Sequence[ScoreRequest], families: Sequence[Family], bos_id: i
         rows_R=np.concatenate(rows).astype(np.int64),
         targets_R=np.concatenate(targets).astype(np.int64),
     )
-
-
-def as_integers(values: IntArray) -> NDArray[np.int64]:
-    """Ids or positions as an integer array; an empty list, which numpy takes for floats, included."""
-    array = np.asarray(values)
-    if array.size and array.dtype.kind not in "iu":
-        raise ValueError(f"token ids and positions are integers; got an array of {array.dtype}")
-    return array.astype(np.int64)

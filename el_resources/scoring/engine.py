@@ -35,11 +35,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from el_resources.scoring.batching import Family, IntArray, ScoreRequest, as_integers
+from el_resources.scoring.batching import Family, IntArray, ScoreRequest
 from el_resources.scoring.head import VocabularyHead
 from el_resources.scoring.loading import load_causal_lm
 from el_resources.scoring.memory import half_of, tokens_that_fit
 from el_resources.scoring.readers import PackedReader, choose_reader
+from el_resources.scoring.requests import check_ids, checked_requests
 from el_resources.scoring.results import OnItsWay, TokenScores, split_scores
 from el_resources.scoring.rope import LengthScaledRope, RopeScaling, readable_window
 from el_resources.scoring.segment_mass import AttentionWatcher, SegmentScores, Span, check_spans, segment_masses
@@ -93,7 +94,7 @@ class ScoringEngine:
         self.window = readable_window(model.config, window)
         self.device: torch.device = model.device
         self.dtype = str(model.dtype).removeprefix("torch.")
-        self._check_ids(np.array([bos_id]), "bos_id")
+        check_ids(np.array([bos_id]), "bos_id", self.vocab_size)
         self.bos_id = bos_id
         self._reader, self._not_packed = choose_reader(model, bos_id)
         self._compiled = compiled
@@ -181,7 +182,7 @@ class ScoringEngine:
                 does not have. Nothing has run then. Or a single sequence does not fit a GPU's memory.
         """
         with self._timed():
-            requests = self._requests(sequences, positions, n_common)
+            requests = checked_requests(sequences, positions, n_common, window=self.window, vocab_size=self.vocab_size)
             empty = TokenScores(entropy_nats=np.zeros(0, np.float32), nll_nats=np.zeros(0, np.float32))
             scores = [empty] * len(requests)
             self._compile_if_worth(sum(request.n_inputs for request in requests))
@@ -215,7 +216,8 @@ class ScoringEngine:
             if self._not_packed:
                 raise ValueError(f"the attention of {type(self._model).__name__} cannot be watched: {self._not_packed}")
             check_spans(sequences, segments, responses)
-            requests = self._requests(sequences, [np.arange(start, end) for start, end in responses])
+            wanted = [np.arange(start, end) for start, end in responses]
+            requests = checked_requests(sequences, wanted, window=self.window, vocab_size=self.vocab_size)
             scores = []
             for request, spans in zip(requests, segments, strict=True):
                 scores.append(self._run_watched(request, spans))
@@ -295,47 +297,6 @@ class ScoringEngine:
         request = ScoreRequest(token_ids=np.full(length, self.bos_id), positions=np.array([length - 1]))
         requests = [request] * -(-n_tokens // length)
         self._start(requests, [_alone(request, index) for index in range(len(requests))])
-
-    def _requests(
-        self,
-        sequences: Sequence[IntArray],
-        positions: Sequence[IntArray] | None,
-        n_common: Sequence[int] | None = None,
-    ) -> list[ScoreRequest]:
-        """Checked requests, one for each sequence."""
-        if positions is None:
-            positions = [np.arange(len(sequence)) for sequence in sequences]
-        if len(positions) != len(sequences):
-            raise ValueError(f"{len(positions)} lists of positions for {len(sequences)} sequences; give one for each")
-        rows = enumerate(zip(sequences, positions, n_common or [0] * len(sequences), strict=True))
-        return [
-            self._request(as_integers(ids), as_integers(wanted), common, index) for index, (ids, wanted, common) in rows
-        ]
-
-    def _request(self, token_ids: IntArray, positions: IntArray, n_common: int, index: int) -> ScoreRequest:
-        """One request, once sequence and positions are known to be valid."""
-        if 1 + len(token_ids) > self.window:
-            raise ValueError(
-                f"sequence {index} has {len(token_ids)} tokens, with BOS {1 + len(token_ids)}, and the model's window "
-                f"is {self.window}; cut the sequence or use a model with a longer window"
-            )
-        outside = positions[(positions < 0) | (positions >= len(token_ids))]
-        if len(outside):
-            raise ValueError(
-                f"position {outside[0]} of sequence {index} does not exist: the sequence has {len(token_ids)} tokens; "
-                f"give positions in [0, {len(token_ids)})"
-            )
-        self._check_ids(token_ids, f"sequence {index}")
-        return ScoreRequest(token_ids=token_ids, positions=positions, n_common=n_common)
-
-    def _check_ids(self, token_ids: IntArray, name: str) -> None:
-        """Refuse token ids of another vocabulary."""
-        outside = token_ids[(token_ids < 0) | (token_ids >= self.vocab_size)]
-        if len(outside):
-            raise ValueError(
-                f"{name}: token id {outside[0]} is outside the model's vocabulary of {self.vocab_size}; "
-                "tokenize the text with this model's tokenizer"
-            )
 
 
 def _at_least_1(name: str, value: int | None, default: int) -> int:
