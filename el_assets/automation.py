@@ -13,8 +13,9 @@ import dagster as dg
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.jobs import build_index, build_sequences, score_samples, select_samples
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
+from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.shard_runs import open_corpus_of
-from el_assets.staleness import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, Inventory
+from el_assets.staleness import Inventory
 from el_resources.settings import Settings
 
 UNDER_WAY = (

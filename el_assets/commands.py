@@ -30,9 +30,9 @@ from el_assets.partitions import (
     selected_fractions,
 )
 from el_assets.parts import PARTS, SHARDED_PARTS
+from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.shard_runs import open_corpus_of
-from el_assets.staleness import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.status import corpus_status, in_words, pool_status
 from el_assets.summary import Stage, print_summary
 from el_resources.settings import Settings

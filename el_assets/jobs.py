@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.run_needs import ray_tags
 from el_resources.settings import Settings
 
@@ -15,22 +16,20 @@ observe_models = dg.define_asset_job(
 )
 build_index = dg.define_asset_job(
     "build_index",
-    selection=dg.AssetSelection.assets("documents", "context_chunks", "retrieval_index"),
+    selection=dg.AssetSelection.assets(*CORPUS_TABLES, "retrieval_index"),
     tags=ray_tags(SETTINGS, ["index"]),
     description="Read shards, cut them into chunks and sync the retrieval index.",
 )
 build_sequences = dg.define_asset_job(
     "build_sequences",
-    selection=dg.AssetSelection.assets(
-        "entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences"
-    ),
+    selection=dg.AssetSelection.assets(*SEQUENCE_TABLES),
     tags=ray_tags(SETTINGS, ["entropylong"]),
     description="EntropyLong for the chosen shards, from entropy maps to packed sequences.",
 )
 
 score_samples = dg.define_asset_job(
     "score_samples",
-    selection=dg.AssetSelection.assets("instruction_samples", "hmg_scores", "cam_scores"),
+    selection=dg.AssetSelection.assets(*SAMPLE_TABLES),
     tags=ray_tags(SETTINGS, ["gateau"]),
     description="GATEAU for the chosen instruction shards: guidance and awareness of every sample.",
 )

@@ -111,6 +111,10 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+# Tables of a shard, each after those that it is made from.
+CORPUS_TABLES = ("documents", "context_chunks")
+SEQUENCE_TABLES = ("entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")
+SAMPLE_TABLES = ("instruction_samples", "hmg_scores", "cam_scores")
 # Tables that are read from a source; the others are made from tables.
 READ_FROM_SOURCE = ("documents", "instruction_samples")
 

@@ -17,8 +17,8 @@ from el_assets.partitions import (
     instruction_shards,
     registered_shards,
 )
+from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.shard_runs import open_corpus_of
-from el_assets.staleness import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 

@@ -21,10 +21,6 @@ from el_resources.pinned_index import PinnedIndex
 from el_resources.settings import Settings
 from el_resources.shard_tables import KnownStamps, Stamp
 
-CORPUS_TABLES = ("documents", "context_chunks")
-SEQUENCE_TABLES = ("entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")
-SAMPLE_TABLES = ("instruction_samples", "hmg_scores", "cam_scores")
-
 State = Literal["done", "missing", "stale"]
 
 

@@ -9,7 +9,8 @@ import dagster as dg
 
 from el_assets.automation import corpus_inventory, pool_inventory
 from el_assets.partitions import selected_fractions
-from el_assets.staleness import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, Finding, Inventory
+from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
+from el_assets.staleness import Finding, Inventory
 from el_resources.settings import Settings
 from el_resources.shard_tables import UNPARTITIONED
 

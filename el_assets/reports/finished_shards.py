@@ -7,10 +7,9 @@ from typing import Any, Self
 import polars as pl
 
 from el_assets.entropylong.selection import KeepRule, over_shards
+from el_assets.recipes import SEQUENCE_TABLES
 from el_assets.reports.common import refuse_torn_chain
 from el_resources.shard_tables import MissingTableError, ShardTables, Stamp, refuse_mixed_settings
-
-CHAIN = ("entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +17,7 @@ class FinishedShards:
     """The shards that have all of EntropyLong's tables, and what their numbers were made under.
 
     Attributes:
-        stamps: of every table of CHAIN, by asset and shard.
+        stamps: of every table of SEQUENCE_TABLES, by asset and shard.
         scores: `context_scores` of all shards, root ids kept apart as `over_shards` does.
         pairs, sequences, leftovers: the tables of all shards, with `shard`.
     """
@@ -34,17 +33,17 @@ class FinishedShards:
     @classmethod
     def of(cls, tables: ShardTables, registered: Sequence[str]) -> Self:
         """Reads them. Raises MissingTableError, MixedSettingsError, or ValueError where tables contradict each other"""
-        shards = [shard for shard in registered if all(tables.exists(asset, shard) for asset in CHAIN)]
+        shards = [shard for shard in registered if all(tables.exists(asset, shard) for asset in SEQUENCE_TABLES)]
         if not shards:
             raise MissingTableError(
                 f"no shard in store {str(tables.store)!r} has packed_sequences and what they follow from; "
                 "run job build_sequences first"
             )
-        stamps = {asset: tables.stamps(asset, shards) for asset in CHAIN}
+        stamps = {asset: tables.stamps(asset, shards) for asset in SEQUENCE_TABLES}
         for of_asset in stamps.values():
             refuse_mixed_settings(of_asset)
         for shard in shards:
-            refuse_torn_chain([stamps[asset][shard] for asset in CHAIN])
+            refuse_torn_chain([stamps[asset][shard] for asset in SEQUENCE_TABLES])
         return cls(
             tables=tables,
             shards=shards,

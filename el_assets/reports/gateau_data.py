@@ -14,6 +14,7 @@ from el_assets.gateau.influence import FRACTIONS
 from el_assets.gateau.prompts import cut_context
 from el_assets.plots import gateau as figures
 from el_assets.plots.drawing import svg
+from el_assets.recipes import SAMPLE_TABLES
 from el_assets.reports.common import (
     cost_rows,
     refuse_torn_chain,
@@ -88,7 +89,7 @@ def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
         "shards": shards,
         "settings": settings_rows(stamps),
         "costs": [
-            *cost_rows(tables, ("instruction_samples", "hmg_scores", "cam_scores"), shards),
+            *cost_rows(tables, SAMPLE_TABLES, shards),
             *cost_rows(tables, ("influence_scores",), ["all"]),
             *cost_rows(tables, ("selected_subsets",), list(FRACTIONS)),
         ],

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from el_assets.automation import spanning_ranges
 from el_assets.definitions import defs
 from el_assets.partitions import register_shards
-from el_assets.recipes import Cookbook
+from el_assets.recipes import CORPUS_TABLES, Cookbook
 from el_assets.schemas import polars_schema
-from el_assets.staleness import CORPUS_TABLES, Inventory
+from el_assets.staleness import Inventory
 from el_resources.corpus_source import open_corpus
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables

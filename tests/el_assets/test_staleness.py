@@ -13,10 +13,9 @@ import pytest
 from el_assets.__main__ import main
 from el_assets.gateau.assets import influence_inputs, open_instructions_of, scored_pool, subset_inputs
 from el_assets.partitions import instruction_shards, register_shards, registered_shards, selected_fractions
-from el_assets.recipes import RECIPES, Cookbook
+from el_assets.recipes import CORPUS_TABLES, RECIPES, SAMPLE_TABLES, SEQUENCE_TABLES, Cookbook
 from el_assets.schemas import polars_schema
 from el_assets.shard_runs import open_corpus_of
-from el_assets.staleness import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.status import SourceStatus, corpus_status, in_words, pool_status
 from el_assets.status_checks import status_result
 from el_resources.settings import Settings

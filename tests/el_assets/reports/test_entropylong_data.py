@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from el_assets.plots.drawing import svg
+from el_assets.recipes import SEQUENCE_TABLES
 from el_assets.reports.entropylong_data import draw, report_data
-from el_assets.reports.finished_shards import CHAIN, FinishedShards
+from el_assets.reports.finished_shards import FinishedShards
 from el_assets.reports.page import render
 from el_assets.schemas import conform
 from el_resources.model_files import resolve_model, tokenizer_fingerprint
@@ -168,7 +169,7 @@ def test_shards_that_lack_a_table_are_left_out_and_unequal_ones_refused(store: S
     store.fill([store.root("one", 8, [3])], [score("one", 3, "c", 0.1)], [])
     store.write("entropy_maps", [], shard="b")
     assert store.finished("a", "b").shards == ["a"]
-    for table in CHAIN[1:]:
+    for table in SEQUENCE_TABLES[1:]:
         store.write(table, [], shard="b")
     store.made_under["epsilon"] = 0.2
     store.write("verified_pairs", [], shard="b")
