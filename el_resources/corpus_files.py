@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from el_resources.corpus_source import CorruptShardError, SourceDocument
 from el_resources.file_formats import cells, decoded, is_text, json_lines, label, parquet_batches
-from el_resources.shard_files import ShardFiles
+from el_resources.file_source import FileSource
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
 READER_VERSION = 1
@@ -23,32 +23,16 @@ NAME_THE_COLUMN = "name the one that holds the text with EL_TEXT_COLUMN (text_co
 
 
 @dataclass(kw_only=True)
-class FileCorpus:
+class FileCorpus(FileSource[SourceDocument]):
     """The documents in a source's files."""
 
-    files: ShardFiles
     text_column: str
-
-    @property
-    def uri(self) -> str:
-        return self.files.uri
-
-    def shards(self) -> list[str]:
-        return self.files.shards()
 
     def shard_fingerprint(self, shard: str) -> str:
         return self.files.fingerprint(shard, ("corpus", READER_VERSION, self.text_column))
 
-    def origin(self, shard: str) -> dict[str, str]:
-        return self.files.origin(shard)
-
     def documents(self, shard: str) -> Iterator[SourceDocument]:
-        return self._rows(shard, self.files.path(shard))
-
-    def _rows(self, shard: str, path: str) -> Iterator[SourceDocument]:
-        read = self._parquet if self.files.format(path) == "parquet" else self._jsonl
-        with self.files.faults():
-            yield from read(shard, path)
+        return self.items(shard)
 
     def _parquet(self, shard: str, path: str) -> Iterator[SourceDocument]:
         for batch in parquet_batches(self.files.filesystem, shard, path, lambda schema: self._wanted(schema, path)):

@@ -32,8 +32,8 @@ import pyarrow.compute as pc
 
 from el_resources.corpus_source import CorruptShardError
 from el_resources.file_formats import array_values, cells, decoded, is_text, json_lines, label, parquet_batches
+from el_resources.file_source import FileSource
 from el_resources.instruction_source import SourceSample
-from el_resources.shard_files import ShardFiles
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
 READER_VERSION = 1
@@ -46,31 +46,14 @@ Row = Mapping[str, Any]
 
 
 @dataclass(kw_only=True)
-class FileInstructions:
+class FileInstructions(FileSource[SourceSample]):
     """The samples in a source's files; lines of both schemas may mix, a Parquet file has one."""
-
-    files: ShardFiles
-
-    @property
-    def uri(self) -> str:
-        return self.files.uri
-
-    def shards(self) -> list[str]:
-        return self.files.shards()
 
     def shard_fingerprint(self, shard: str) -> str:
         return self.files.fingerprint(shard, ("instructions", READER_VERSION))
 
-    def origin(self, shard: str) -> dict[str, str]:
-        return self.files.origin(shard)
-
     def samples(self, shard: str) -> Iterator[SourceSample]:
-        return self._rows(shard, self.files.path(shard))
-
-    def _rows(self, shard: str, path: str) -> Iterator[SourceSample]:
-        read = self._parquet if self.files.format(path) == "parquet" else self._jsonl
-        with self.files.faults():
-            yield from read(shard, path)
+        return self.items(shard)
 
     def _jsonl(self, shard: str, path: str) -> Iterator[SourceSample]:
         for number, row in json_lines(self.files.filesystem, shard, path):

@@ -1,0 +1,42 @@
+"""A source whose shards are files, whatever their rows hold: what corpora and instruction samples share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from el_resources.shard_files import ShardFiles
+
+Item = TypeVar("Item")
+
+
+@dataclass(kw_only=True)
+class FileSource(ABC, Generic[Item]):
+    """Reads an item from each row or line of a source's files."""
+
+    files: ShardFiles
+
+    @property
+    def uri(self) -> str:
+        return self.files.uri
+
+    def shards(self) -> list[str]:
+        return self.files.shards()
+
+    def origin(self, shard: str) -> dict[str, str]:
+        return self.files.origin(shard)
+
+    def items(self, shard: str) -> Iterator[Item]:
+        """A shard's items in their stored order. A shard that is not there is refused at once."""
+        return self._items(shard, self.files.path(shard))
+
+    def _items(self, shard: str, path: str) -> Iterator[Item]:
+        read = self._parquet if self.files.format(path) == "parquet" else self._jsonl
+        with self.files.faults():
+            yield from read(shard, path)
+
+    @abstractmethod
+    def _parquet(self, shard: str, path: str) -> Iterator[Item]: ...
+
+    @abstractmethod
+    def _jsonl(self, shard: str, path: str) -> Iterator[Item]: ...
