@@ -63,7 +63,7 @@ def spanning_ranges(
 def ask_for_index(inventory: Inventory) -> Asked:
     """Runs of `build_index`; for the index alone where only it is stale."""
     wanted = inventory.unfinished(CORPUS_TABLES)
-    yield from _ranges(inventory, wanted, barred=set(inventory.registered) - inventory.listed)
+    yield from _ranges(inventory, wanted, barred=inventory.gone)
     if not wanted:
         if inventory.index().is_done or not inventory.has_chunks:
             yield _up_to_date(inventory)
@@ -76,7 +76,7 @@ def ask_for_sequences(inventory: Inventory) -> Asked:
     if inventory.index_misleads():
         yield dg.SkipReason("the retrieval index holds chunks that changed or went; run build_index first")
         return
-    waiting = {*inventory.unfinished(CORPUS_TABLES), *(set(inventory.registered) - inventory.listed)}
+    waiting = {*inventory.unfinished(CORPUS_TABLES), *inventory.gone}
     wanted = [shard for shard in inventory.unfinished(SEQUENCE_TABLES) if shard not in waiting]
     yield from _ranges(inventory, wanted, barred=waiting)
     if not wanted and waiting:
@@ -88,7 +88,7 @@ def ask_for_sequences(inventory: Inventory) -> Asked:
 def ask_for_samples(inventory: Inventory) -> Asked:
     """Runs of `score_samples`."""
     wanted = inventory.unfinished(SAMPLE_TABLES)
-    yield from _ranges(inventory, wanted, barred=set(inventory.registered) - inventory.listed)
+    yield from _ranges(inventory, wanted, barred=inventory.gone)
     if not wanted:
         yield _up_to_date(inventory)
 

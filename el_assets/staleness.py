@@ -56,6 +56,11 @@ class Inventory:
         self._found: dict[tuple[str, str], Finding] = {}
         self._rows_lost: dict[str, bool] = {}
 
+    @property
+    def gone(self) -> list[str]:
+        """Registered shards whose file left the source."""
+        return [shard for shard in self.registered if shard not in self.listed]
+
     def unfinished(self, tables: Sequence[str]) -> list[str]:
         """Registered shards that the source still has, of which one of the tables is missing or stale."""
         self.tables.read_ahead(tables, self.registered)

@@ -105,7 +105,7 @@ def _status(uri: str, inventory: Inventory, assets: Sequence[AssetStatus]) -> So
         uri=uri,
         shards=len(registered),
         not_registered=sorted(inventory.listed - registered),
-        gone=[shard for shard in inventory.registered if shard not in inventory.listed],
+        gone=inventory.gone,
         assets=assets,
     )
 
