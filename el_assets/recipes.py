@@ -203,11 +203,6 @@ class Cookbook:
             made_from=made_from,
         )
 
-    def is_current(self, asset: str, shard: str) -> bool:
-        """Whether the stored table still follows from its inputs and the settings."""
-        stored = self.tables.stamp(asset, shard)
-        return stored is not None and stored.recipe == self.draft(asset, shard).recipe
-
 
 def _refuse_other_models(asset: str, shard: str, lineage: Mapping[str, Any], models: Mapping[str, str]) -> None:
     """Token ids and entropies of one model mean nothing to another."""

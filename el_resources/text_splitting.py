@@ -11,12 +11,11 @@ Guarantees, for every text:
 - The same text gives the same spans.
 
 Cost: about 350,000 tokens/s for many texts at once and 200,000 for one by one, on 2 cores. Building a splitter takes
-as long as reading the tokenizer, so it is cached per tokenizer.
+as long as reading the tokenizer, so build one for all texts.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from semantic_text_splitter import TextSplitter as BoundarySplitter
 from tokenizers import Tokenizer
@@ -53,10 +52,6 @@ class TextSplitter:
         self._tokenizer.no_padding()
         self._splitter = BoundarySplitter.from_huggingface_tokenizer(self._tokenizer, max_tokens)
 
-    def split(self, text: str) -> list[Span]:
-        """The chunks of one text."""
-        return self.split_all([text])[0]
-
     def split_all(self, texts: Sequence[str]) -> list[list[Span]]:
         """The chunks of each text; uses all cores."""
         found = self._splitter.chunk_all_indices(list(texts))
@@ -86,17 +81,6 @@ class TextSplitter:
             lead = len(half) - len(half.lstrip())
             trimmed = half.strip()
             yield from self._within_limit(start + offset + lead, trimmed, self._count_tokens([trimmed])[0])
-
-
-@lru_cache(maxsize=8)
-def cached_splitter(tokenizer: Tokenizer, max_tokens: int) -> TextSplitter:
-    """The splitter of this very tokenizer object, built once."""
-    return TextSplitter(tokenizer, max_tokens)
-
-
-def split_text(text: str, tokenizer: Tokenizer, max_tokens: int) -> list[Span]:
-    """The chunks of one text; see the module's guarantees."""
-    return cached_splitter(tokenizer, max_tokens).split(text)
 
 
 def _boundary_near_middle(chunk: str) -> int:

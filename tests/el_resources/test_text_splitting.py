@@ -1,3 +1,4 @@
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -5,14 +6,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from el_resources.text_splitting import TextSplitter, split_text
+from el_resources.text_splitting import Span, TextSplitter
 
 REFERENCE = Path(__file__).parents[2] / "el_resources" / "reference_models" / "long" / "tokenizer.json"
 TOKENIZER = Tokenizer.from_file(str(REFERENCE))
 
 
+@cache  # building one takes as long as reading the tokenizer
+def splitter(tokenizer: Tokenizer, max_tokens: int) -> TextSplitter:
+    return TextSplitter(tokenizer, max_tokens)
+
+
+def split(text: str, tokenizer: Tokenizer, max_tokens: int) -> list[Span]:
+    (spans,) = splitter(tokenizer, max_tokens).split_all([text])
+    return spans
+
+
 def check_guarantees(text: str, tokenizer: Tokenizer, max_tokens: int) -> None:
-    spans = split_text(text, tokenizer, max_tokens)
+    spans = split(text, tokenizer, max_tokens)
     end_before = 0
     for span in spans:
         chunk = text[span.start_char : span.end_char]
@@ -27,7 +38,7 @@ def check_guarantees(text: str, tokenizer: Tokenizer, max_tokens: int) -> None:
 def test_cuts_at_paragraphs_then_sentences_then_words() -> None:
     text = "Wörter zählen.\n\nOne sentence is here. Another sentence is there.\n\nAn end long enough to stand alone"
 
-    spans = split_text(text, TOKENIZER, 10)
+    spans = split(text, TOKENIZER, 10)
 
     assert [text[s.start_char : s.end_char] for s in spans] == [
         "Wörter zählen.",
@@ -86,7 +97,7 @@ def test_special_tokens_written_in_a_text_are_counted_as_the_given_tokenizer_rea
 
     check_guarantees(text, plain, 16)
 
-    assert len(split_text(text, plain, 16)) > len(split_text(text, TOKENIZER, 16))
+    assert len(split(text, plain, 16)) > len(split(text, TOKENIZER, 16))
 
 
 def test_truncation_and_padding_of_the_tokenizer_do_not_hide_lengths() -> None:
@@ -95,15 +106,13 @@ def test_truncation_and_padding_of_the_tokenizer_do_not_hide_lengths() -> None:
     capped.enable_padding(length=64)
     text = "one two three four five six. " * 50
 
-    assert TextSplitter(capped, 32).split(text) == TextSplitter(TOKENIZER, 32).split(text)
+    assert split(text, capped, 32) == split(text, TOKENIZER, 32)
 
 
 def test_many_texts_at_once_are_split_as_one_by_one() -> None:
     texts = ["", "A short one.", "A longer one.\n\n" * 60, " "]
 
-    splitter = TextSplitter(TOKENIZER, 32)
-
-    assert splitter.split_all(texts) == [splitter.split(text) for text in texts]
+    assert splitter(TOKENIZER, 32).split_all(texts) == [split(text, TOKENIZER, 32) for text in texts]
 
 
 def test_a_limit_below_one_character_is_refused() -> None:
