@@ -1,5 +1,7 @@
 """The models as external assets: observed with their fingerprints, so that lineage names what scored the data."""
 
+from collections.abc import Callable
+
 import dagster as dg
 
 from el_resources.causal_lm import ModelChoice
@@ -11,32 +13,43 @@ def _spec(name: str, description: str) -> dg.AssetSpec:
     return dg.AssetSpec(name, group_name="models", kinds={"huggingface"}, description=description)
 
 
-@dg.multi_observable_source_asset(
-    specs=[
-        _spec(
-            "long_model",
-            "The causal language model that scores the corpus and reads samples in the long window (`EL_LONG_MODEL`): "
-            "a name, a folder or a hub id. An observation holds its fingerprint, dtype and window.",
+def _observed_model(name: str, choice: Callable[[Settings], ModelChoice], description: str) -> dg.AssetsDefinition:
+    """A causal language model; an observation holds its fingerprint, dtype and window."""
+
+    @dg.multi_observable_source_asset(name=f"observe_{name}", specs=[_spec(name, description)])
+    def observe(settings: Settings) -> dg.ObserveResult:
+        """Observe the fingerprint of the weights."""
+        model = choice(settings)
+        fingerprint = model.fingerprint()
+        return dg.ObserveResult(
+            asset_key=name,
+            data_version=dg.DataVersion(fingerprint),
+            metadata={
+                "name": model.name,
+                "revision": model.revision or "main",
+                "dtype": model.dtype,
+                "window_tokens": model.window(),
+                "fingerprint": fingerprint,
+                "tokenizer_fingerprint": model.tokenizer_fingerprint(),
+            },
         )
-    ]
-)
-def observe_long_model(settings: Settings) -> dg.ObserveResult:
-    """Observe the fingerprint of the weights."""
-    return _observed("long_model", ModelChoice.long(settings))
+
+    return observe
 
 
-@dg.multi_observable_source_asset(
-    specs=[
-        _spec(
-            "short_model",
-            "The short-window sibling of `long_model` (`EL_SHORT_MODEL`): same tokenizer and architecture. GATEAU's "
-            "guidance compares the two; EntropyLong does not use it.",
-        )
-    ]
+observe_long_model = _observed_model(
+    "long_model",
+    ModelChoice.long,
+    "The causal language model that scores the corpus and reads samples in the long window (`EL_LONG_MODEL`): "
+    "a name, a folder or a hub id. An observation holds its fingerprint, dtype and window.",
 )
-def observe_short_model(settings: Settings) -> dg.ObserveResult:
-    """Observe the fingerprint of the weights."""
-    return _observed("short_model", ModelChoice.short(settings))
+
+observe_short_model = _observed_model(
+    "short_model",
+    ModelChoice.short,
+    "The short-window sibling of `long_model` (`EL_SHORT_MODEL`): same tokenizer and architecture. GATEAU's "
+    "guidance compares the two; EntropyLong does not use it.",
+)
 
 
 @dg.multi_observable_source_asset(
@@ -49,22 +62,6 @@ def observe_text_encoder(settings: Settings) -> dg.ObserveResult:
         asset_key="text_encoder",
         data_version=dg.DataVersion(fingerprint),
         metadata={"name": settings.encoder, "fingerprint": fingerprint},
-    )
-
-
-def _observed(asset: str, model: ModelChoice) -> dg.ObserveResult:
-    fingerprint = model.fingerprint()
-    return dg.ObserveResult(
-        asset_key=asset,
-        data_version=dg.DataVersion(fingerprint),
-        metadata={
-            "name": model.name,
-            "revision": model.revision or "main",
-            "dtype": model.dtype,
-            "window_tokens": model.window(),
-            "fingerprint": fingerprint,
-            "tokenizer_fingerprint": model.tokenizer_fingerprint(),
-        },
     )
 
 
