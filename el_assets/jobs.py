@@ -43,6 +43,7 @@ select_samples = dg.define_asset_job(
 build_reports = dg.define_asset_job(
     "build_reports",
     selection=dg.AssetSelection.assets("entropylong_report", "gateau_report"),
+    tags=ray_tags(SETTINGS, []),
     description="Write the HTML reports over what is in the store; needs no model.",
 )
 

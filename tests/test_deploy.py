@@ -11,7 +11,7 @@ from el_resources.settings import OTHER_VARIABLES, Settings
 pytestmark = pytest.mark.services  # needs the extra `cluster`
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
-JOBS = ("observe_models", "build_index", "build_sequences", "score_samples", "select_samples")
+JOBS = ("observe_models", "build_index", "build_sequences", "score_samples", "select_samples", "build_reports")
 
 
 def test_ray_accepts_the_cluster_configuration() -> None:
@@ -70,4 +70,5 @@ def test_the_jobs_ask_for_gpus_where_they_read_a_model() -> None:
         "build_sequences": 1.0,
         "score_samples": 1.0,
         "select_samples": None,
+        "build_reports": None,
     }
