@@ -70,20 +70,21 @@ def materialize_shards(
     tables = ShardTables(settings.store)
     cookbook = Cookbook(settings, tables, source)
     # An unpartitioned asset may stand in a run over partitions; it has its one table all the same.
-    shards = None if context.assets_def.partitions_def is None else list(context.partition_keys)
-    if shards:
+    partitioned = context.assets_def.partitions_def is not None
+    shards = list(context.partition_keys) if partitioned else [UNPARTITIONED]
+    if partitioned:
         context.log.info(f"{asset}: {len(shards)} shards, {shards[0]} to {shards[-1]}")
     fingerprints: dict[str, str] = {}
-    for number, shard in enumerate(shards or [UNPARTITIONED], start=1):
+    for number, shard in enumerate(shards, start=1):
         draft, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
         skip = not settings.force and stored is not None and stored.recipe == draft.recipe and still_valid(shard)
         stamp = stored if skip and stored is not None else _make_and_write(tables, draft, make)
         done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
-        context.log.info(f"{asset} {number}/{len(shards or [UNPARTITIONED])} {shard}: {done}")
-        is_shown = not skip or (len(shards or [UNPARTITIONED]) <= FEW_SHARDS and _is_small(tables, stamp))
+        context.log.info(f"{asset} {number}/{len(shards)} {shard}: {done}")
+        is_shown = not skip or (len(shards) <= FEW_SHARDS and _is_small(tables, stamp))
         metadata = shown(asset, tables.scan(asset, stamp.partition), settings) if is_shown else {}
         metadata.update(table_metadata(tables, stamp, skipped=skip))
-        context.add_asset_metadata(metadata, partition_key=shard if shards else None)
+        context.add_asset_metadata(metadata, partition_key=shard if partitioned else None)
         fingerprints[shard] = stamp.fingerprint
     # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.
     version = next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(fingerprints)
