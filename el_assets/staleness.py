@@ -186,7 +186,10 @@ class Inventory:
         if stored is None:
             return MISSING
         behind = _behind([("influence_scores", self.influence())])
-        inputs = {} if influence is None else subset_inputs(self.tables, influence)
+        inputs: dict[str, Stamp] = {}
+        if influence is not None:
+            samples = self.tables.stamps("instruction_samples", influence.facts["shards"])
+            inputs = subset_inputs(influence, samples)
         return self._over_shards(stored, inputs, behind)
 
     def _over_shards(self, stored: Stamp, inputs: Mapping[str, Stamp], behind: tuple[str, ...]) -> Finding:

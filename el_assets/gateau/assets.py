@@ -145,7 +145,7 @@ def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> d
         table = select_subset(tables.read("influence_scores"), usable, fraction)
         return Made(frame=table, facts={"samples": table.height, "pool": int(influence.facts["samples"])})
 
-    return materialize_shards(context, settings, make, inputs=subset_inputs(tables, influence))
+    return materialize_shards(context, settings, make, inputs=subset_inputs(influence, samples))
 
 
 def open_instructions_of(settings: Settings) -> InstructionSource:
@@ -202,9 +202,8 @@ def influence_inputs(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> dict
     return {f"{stamp.asset}/{shard}": stamp for scores in (hmg, cam) for shard, stamp in scores.items()}
 
 
-def subset_inputs(tables: ShardTables, influence: Stamp) -> dict[str, Stamp]:
-    """What `selected_subsets` are made from."""
-    samples = tables.stamps("instruction_samples", influence.facts["shards"])
+def subset_inputs(influence: Stamp, samples: Mapping[str, Stamp]) -> dict[str, Stamp]:
+    """What `selected_subsets` are made from: the ranking and its shards' samples."""
     return {"influence_scores": influence, **{f"instruction_samples/{s}": stamp for s, stamp in samples.items()}}
 
 

@@ -55,8 +55,9 @@ def finish_pool(workspace: Workspace, *shards: str) -> None:
     influence = cookbook.draft("influence_scores", "all", influence_inputs(hmg, cam))
     influence = replace(influence, facts={"shards": list(shards)})
     tables.write(pl.DataFrame(schema=polars_schema("influence_scores")), influence)
+    inputs = subset_inputs(influence, tables.stamps("instruction_samples", shards))
     for fraction in selected_fractions.get_partition_keys():
-        stamp = cookbook.draft("selected_subsets", fraction, subset_inputs(tables, influence))
+        stamp = cookbook.draft("selected_subsets", fraction, inputs)
         tables.write(pl.DataFrame(schema=polars_schema("selected_subsets")), stamp)
 
 
