@@ -2,7 +2,8 @@
 
 Tolerances are several times the largest gap seen; for mass in fp32, where only the order of sums differs, that is 1e-7.
 With bf16 weights eager attention is itself rounded to bf16, and activations move with the kernel that made them: 0.007
-of the mass and 0.2 nats with random weights, 1e-4 and 0.1 nats on text. There the watcher alone is held to float64.
+of the mass and 0.2 nats with random weights, 1e-4 and 0.1 nats on text. The watcher alone is held to float64,
+in test_segment_mass.py.
 """
 
 import copy
@@ -18,86 +19,24 @@ from numpy.typing import NDArray
 
 from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.scoring import ScoringEngine, SegmentScores, TokenScores
-from el_resources.scoring.attention import Piece
-from el_resources.scoring.readers import read_packed
-from el_resources.scoring.segment_mass import AttentionWatcher, segment_masses
 from el_resources.tokenization import ModelTokenizer
+from tests.el_resources.scoring.attention_models import (
+    BOS,
+    CONFIGS,
+    LAYOUTS,
+    SHAPE,
+    VOCABULARY,
+    WINDOW,
+    Span,
+    build_model,
+    random_sequence,
+)
 
-BOS = 1
-VOCABULARY = 97
-WINDOW = 160
 DTYPES = [torch.float32, torch.bfloat16]
 MASS_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.03}
 NLL_TOLERANCE_NATS = {torch.float32: 1e-4, torch.bfloat16: 0.6}
 TEXT_MASS_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-3}
 TEXT_NLL_TOLERANCE_NATS = {torch.float32: 1e-4, torch.bfloat16: 0.3}
-
-Span = tuple[int, int]
-# A sequence's tokens, its segments and its response.
-LAYOUTS: dict[str, tuple[int, list[Span], Span]] = {
-    "one segment": (60, [(0, 40)], (50, 60)),
-    "one segment up to the response": (60, [(0, 50)], (50, 60)),
-    "many segments, the last one short": (120, [(start, min(start + 16, 90)) for start in range(0, 90, 16)], (97, 120)),
-    "segments with gaps, in any order": (80, [(33, 34), (3, 9), (12, 30), (60, 61)], (61, 75)),
-    "no segments": (40, [], (20, 40)),
-    "a response without a context": (12, [], (0, 12)),
-    "one response token": (WINDOW - 1, [(0, 70), (70, 140)], (WINDOW - 2, WINDOW - 1)),
-    "tokens behind the response": (90, [(0, 20), (20, 33)], (40, 45)),
-}
-
-
-def random_config(seed: int) -> Any:
-    """A small Llama or Qwen2 configuration: grouped query heads, tied or untied."""
-    generator = np.random.default_rng(seed)
-    key_heads, sharing, width = (int(generator.choice(choices)) for choices in ([1, 2, 3], [2, 3, 4], [4, 8, 10]))
-    config_class = [transformers.LlamaConfig, transformers.Qwen2Config][seed % 2]
-    return config_class(
-        vocab_size=VOCABULARY,
-        hidden_size=key_heads * sharing * width,
-        intermediate_size=24,
-        num_hidden_layers=int(generator.integers(1, 4)),
-        num_attention_heads=key_heads * sharing,
-        num_key_value_heads=key_heads,
-        tie_word_embeddings=bool(generator.integers(2)),
-        **_SPECIAL,
-    )
-
-
-_SPECIAL = {
-    "max_position_embeddings": WINDOW,
-    "bos_token_id": BOS,
-    "eos_token_id": 2,
-    "pad_token_id": None,
-    "initializer_range": 0.3,  # wider than real models' 0.02, so that attention is far from even
-}
-_SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    **_SPECIAL,
-}
-_GPT2_SHAPE = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": WINDOW}
-_SLIDING = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
-CONFIGS: dict[str, Any] = {
-    **{f"random-{seed}": random_config(seed) for seed in range(4)},
-    "qwen2-with-a-sliding-layer": transformers.Qwen2Config(**_SHAPE, **_SLIDING),
-    "mistral-sliding": transformers.MistralConfig(**_SHAPE, sliding_window=24),
-    "granite-scaled-scores": transformers.GraniteConfig(**_SHAPE, attention_multiplier=0.05),
-    "gpt2-learned-positions": transformers.GPT2Config(**_GPT2_SHAPE, bos_token_id=BOS, initializer_range=0.3),
-}
-
-
-def build_model(config: Any, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
-    """A model with random weights; the same ones each time."""
-    torch.manual_seed(2025)
-    return transformers.AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval().to(device, dtype)
-
-
-def random_sequence(length: int) -> NDArray[np.int32]:
-    return np.random.default_rng(length).integers(0, VOCABULARY, length, dtype=np.int32)
 
 
 @torch.inference_mode()
@@ -155,30 +94,6 @@ def test_attention_and_nll_are_those_of_eager_attention(name: str) -> None:
     assert nll <= NLL_TOLERANCE_NATS[torch.float32]
 
 
-def gap_to_float64(dtype: torch.dtype, device: str) -> float:
-    """Between the watcher and softmax in float64, over the same queries and keys."""
-    torch.manual_seed(1)
-    query = torch.randn(1, 6, 70, 8, device=device).to(dtype)
-    key = 3 * torch.randn(1, 2, 70, 8, device=device).to(dtype)
-    watcher = AttentionWatcher(n_rows=20, max_weights=3000)
-    watcher.add_layer(query[0], key[0], window=None, scale=0.3)
-    scores = 0.3 * query[0].double() @ key[0].double().repeat_interleave(3, dim=0).mT
-    scores.masked_fill_(torch.ones(70, 70, device=device).triu(1).bool(), -torch.inf)
-    mass = scores.softmax(dim=-1)[:, -20:].mean(dim=(0, 1))
-    return float(np.abs(watcher.mass() - mass.cpu().numpy()).max())
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_attention_is_computed_in_fp32(dtype: torch.dtype) -> None:
-    assert gap_to_float64(dtype, "cpu") <= 1e-7
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_attention_is_computed_in_fp32_on_a_gpu(dtype: torch.dtype) -> None:
-    assert gap_to_float64(dtype, "cuda") <= 1e-7
-
-
 def test_attention_with_bf16_weights_is_near_that_of_eager_attention() -> None:
     mass, nll = gaps_to_eager(CONFIGS["random-1"], torch.bfloat16, "cpu")
     assert mass <= MASS_TOLERANCE[torch.bfloat16]
@@ -232,63 +147,7 @@ def test_attention_on_text_on_a_gpu_is_that_of_eager_attention(text: NDArray[np.
     assert nll <= TEXT_NLL_TOLERANCE_NATS[dtype]
 
 
-# --- attention that is known
-
-
-def test_a_model_that_looks_everywhere_alike_gives_each_input_its_share() -> None:
-    model = build_model(CONFIGS["random-0"])
-    for layer in model.model.layers:
-        torch.nn.init.zeros_(layer.self_attn.q_proj.weight)  # every score is 0
-    found = ScoringEngine(model, bos_id=BOS).segment_attention([random_sequence(4)], [[(0, 1), (1, 3)]], [(3, 4)])[0]
-    # Token 3 is predicted from BOS and tokens 0, 1, 2: a quarter each.
-    np.testing.assert_allclose(found.segment_attention, [0.25, 0.5], rtol=1e-6)
-    assert found.rest_attention == pytest.approx(0.25, rel=1e-6)
-
-
-def test_masses_of_segments_are_sums_of_their_inputs_masses() -> None:
-    mass = np.array([0.4, 0.1, 0.2, 0.05, 0.25])  # BOS and tokens 0 … 3
-    on_segments, on_rest = segment_masses(mass, [(2, 4), (0, 1)])
-    np.testing.assert_allclose(on_segments, [0.3, 0.1], rtol=1e-6)
-    assert on_rest == pytest.approx(0.6)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_all_attention_is_on_segments_or_rest(layout: str) -> None:
-    engine = ScoringEngine(build_model(CONFIGS["random-2"]), bos_id=BOS)
-    length, segments, response = LAYOUTS[layout]
-    found = engine.segment_attention([random_sequence(length)], [segments], [response])[0]
-    assert float(found.segment_attention.sum(dtype=np.float64)) + found.rest_attention == pytest.approx(1, abs=1e-6)
-    assert (found.rest_attention == pytest.approx(1, abs=1e-6)) == (segments == [])
-
-
-# --- how it is computed
-
-
-def watched_mass(model: Any, token_ids: NDArray[np.int32], n_rows: int, max_weights: int) -> NDArray[np.float64]:
-    inputs, watcher = torch.from_numpy(token_ids.astype(np.int64)), AttentionWatcher(n_rows, max_weights)
-    with torch.inference_mode():
-        read_packed(model, inputs[None], torch.arange(len(inputs))[None], [Piece(0, len(inputs))], watcher)
-    return watcher.mass()
-
-
-@pytest.mark.parametrize("name", ["random-1", "mistral-sliding"])
-@pytest.mark.parametrize("max_weights", [1, 2500])
-def test_chunks_of_rows_change_nothing(name: str, max_weights: int) -> None:
-    model, ids = build_model(CONFIGS[name]), random_sequence(60)
-    whole = watched_mass(model, ids, n_rows=50, max_weights=10**9)
-    np.testing.assert_allclose(watched_mass(model, ids, 50, max_weights), whole, atol=1e-7)
-
-
-def test_weights_alive_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, sizes, plain = build_model(CONFIGS["mistral-sliding"]), [0], torch.Tensor.softmax
-
-    def counting(weights: torch.Tensor, dim: int) -> torch.Tensor:
-        sizes.append(weights.numel())
-        return plain(weights, dim)
-
-    monkeypatch.setattr(torch.Tensor, "softmax", counting)
-    watched_mass(model, random_sequence(60), n_rows=50, max_weights=2500)
-    assert 2000 < max(sizes) <= 2500  # ten rows of 4 heads and at most 60 inputs
+# --- how far is read
 
 
 def test_a_sequence_is_read_up_to_the_end_of_its_response() -> None:
@@ -376,9 +235,9 @@ def test_bad_requests_are_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (transformers.Gemma2Config(**_SHAPE, head_dim=8), "cannot be watched: its attention has capped scores"),
+        (transformers.Gemma2Config(**SHAPE, head_dim=8), "cannot be watched: its attention has capped scores"),
         (
-            transformers.GptOssConfig(**_SHAPE, head_dim=8, num_local_experts=2, num_experts_per_tok=1),
+            transformers.GptOssConfig(**SHAPE, head_dim=8, num_local_experts=2, num_experts_per_tok=1),
             "cannot be watched: its attention has attention sinks",
         ),
         (
