@@ -1,7 +1,6 @@
 import gzip
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ from el_resources.corpus_source import CorruptShardError
 from el_resources.file_formats import BATCH_ROWS
 from el_resources.instruction_source import InstructionSource, SourceSample, open_instructions
 from el_resources.tokenization import ModelTokenizer
-from tests.conftest import write_json_lines
-
-Row = dict[str, Any]
+from tests.el_resources.written_files import WRITERS, Row, every_format
 
 
 def no_tokenizer() -> ModelTokenizer:
@@ -36,14 +33,6 @@ def only_shard(uri: str) -> list[SourceSample]:
     source = opened(uri)
     (shard,) = source.shards()
     return list(source.samples(shard))
-
-
-def write_parquet(path: Path, rows: list[Row]) -> None:
-    pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {"parquet": write_parquet, "jsonl": write_json_lines}
-every_format = pytest.mark.parametrize("scheme", WRITERS)
 
 
 def messages(*turns: tuple[Any, Any], **others: Any) -> Row:
