@@ -28,10 +28,7 @@ def module(docstring: str) -> str:
     return f'"""{docstring}"""\n'
 
 
-def test_a_module_reads_as_signatures_and_docstrings(tmp_path: Path) -> None:
-    write(
-        tmp_path / "shapes.py",
-        '''"""Shapes in a plane.
+SHAPES = '''"""Shapes in a plane.
 
 They are never empty.
 """
@@ -68,14 +65,8 @@ class Shape(Base, metaclass=Meta):
 
 class Undocumented:
     def drop(self): ...
-''',
-    )
-    document = all_documents(PythonDocs(stdlib=tmp_path))["shapes"]
-    assert document.license == "PSF-2.0"
-    assert document.set_aside_reason is None
-    assert (
-        document.text
-        == """\
+'''
+SHAPES_AS_TEXT = """\
 shapes
 ======
 
@@ -106,7 +97,14 @@ class Shape(Base, metaclass=Meta)
 
         A corner.
 """
-    )
+
+
+def test_a_module_reads_as_signatures_and_docstrings(tmp_path: Path) -> None:
+    write(tmp_path / "shapes.py", SHAPES)
+    document = all_documents(PythonDocs(stdlib=tmp_path))["shapes"]
+    assert document.license == "PSF-2.0"
+    assert document.set_aside_reason is None
+    assert document.text == SHAPES_AS_TEXT
 
 
 def test_sources_are_read_and_never_imported(tmp_path: Path) -> None:
