@@ -47,12 +47,10 @@ def index_of(workspace: Workspace) -> PinnedIndex:
     return context_store(workspace.loaded()).open()
 
 
-def test_a_day_of_a_corpus(new_workspace: Callable[..., Workspace]) -> None:
-    workspace = new_workspace(**SMALL)
+def first_day(workspace: Workspace) -> str:
+    """Four shards come and are finished. Returns the sensor's cursor."""
     for number, name in enumerate((A, B, C, D)):
         workspace.write_shard(name, library_documents(3, offset=3 * number))
-
-    # The first day: everything is new.
     morning = follow(workspace)
     assert morning.skip_message == f"4 came: {A}, {B}, {C}, {D}"
     assert registered_shards(workspace.instance) == [A, B, C, D]
@@ -62,59 +60,87 @@ def test_a_day_of_a_corpus(new_workspace: Callable[..., Workspace]) -> None:
         backfill(workspace, schedule)
         assert "up to date" in schedule_tick(workspace, schedule).skip_message
     assert follow(workspace, cursor=morning.cursor).skip_message == "nothing changed in 4 shards"
-    before, index_before = workspace.files(), index_of(workspace).shard_fingerprints()
-    assert set(index_before) == {A, B, C, D}
+    assert set(index_of(workspace).shard_fingerprints()) == {A, B, C, D}
+    return morning.cursor
 
-    # The next: one shard comes, one changes, one goes. A restart lies between all ticks.
-    workspace.write_shard(E, library_documents(3, offset=12))
-    workspace.write_shard(B, library_documents(2, offset=3))
-    (workspace.folder / "corpus" / D).unlink()
-    workspace = restarted(workspace)
-    second = follow(workspace, cursor=morning.cursor)
-    (removal,) = second.run_requests
+
+def sensor_removes_what_went(workspace: Workspace, cursor: str) -> str:
+    """D went, and its tables and registration with it. Returns the sensor's cursor."""
+    before = workspace.files()
+    answer = follow(workspace, cursor=cursor)
+    (removal,) = answer.run_requests
     assert removal.run_config["ops"]["remove_tables"]["config"] == {"kind": "corpus", "shards": [D]}
     assert registered_shards(workspace.instance) == [A, B, C, E]
-    removed = workspace.files()
+    after = workspace.files()
     for asset in (*CORPUS_ASSETS, *SEQUENCE_ASSETS, "packing_leftovers"):
-        assert rewritten(before, removed, asset) == {D}
+        assert rewritten(before, after, asset) == {D}
         assert not workspace.tables.exists(asset, D)
+    return answer.cursor
 
-    workspace = restarted(workspace)
+
+def schedule_indexes_what_changed(workspace: Workspace) -> None:
+    """Documents and chunks of B and E are made, and rows of A and C stay as they are."""
+    before, held_before = workspace.files(), index_of(workspace).shard_fingerprints()
     assert "build_index" in schedule_tick(workspace, "backfill_sequences").skip_message, "the index still holds D"
     (request,) = schedule_tick(workspace, "backfill_index").run_requests
     assert asked_range(request) == (B, E), "one range, over C"
     backfill(workspace, "backfill_index")
-    indexed = workspace.files()
+    after, held = workspace.files(), index_of(workspace).shard_fingerprints()
     for asset in CORPUS_ASSETS:
-        assert rewritten(removed, indexed, asset) == {B, E}
+        assert rewritten(before, after, asset) == {B, E}
     for asset in SEQUENCE_ASSETS:
-        assert rewritten(removed, indexed, asset) == set()
-    index_after = index_of(workspace).shard_fingerprints()
-    assert set(index_after) == {A, B, C, E}
-    assert {shard for shard, held in index_after.items() if index_before.get(shard) == held} == {A, C}
+        assert rewritten(before, after, asset) == set()
+    assert set(held) == {A, B, C, E}
+    assert {shard for shard, fingerprint in held.items() if held_before.get(shard) == fingerprint} == {A, C}
 
-    # A and C are made from candidates on only if they quoted what went.
+
+def quoting_what_went(workspace: Workspace) -> set[str]:
+    """Old shards with candidates that left the index."""
     left = set(index_of(workspace).chunk_ids()["chunk_id"])
-    quoting = {s for s in (A, C) if set(workspace.tables.read("candidate_contexts", s)["chunk_id"]) - left}
-    assert quoting == {A}
-    workspace = restarted(workspace)
+    return {s for s in (A, C) if set(workspace.tables.read("candidate_contexts", s)["chunk_id"]) - left}
+
+
+def schedule_finishes(workspace: Workspace, quoting: set[str]) -> None:
+    """B and E are made anew, and old shards from candidates on, only if they quoted what went."""
+    before = workspace.files()
     (result,) = backfill(workspace, "backfill_sequences")
-    finished = workspace.files()
-    assert rewritten(indexed, finished, "entropy_maps") == {B, E}
+    after = workspace.files()
+    assert rewritten(before, after, "entropy_maps") == {B, E}
     for asset in SEQUENCE_ASSETS[1:]:
-        assert rewritten(indexed, finished, asset) == {B, E} | quoting
+        assert rewritten(before, after, asset) == {B, E} | quoting
     for shard in quoting:
         assert workspace.tables.require_stamp("context_scores", shard).facts["pairs_reused"] > 0
     scored = [workspace.tables.require_stamp("context_scores", s).facts["units"] for s in {B, E} | quoting]
     roots = [workspace.tables.require_stamp("entropy_maps", s).facts["rows"] for s in (B, E)]
     assert forwards(result) == sum(scored) + sum(roots)
 
-    # Nothing is left to ask for, also after another restart.
-    for again in (workspace, restarted(workspace)):
-        quiet = follow(again, cursor=second.cursor)
-        assert (quiet.skip_message, quiet.cursor) == ("nothing changed in 4 shards", second.cursor)
-        assert all("up to date" in schedule_tick(again, name).skip_message for name in CORPUS_SCHEDULES)
-    assert workspace.files() == finished
+
+def nothing_is_left_to_ask_for(workspace: Workspace, cursor: str) -> None:
+    before = workspace.files()
+    quiet = follow(workspace, cursor=cursor)
+    assert (quiet.skip_message, quiet.cursor) == ("nothing changed in 4 shards", cursor)
+    assert all("up to date" in schedule_tick(workspace, name).skip_message for name in CORPUS_SCHEDULES)
+    assert workspace.files() == before
+
+
+def test_a_day_of_a_corpus(new_workspace: Callable[..., Workspace]) -> None:
+    workspace = new_workspace(**SMALL)
+    cursor = first_day(workspace)
+
+    # The next: one shard comes, one changes, one goes. A restart lies between all ticks.
+    workspace.write_shard(E, library_documents(3, offset=12))
+    workspace.write_shard(B, library_documents(2, offset=3))
+    (workspace.folder / "corpus" / D).unlink()
+    workspace = restarted(workspace)
+    cursor = sensor_removes_what_went(workspace, cursor)
+    workspace = restarted(workspace)
+    schedule_indexes_what_changed(workspace)
+    quoting = quoting_what_went(workspace)
+    assert quoting == {A}
+    workspace = restarted(workspace)
+    schedule_finishes(workspace, quoting)
+    nothing_is_left_to_ask_for(workspace, cursor)
+    nothing_is_left_to_ask_for(restarted(workspace), cursor)
 
 
 def test_a_removed_shard_alone_leaves_the_index(new_workspace: Callable[..., Workspace]) -> None:
