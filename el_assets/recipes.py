@@ -82,7 +82,7 @@ RECIPES: dict[str, Recipe] = {
         settings=("separator", "seed", "sequence_tokens"),
         models=("tokenizer",),
     ),
-    "instruction_samples": Recipe(code_version="2", settings=("separator",), models=("tokenizer", "window")),
+    "instruction_samples": Recipe(code_version="3", settings=("separator",), models=("tokenizer", "window")),
     "hmg_scores": Recipe(
         code_version="2",
         inputs=("instruction_samples",),

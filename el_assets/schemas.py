@@ -162,6 +162,7 @@ INSTRUCTION_SAMPLES: TableSchema = {
     "evidence": Column(pl.String(), "Embedded pool: where the needed passage is (near, far, absent); null elsewhere."),
     "evidence_distance_tokens": Column(pl.Int32(), "Embedded pool: tokens from the passage's end to the response."),
     "source": Column(pl.String(), "Instruction URI that the sample came from."),
+    "license": Column(pl.String(), "Licence of the sample, where the source gives one."),
     "set_aside_reason": Column(pl.String(), "Why the sample is not scored; null where it is."),
     "detail": Column(pl.String(), "What exactly was wrong with a sample that was set aside."),
 }

@@ -5,7 +5,8 @@
   count), and without a blank line the whole message. The response is the assistant message after it. A system message
   in front is neither; later exchanges are counted in `n_turns` and not read.
 - `context`, `instruction` and `response`, each a text.
-Both may have an `id`. A row with both schemas is read as `messages`. A null is an empty text.
+Both may have an `id` and a `license`; a row without a licence has that of its repository, where the source is one. A
+row with both schemas is read as `messages`. A null is an empty text.
 
 Why rows are set aside:
 | reason | what the row has |
@@ -36,7 +37,7 @@ from el_resources.file_source import FileSource
 from el_resources.instruction_source import SourceSample
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
-READER_VERSION = 1
+READER_VERSION = 2
 TEXTS = ("context", "instruction", "response")
 SCHEMAS = "samples have `messages`, a list of {role, content}, or the texts `context`, `instruction` and `response`"
 BLANK_LINE = "\n\n"
@@ -58,11 +59,11 @@ class FileInstructions(FileSource[SourceSample]):
     def _jsonl(self, shard: str, path: str) -> Iterator[SourceSample]:
         for number, row in json_lines(self.files.filesystem, shard, path):
             if row is None:
-                yield set_aside(None, NotASample("not_utf8", f"line {number} is not UTF-8"))
+                yield set_aside(None, self.files.license, NotASample("not_utf8", f"line {number} is not UTF-8"))
             elif (read := row_reader(row)) is None:
                 raise CorruptShardError(shard, path, f"line {number} has {listed(row)}; {SCHEMAS}")
             else:
-                yield sample_of(row, read)
+                yield sample_of(row, read, self.files.license)
 
     def _parquet(self, shard: str, path: str) -> Iterator[SourceSample]:
         filesystem = self.files.filesystem
@@ -71,7 +72,7 @@ class FileInstructions(FileSource[SourceSample]):
             assert read, "wanted_columns refuses other schemas"
             values = (message_lists(batch) if name == "messages" else cells(batch, name) for name in batch.schema.names)
             for row in zip(*values, strict=True):
-                yield sample_of(dict(zip(batch.schema.names, row, strict=True)), read)
+                yield sample_of(dict(zip(batch.schema.names, row, strict=True)), read, self.files.license)
 
 
 def wanted_columns(schema: pa.Schema, path: str) -> list[str]:
@@ -84,7 +85,7 @@ def wanted_columns(schema: pa.Schema, path: str) -> list[str]:
         kind = schema.field(name).type
         if not (holds_messages(kind) if name == "messages" else is_text(kind)):
             raise ValueError(f"{path}: column {name!r} holds {kind}; {SCHEMAS}")
-    return [*names, *(["id"] if "id" in schema.names else [])]
+    return [*names, *(name for name in ("id", "license") if name in schema.names)]
 
 
 def holds_messages(kind: pa.DataType) -> bool:
@@ -121,22 +122,27 @@ def row_reader(names: Sequence[str] | Row) -> Callable[[Row], tuple[str, str, st
     return explicit_texts if all(name in names for name in TEXTS) else None
 
 
-def sample_of(row: Row, read: Callable[[Row], tuple[str, str, str, int]]) -> SourceSample:
-    """The sample of a row, or what is left of one that is set aside."""
-    source_id = label(row.get("id")) or None
+def sample_of(row: Row, read: Callable[[Row], tuple[str, str, str, int]], license_: str) -> SourceSample:
+    """The sample of a row, or what is left of one that is set aside; `license_` is for rows that name none."""
+    source_id, license_ = label(row.get("id")) or None, label(row.get("license")) or license_
     try:
         context, instruction, response, n_turns = read(row)
         for name, text in (("instruction", instruction), ("response", response)):
             if not text.strip():
                 raise NotASample(f"empty_{name}", f"the {name} holds no text")
     except NotASample as flaw:
-        return set_aside(source_id, flaw)
+        return set_aside(source_id, license_, flaw)
     return SourceSample(
-        source_id=source_id, context=context, instruction=instruction, response=response, n_turns=n_turns
+        source_id=source_id,
+        context=context,
+        instruction=instruction,
+        response=response,
+        n_turns=n_turns,
+        license=license_,
     )
 
 
-def set_aside(source_id: str | None, flaw: NotASample) -> SourceSample:
+def set_aside(source_id: str | None, license_: str, flaw: NotASample) -> SourceSample:
     """A row that is no sample; it has no exchange."""
     return SourceSample(
         source_id=source_id,
@@ -144,6 +150,7 @@ def set_aside(source_id: str | None, flaw: NotASample) -> SourceSample:
         instruction="",
         response="",
         n_turns=0,
+        license=license_,
         set_aside_reason=flaw.reason,
         detail=flaw.detail,
     )

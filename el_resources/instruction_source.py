@@ -36,6 +36,7 @@ class SourceSample:
     instruction: str
     response: str
     n_turns: int = 1
+    license: str = ""
     set_aside_reason: str | None = None
     detail: str = ""
     evidence: str | None = None

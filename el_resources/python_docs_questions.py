@@ -27,7 +27,7 @@ from itertools import islice
 
 from el_resources.corpus_source import unknown_shard
 from el_resources.instruction_source import SourceSample
-from el_resources.python_docs import SHORTEST_DOCUMENT_CHARS, PythonDocs, function_passages, module_text
+from el_resources.python_docs import LICENSE, SHORTEST_DOCUMENT_CHARS, PythonDocs, function_passages, module_text
 from el_resources.shingles import shingles
 from el_resources.text_windows import BLANK_LINE, Excerpt, TextWindows
 from el_resources.tokenization import ModelTokenizer
@@ -167,6 +167,7 @@ class PythonDocsQuestions:
             context=context,
             instruction=question.instruction,
             response=question.response,
+            license=LICENSE,
             evidence=kind,
             evidence_distance_tokens=distance,
         )

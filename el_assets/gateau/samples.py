@@ -51,6 +51,7 @@ def samples_table(
                 "evidence": sample.evidence,
                 "evidence_distance_tokens": sample.evidence_distance_tokens,
                 "source": source_uri,
+                "license": sample.license,
                 "set_aside_reason": reason,
                 "detail": detail or None,
             }

@@ -251,6 +251,14 @@ def test_licences_of_cards(tmp_path: Path, header: str, expected: str) -> None:
     assert [document.license for document in corpus.documents("a.jsonl")] == [expected, "CC0"]
 
 
+def test_a_sample_without_a_licence_has_its_repositorys(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    texts = '"context": "A", "instruction": "B", "response": "C"'
+    (tmp_path / "a.jsonl").write_text(f'{{{texts}}}\n{{{texts}, "license": "CC0"}}\n')
+    source = pool(f"hf:{tmp_path}")
+    assert [sample.license for sample in source.samples("a.jsonl")] == ["mit", "CC0"]
+
+
 def test_a_card_that_is_not_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
     (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')

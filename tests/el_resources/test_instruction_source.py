@@ -127,6 +127,16 @@ class TestSchemas:
         assert read_rows(tmp_path, scheme, [row, row]) == [sample("", "Which?", "Both.", source_id="x")] * 2
 
     @every_format
+    def test_licences_are_read_of_what_is_set_aside_too(self, tmp_path: Path, scheme: str) -> None:
+        texts = {"context": "A", "instruction": "B"}
+        rows = [
+            {**texts, "response": "C", "license": "CC0"},
+            {**texts, "response": "C", "license": None},
+            {**texts, "response": "", "license": "MIT"},
+        ]
+        assert [read.license for read in read_rows(tmp_path, scheme, rows)] == ["CC0", "", "MIT"]
+
+    @every_format
     def test_a_row_with_both_schemas_is_read_as_messages(self, tmp_path: Path, scheme: str) -> None:
         row = messages(("user", "A\n\nB"), ("assistant", "C"), context="c", instruction="i", response="r")
         assert read_rows(tmp_path, scheme, [row]) == [sample("A", "B", "C")]

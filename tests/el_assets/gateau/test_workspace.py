@@ -268,7 +268,9 @@ def test_far_samples_of_the_embedded_pool_come_first(
     scored = workspace.run("score_samples")
     selected = workspace.run("select_samples")
     assert failed_checks(scored) | failed_checks(selected) == set()
-    kinds = workspace.tables.scan_many("instruction_samples", shards).select("shard", "sample_id", "evidence").collect()
+    samples = workspace.tables.scan_many("instruction_samples", shards).collect()
+    assert samples["license"].unique().to_list() == ["PSF-2.0"]
+    kinds = samples.select("shard", "sample_id", "evidence")
     assert dict(kinds["evidence"].value_counts().iter_rows()) == {"near": 4, "far": 4, "absent": 4}
     influence = workspace.tables.read("influence_scores").join(kinds, on=["shard", "sample_id"]).sort("rank")
     far = influence["evidence"].to_numpy() == "far"
