@@ -10,6 +10,7 @@ well, so that the newest materialization shows them; where it spans many, skippi
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -19,6 +20,7 @@ from el_assets.metadata import table_metadata
 from el_assets.plots.shown import shown
 from el_assets.recipes import Cookbook, FingerprintedSource
 from el_assets.schemas import conform
+from el_assets.side_by_side import Laps, in_order, stop_if_abandoned
 from el_resources.causal_lm import ModelChoice, ScorerTokens
 from el_resources.corpus_source import CorpusSource, open_corpus
 from el_resources.settings import Settings
@@ -54,6 +56,7 @@ def materialize_shards(
     still_valid: Callable[[str], bool] = lambda shard: True,
     source: FingerprintedSource | None = None,
     inputs: Mapping[str, Stamp] | None = None,
+    at_once: Callable[[], int] = lambda: 1,
 ) -> dg.MaterializeResult:
     """Make the run's shards of the asset at hand; its single table where it has no partitions.
 
@@ -62,6 +65,7 @@ def materialize_shards(
         still_valid: a further condition for skipping a shard whose recipe is unchanged.
         source: what the asset is read from, if it is.
         inputs: the tables that it is made from, where those are more than the same shard's.
+        at_once: how many shards are under way together; asked if there is more than one to make.
 
     Raises:
         MissingTableError: a table of the same shard that the asset reads has not been made.
@@ -74,11 +78,20 @@ def materialize_shards(
     shards = list(context.partition_keys) if partitioned else [UNPARTITIONED]
     if partitioned:
         context.log.info(f"{asset}: {len(shards)} shards, {shards[0]} to {shards[-1]}")
+
+    def current(draft: Stamp) -> Stamp | None:
+        stored = tables.stamp(asset, draft.partition)
+        same = not settings.force and stored is not None and stored.recipe == draft.recipe
+        return stored if same and still_valid(draft.partition) else None
+
+    drafts = [cookbook.draft(asset, shard, inputs) for shard in shards]
+    stored = [current(draft) for draft in drafts]
+    to_make = [draft for draft, stamp in zip(drafts, stored, strict=True) if stamp is None]
+    write = partial(_make_and_write, tables, make, Laps())
+    made = in_order(write, to_make, at_once() if len(to_make) > 1 else 1)
     fingerprints: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        draft, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
-        skip = not settings.force and stored is not None and stored.recipe == draft.recipe and still_valid(shard)
-        stamp = stored if skip and stored is not None else _make_and_write(tables, draft, make)
+    for number, (shard, kept) in enumerate(zip(shards, stored, strict=True), start=1):
+        stamp, skip = kept or next(made), kept is not None
         done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
         context.log.info(f"{asset} {number}/{len(shards)} {shard}: {done}")
         is_shown = not skip or (len(shards) <= FEW_SHARDS and _is_small(tables, stamp))
@@ -105,10 +118,11 @@ def _is_small(tables: ShardTables, stamp: Stamp) -> bool:
     return tables.path(stamp.asset, stamp.partition).stat().st_size <= SMALL_TABLE_BYTES
 
 
-def _make_and_write(tables: ShardTables, draft: Stamp, make: Callable[[str], Made]) -> Stamp:
+def _make_and_write(tables: ShardTables, make: Callable[[str], Made], laps: Laps, draft: Stamp) -> Stamp:
     started = time.monotonic()
     made = make(draft.partition)
-    seconds = round(time.monotonic() - started, 3)
+    stop_if_abandoned()
+    seconds = round(laps.end(started), 3)
     for name, frame in made.side_tables.items():
         side = replace(draft, asset=name, facts={"rows": frame.height})
         tables.write(conform(frame, name), side)

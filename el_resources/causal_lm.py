@@ -1,6 +1,7 @@
 """The Dagster resource that hands out scoring engines: one load per model and run, whatever the number of shards."""
 
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ class CausalLM(dg.ConfigurableResource):
     """Scoring engines of a run, loaded on first use."""
 
     _engines: "dict[_Loaded, ScoringEngine]" = PrivateAttr(default_factory=dict)
+    _loading: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
     def engine(
         self, choice: ModelChoice, *, window: int | None = None, rope_scaling: RopeScaling = "none"
@@ -115,22 +117,30 @@ class CausalLM(dg.ConfigurableResource):
             window. rope_scaling: `none`, or `dynamic` for dynamic NTK scaling of the rotary embeddings to that window.
         """
         key = _Loaded(choice, window, rope_scaling)
-        if key not in self._engines:
-            from transformers.utils import logging as transformers_logging
+        with self._loading:
+            if key not in self._engines:
+                from transformers.utils import logging as transformers_logging
 
-            from el_resources.scoring.engine import ScoringEngine
+                from el_resources.scoring.engine import ScoringEngine
 
-            transformers_logging.disable_progress_bar()  # its loading bar would stand between ours
-            self._engines[key] = ScoringEngine.from_folder(
-                choice.folder(),
-                bos_id=choice.tokenizer().bos_id,
-                dtype=choice.dtype,
-                device=choice.device,
-                trust_remote_code=choice.trust_remote_code,
-                window=window,
-                rope_scaling=rope_scaling,
-            )
-        return self._engines[key]
+                transformers_logging.disable_progress_bar()  # its loading bar would stand between ours
+                self._engines[key] = ScoringEngine.from_folder(
+                    choice.folder(),
+                    bos_id=choice.tokenizer().bos_id,
+                    dtype=choice.dtype,
+                    device=choice.device,
+                    trust_remote_code=choice.trust_remote_code,
+                    window=window,
+                    rope_scaling=rope_scaling,
+                )
+            return self._engines[key]
+
+    @staticmethod
+    def shards_at_once(choice: ModelChoice) -> int:
+        """Two on a GPU, so that it scores one while the host works on the other; a CPU has no time left over."""
+        from el_resources.scoring.loading import torch_device
+
+        return 1 if torch_device(choice.device).type == "cpu" else 2
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CausalLM"]:

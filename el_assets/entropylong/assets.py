@@ -27,7 +27,12 @@ def entropy_maps(context: dg.AssetExecutionContext, settings: Settings, causal_l
     EntropyLong, "high-entropy positions".
     """
     model, step = ModelChoice.long(settings), ShardStep.of(context, settings)
-    return materialize_shards(context, settings, lambda shard: map_entropy(step, shard, causal_lm.engine(model), model))
+    return materialize_shards(
+        context,
+        settings,
+        lambda shard: map_entropy(step, shard, causal_lm.engine(model), model),
+        at_once=lambda: causal_lm.shards_at_once(model),
+    )
 
 
 @sequence_asset("candidate_contexts", [entropy_maps, retrieval_index, "text_encoder"], kinds={"parquet", "lancedb"})
@@ -85,6 +90,7 @@ def context_scores(context: dg.AssetExecutionContext, settings: Settings, causal
         context,
         settings,
         lambda shard: score_contexts(step, shard, causal_lm.engine(model), model.fingerprint()),
+        at_once=lambda: causal_lm.shards_at_once(model),
     )
 
 

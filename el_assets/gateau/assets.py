@@ -65,7 +65,10 @@ def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
     """
     refuse_different_tokenizers(settings)
     return materialize_shards(
-        context, settings, partial(score_guidance, SampleStep.of(context, settings, causal_lm=causal_lm))
+        context,
+        settings,
+        partial(score_guidance, SampleStep.of(context, settings, causal_lm=causal_lm)),
+        at_once=lambda: causal_lm.shards_at_once(ModelChoice.long(settings)),
     )
 
 
@@ -77,7 +80,10 @@ def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
     queries. CAS follows from both in `influence_scores`. GATEAU, "contextual awareness measurement".
     """
     return materialize_shards(
-        context, settings, partial(score_awareness, SampleStep.of(context, settings, causal_lm=causal_lm))
+        context,
+        settings,
+        partial(score_awareness, SampleStep.of(context, settings, causal_lm=causal_lm)),
+        at_once=lambda: causal_lm.shards_at_once(ModelChoice.long(settings)),
     )
 
 

@@ -25,6 +25,7 @@ Costs: 2 × parameters operations a token, and 2 × D × V more a wanted row; me
 chunk's logits.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +66,7 @@ class ScoringEngine:
         forwards: sequences put through the model since construction.
         tokens: input tokens put through the model, BOS included, padding excluded; what sequences share counts once.
         seconds: time spent scoring.
+        turn: held by the thread that scores; whoever holds it longer knows what its calls cost.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class ScoringEngine:
         # Matrix products on a GPU come in tiles of 128 rows.
         self.head_rows = _at_least_1("head_rows", head_rows, rows if on_cpu or rows < 128 else rows // 128 * 128)
         self._max_batch_tokens = _at_least_1("max_batch_tokens", max_batch_tokens, CPU_BATCH_TOKENS if on_cpu else 0)
+        self.turn = threading.RLock()
         self.forwards = 0
         self.tokens = 0
         self.seconds = 0.0
@@ -226,12 +229,13 @@ class ScoringEngine:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Count the seconds spent inside."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - started
+        """One caller at a time; count the seconds spent inside."""
+        with self.turn:
+            started = time.perf_counter()
+            try:
+                yield
+            finally:
+                self.seconds += time.perf_counter() - started
 
     def _run_watched(self, request: ScoreRequest, segments: Sequence[Span]) -> SegmentScores:
         """One forward for one sequence, whose last rows are watched."""

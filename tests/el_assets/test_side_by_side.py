@@ -1,0 +1,131 @@
+"""Shards under way together: their order, their errors, their costs, and the same tables as one at a time."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from polars.testing import assert_frame_equal
+
+from el_assets.meter import Meter
+from el_assets.side_by_side import AbandonedError, Laps, in_order, stop_if_abandoned
+from el_resources.causal_lm import CausalLM
+from el_resources.model_files import REFERENCE_FOLDER
+from el_resources.scoring import ScoringEngine
+from tests.conftest import Workspace, library_documents, library_samples
+
+PATIENCE_SECONDS = 30
+
+
+def test_two_are_under_way_together_and_come_back_in_order() -> None:
+    together = threading.Barrier(2)
+
+    def work(item: int) -> int:
+        together.wait(PATIENCE_SECONDS)  # broken, if a thread is alone
+        time.sleep(0.02 * (item % 2 == 0))  # the first of each two is the slower one
+        return 10 * item
+
+    assert list(in_order(work, range(6), at_once=2)) == [0, 10, 20, 30, 40, 50]
+
+
+def test_one_at_a_time_works_in_the_callers_thread() -> None:
+    assert set(in_order(lambda _: threading.current_thread(), range(3), at_once=1)) == {threading.current_thread()}
+
+
+def test_an_error_stops_what_is_under_way_and_what_has_not_begun() -> None:
+    begun, stopped, second_waits = [], [], threading.Event()
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item == 1:
+            assert second_waits.wait(PATIENCE_SECONDS)
+            raise ValueError("the shard is bad")
+        if item == 2:
+            second_waits.set()
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            try:
+                while time.monotonic() < deadline:
+                    stop_if_abandoned()
+                    time.sleep(0.001)
+            except AbandonedError:
+                stopped.append(item)
+                raise
+        return item
+
+    results = in_order(work, range(5), at_once=2)
+    assert next(results) == 0
+    with pytest.raises(ValueError, match="the shard is bad"):
+        next(results)
+    assert stopped == [2]
+    assert sorted(begun) == [0, 1, 2]
+    stop_if_abandoned()  # nobody abandoned the caller
+
+
+def test_seconds_of_works_that_overlap_add_up_to_the_time_that_passed() -> None:
+    laps, started = Laps(), time.monotonic()
+    seconds = []
+    for begun in (started, started, time.monotonic()):
+        time.sleep(0.01)
+        seconds.append(laps.end(begun))
+    assert min(seconds) >= 0.01
+    assert sum(seconds) <= time.monotonic() - started
+
+
+def test_each_meter_counts_what_its_own_thread_asked_for() -> None:
+    engine = ScoringEngine.from_folder(REFERENCE_FOLDER / "long", bos_id=0, dtype="float32", device="cpu")
+    ready = threading.Barrier(2)
+
+    def work(length: int) -> dict[str, object]:
+        meter = Meter(engine)
+        ready.wait(PATIENCE_SECONDS)
+        for _ in range(4):
+            with meter:
+                engine.score([np.arange(length), np.arange(length)])
+        return meter.facts()
+
+    found = list(in_order(work, [30, 50], at_once=2))
+    assert [(facts["forwards"], facts["tokens"]) for facts in found] == [(8, 240), (8, 400)]
+    assert engine.forwards == 16
+
+
+def test_tables_are_the_same_as_one_at_a_time(
+    new_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = {
+        "roots_per_shard": 5,
+        "root_tokens_min": 64,
+        "root_tokens_max": 300,
+        "chunk_tokens": 96,
+        "alpha": 0.5,
+        "max_anchors": 3,
+        "candidates_per_anchor": 2,
+        "short_window": 128,
+    }
+    asked: list[int] = []
+    done = []
+    for at_once in (1, 2):
+
+        def shards_at_once(_: object, n: int = at_once) -> int:
+            asked.append(n)
+            return n
+
+        monkeypatch.setattr(CausalLM, "shards_at_once", staticmethod(shards_at_once))
+        workspace = new_workspace(store=str(tmp_path / f"store{at_once}"), **settings)
+        for number, shard in enumerate(("a.jsonl", "b.jsonl", "c.jsonl")):
+            workspace.write_shard(shard, library_documents(5, offset=5 * number))
+            workspace.write_instructions(shard, library_samples(4, offset=4 * number))
+        workspace.register()
+        workspace.register_instructions()
+        for job in ("build_index", "build_sequences", "score_samples"):
+            workspace.run(job, raises=False)
+        done.append(workspace)
+    assert asked == [1] * 4 + [2] * 4, "every asset that scores asks"
+    one, two = (workspace.tables for workspace in done)
+    for asset in ("entropy_maps", "context_scores", "hmg_scores", "cam_scores"):
+        for shard in ("a.jsonl", "b.jsonl", "c.jsonl"):
+            assert_frame_equal(one.read(asset, shard), two.read(asset, shard), abs_tol=1e-4, rel_tol=0)
+            facts = [tables.require_stamp(asset, shard).facts for tables in (one, two)]
+            for name in ("forwards", "tokens", "rows"):
+                assert facts[0][name] == facts[1][name], (asset, shard, name)
