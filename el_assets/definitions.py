@@ -49,8 +49,7 @@ defs = dg.Definitions(
     schedules=schedules(SETTINGS.backfill_every_hours),
     sensors=[*sensors(SETTINGS.watch_every_seconds), name_lost_shards],
     resources={
-        # Configured at launch, so that one value given in a launchpad leaves the others as the environment has them.
-        "settings": Settings.configure_at_launch(**SETTINGS.model_dump()),
+        "settings": SETTINGS.at_launch(),
         "causal_lm": CausalLM(),
     },
     # One process per run, so that its steps share one loaded model.

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field, ValidationError, model_validator
 
+from el_resources.bounds import bounds_described
+
 ENVIRONMENT_PREFIX = "EL_"
 UNLIMITED = 0  # what a cap is set to when it is switched off
 
@@ -42,6 +44,7 @@ PROFILES: dict[str, dict[str, Any]] = {
 }
 
 
+@bounds_described
 class Settings(dg.ConfigurableResource):
     """Every setting of the workspace, with its bounds. Built by `load()`; overridable per run in the launchpad."""
 
@@ -283,10 +286,23 @@ class Settings(dg.ConfigurableResource):
         profile = given.get("profile", from_environment.get("profile", "reference"))
         if profile not in PROFILES:
             raise ValueError(f"profile {profile!r} is unknown; choose one of {sorted(PROFILES)}")
+        return cls._of({**PROFILES[profile], **from_environment, **given})
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any]) -> "Settings":
         try:
-            return cls(**{**PROFILES[profile], **from_environment, **given})
+            return cls(**values)
         except ValidationError as error:
             raise ValueError(_in_words(error)) from None
+
+    def at_launch(self) -> dg.ResourceDefinition:
+        """The resource of runs, of which each value may be given anew at launch; the others stay as they are here.
+
+        A value out of bounds raises `dg.DagsterInvalidConfigError` while the run is planned, so that none comes about.
+        Dagster's own schema, against which a launchpad checks while one types, knows types and choices and no bounds.
+        """
+        open_to_launch = self.configure_at_launch(**self.model_dump()).get_resource_definition()
+        return open_to_launch.configured(_refuse_wrong_values, config_schema=open_to_launch.config_schema)
 
     def subset(self, names: tuple[str, ...]) -> dict[str, Any]:
         """The named settings, in a JSON-ready dict; what goes into a fingerprint."""
@@ -304,6 +320,14 @@ def _environment_values(environment: Mapping[str, str], fields: set[str]) -> dic
     if unknown:
         raise ValueError(f"unknown setting {', '.join(unknown)}; .env.example lists every EL_* variable")
     return {k.removeprefix(ENVIRONMENT_PREFIX).lower(): v for k, v in named.items()}
+
+
+def _refuse_wrong_values(config: dict[str, Any]) -> dict[str, Any]:
+    try:
+        Settings._of(config)
+    except ValueError as error:
+        raise dg.DagsterInvalidConfigError(str(error), errors=[], config_value=config) from None
+    return config
 
 
 def _in_words(error: ValidationError) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 from el_resources.settings import Settings
 
@@ -16,6 +17,15 @@ def test_every_setting_stands_in_the_example_with_its_default() -> None:
         value = Settings.model_fields[name.lower()].default
         shown = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value
         assert text == ('"\\n\\n"' if value == "\n\n" else str(shown)), name
+
+
+def test_every_setting_of_the_example_is_described_as_in_the_launchpad_with_bounds_and_choices() -> None:
+    _, *blocks = (ROOT / ".env.example").read_text().strip().split("\n\n")
+    for *comment, assignment in map(str.splitlines, blocks):
+        field = Settings.model_fields[assignment.removeprefix("# EL_").partition("=")[0].lower()]
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        expected = f"{field.description} One of: {', '.join(choices)}." if choices else field.description
+        assert " ".join(line.removeprefix("# ") for line in comment) == expected, assignment
 
 
 def test_every_link_leads_to_a_file() -> None:

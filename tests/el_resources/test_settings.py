@@ -97,30 +97,31 @@ def test_bounds_that_span_fields() -> None:
     assert Settings.load({"EL_CONTROLS_PER_ROOT": "0"}, beats_controls=False).controls_per_root == 0
 
 
-def test_the_launchpad_changes_one_value_and_keeps_the_bounds() -> None:
+def test_a_launch_changes_one_value_and_plans_no_run_beyond_the_bounds() -> None:
     seen: list[Settings] = []
 
     @dg.asset
     def reader(settings: Settings) -> None:
         seen.append(settings)
 
-    resources = {"settings": Settings.configure_at_launch(**Settings.load({"EL_ALPHA": "1.25"}).model_dump())}
-
-    def launch(epsilon: float) -> bool:
-        config = {
-            "resources": {"settings": {"config": {"epsilon": epsilon}}},
-            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-        }
+    def launch(**values: float) -> None:
         with dg.DagsterInstance.ephemeral() as instance:
-            done = dg.materialize(
-                [reader], instance=instance, resources=resources, run_config=config, raise_on_error=False
+            dg.materialize(
+                [reader],
+                instance=instance,
+                resources={"settings": Settings.load({"EL_ALPHA": "1.25"}).at_launch()},
+                run_config={
+                    "resources": {"settings": {"config": values}},
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                },
             )
-        return done.success
 
-    assert launch(0.31)
-    assert (seen[0].alpha, seen[0].epsilon) == (1.25, 0.31)
-    assert not launch(2.0)
-    assert len(seen) == 1
+    launch(epsilon=0.31)
+    launch()
+    assert [(settings.alpha, settings.epsilon) for settings in seen] == [(1.25, 0.31), (1.25, 0.4)]
+    with pytest.raises(dg.DagsterInvalidConfigError, match=r"epsilon \(EL_EPSILON\) = 2.0: .* less than 1"):
+        launch(epsilon=2.0)
+    assert len(seen) == 2
 
 
 def test_the_paper_profile_is_the_paper_with_our_additions_off() -> None:
