@@ -39,6 +39,59 @@ def entropy_histogram(maps: pl.DataFrame) -> "Figure":
     return figure
 
 
+def retrieval_overview(candidates: pl.DataFrame, k: int) -> "Figure":
+    """How similar the retrieved chunks are by rank, and whether a few of them answer every query.
+
+    Args:
+        candidates: `candidate_contexts`; controls have no similarity and are left out.
+        k: candidates that an anchor was to get.
+    """
+    retrieved = candidates.filter(~pl.col("is_control"))
+    with panels(2) as (figure, (left, right)):
+        _rank_panel(left, retrieved, k)
+        _demand_panel(right, retrieved)
+        for axes in (left, right):
+            note_if_empty(axes, retrieved.height, "retrieved pairs")
+    return figure
+
+
+def _rank_panel(axes: "Axes", retrieved: pl.DataFrame, k: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    similarity = pl.col("similarity")
+    quantiles = {f"p{per_cent}": similarity.quantile(per_cent / 100, "linear") for per_cent in (10, 50, 90)}
+    by_rank = retrieved.group_by(pl.col("rank") + 1).agg(**quantiles).sort("rank")
+    _, low, middle, high = by_rank.to_numpy().T
+    edges = np.arange(by_rank.height + 1) + 0.5
+    if by_rank.height:
+        axes.stairs(high, edges, baseline=low, fill=True, color=BLUE, alpha=0.25, label="10th to 90th percentile")
+        axes.stairs(middle, edges, baseline=None, color=BLUE, linewidth=1.4, label="median of the anchors")
+        axes.legend(fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.set_xlim(0.5, max(1, by_rank.height) + 0.5)
+    axes.margins(y=0.2)  # room for the legend
+    axes.use_sticky_edges = False
+    axes.set(xlabel="rank among the anchor's candidates", ylabel="similarity of query and chunk")
+    found = retrieved.group_by("doc_id", "anchor").len()["len"]
+    axes.set_title(f"{(found >= k).sum():,} of {len(found):,} anchors have all {k:,}", fontsize=9)
+
+
+def _demand_panel(axes: "Axes", retrieved: pl.DataFrame) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    anchors = retrieved.group_by("chunk_id").len()["len"].to_numpy()
+    edges = np.arange(0, anchors.max(initial=1) + 1) + 0.5
+    if len(edges) > BINS:
+        edges = np.linspace(edges[0], edges[-1], BINS)
+    chunks, _ = np.histogram(anchors, edges)
+    axes.stairs(chunks, edges, fill=True, color=ORANGE)
+    axes.set(xlabel="anchors that retrieve the chunk", ylabel="chunks", yscale="symlog")
+    axes.set_ylim(0, 2 * max(1, chunks.max()))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set_title(f"{len(anchors):,} chunks in {retrieved.height:,} pairs", fontsize=9)
+
+
 def similarity_and_reduction(scores: pl.DataFrame, epsilon: float) -> "Figure":
     """Similarity of a retrieved chunk to the query, against what it takes from the entropy at the anchor."""
     with panels() as (figure, (axes,)):

@@ -70,6 +70,16 @@ def _entropy_maps(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
     }
 
 
+def _candidate_contexts(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
+    from el_assets.plots.entropylong import retrieval_overview
+
+    return {
+        "picture_of_retrieval": _picture(retrieval_overview(frame, settings.candidates_per_anchor)),
+        "mean_similarity_of_first_candidates": frame.filter(pl.col("rank") == 0)["similarity"].mean(),
+        "mean_similarity": frame["similarity"].mean(),
+    }
+
+
 def _context_scores(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]:
     from el_assets.plots.entropylong import scores_overview
 
@@ -125,6 +135,7 @@ def _influence_scores(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]
 # Asset -> the columns that are looked at, and what is seen in them.
 LOOKS: dict[str, tuple[tuple[str, ...], Callable[[pl.DataFrame, Settings], dict[str, Any]]]] = {
     "entropy_maps": (("entropy_nats", "anchors", "mean_nats", "threshold_nats"), _entropy_maps),
+    "candidate_contexts": (("doc_id", "anchor", "chunk_id", "rank", "similarity", "is_control"), _candidate_contexts),
     "context_scores": (("is_control", "similarity", "reduction"), _context_scores),
     "verified_pairs": (("doc_id",), _verified_pairs),
     "packed_sequences": (("sequence_id", "segments"), _packed_sequences),

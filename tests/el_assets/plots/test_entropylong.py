@@ -10,6 +10,7 @@ from el_assets.plots.entropylong import (
     context_distances,
     contexts_per_root,
     entropy_histogram,
+    retrieval_overview,
     scores_overview,
     sequence_fill,
     throughput,
@@ -32,6 +33,21 @@ def scores(retrieved: list[float], controls: list[float]) -> pl.DataFrame:
     values = [(False, 0.5, value) for value in retrieved] + [(True, None, value) for value in controls]
     schema = {"is_control": pl.Boolean, "similarity": pl.Float32, "reduction": pl.Float32}
     return pl.DataFrame(values, schema=schema, orient="row")
+
+
+def candidates(*chunks: list[str]) -> pl.DataFrame:
+    """Anchors that retrieve the given chunks, each less similar by 0.1 than the one before; each with a control."""
+    rows = [
+        row
+        for anchor, own in enumerate(chunks)
+        for row in (
+            *(("d", anchor, chunk, rank, 0.9 - 0.1 * rank, False) for rank, chunk in enumerate(own)),
+            ("d", anchor, "random", None, None, True),
+        )
+    ]
+    names = ("doc_id", "anchor", "chunk_id", "rank", "similarity", "is_control")
+    schema = {name: polars_schema("candidate_contexts")[name] for name in names}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def segment(kind: str, start: int, end: int, anchors: list[int] | None = None) -> dict[str, object]:
@@ -64,6 +80,10 @@ TWO_GROUPS = sequences(
         lambda: entropy_histogram(maps([0, 3], [3])),
         lambda: entropy_histogram(maps([], [])),
         lambda: entropy_histogram(maps()),
+        lambda: retrieval_overview(candidates(["a", "b"], ["a"]), 2),
+        lambda: retrieval_overview(candidates(["a"]), 1),
+        lambda: retrieval_overview(candidates([str(chunk) for chunk in range(90)], *[["0"]] * 90), 90),
+        lambda: retrieval_overview(candidates([]), 2),
         lambda: scores_overview(scores([0.7, 0.1, -30.0], [0.0, 0.2]), 0.4),
         lambda: scores_overview(scores([0.7], []), 0.4),
         lambda: scores_overview(scores([], []), 0.4),
@@ -74,7 +94,8 @@ TWO_GROUPS = sequences(
         lambda: sequence_fill(sequences()),
     ],
     ids=[
-        "anchors", "no-anchors", "no-roots", "scores", "no-controls", "no-scores",
+        "anchors", "no-anchors", "no-roots",
+        "candidates", "one-candidate", "many-candidates", "no-candidates", "scores", "no-controls", "no-scores",
         "contexts", "many-contexts", "no-contexts", "sequences", "no-sequences",
     ],
 )  # fmt: skip
@@ -85,6 +106,18 @@ def test_every_figure_becomes_a_small_picture_whatever_the_table_holds(figure: o
     image = Image.open(io.BytesIO(picture))
     assert (600, 300) <= image.size <= (1000, 500)
     assert len(image.getcolors() or []) > 3, "something is drawn"
+
+
+def test_retrieval_is_drawn_by_rank_and_by_how_many_anchors_want_a_chunk() -> None:
+    similarity, demand = retrieval_overview(candidates(["a", "b"], ["a", "c"], ["a"]), 2).axes
+    band, median = (patch.get_data() for patch in similarity.patches)
+    assert median.values.tolist() == pytest.approx([0.9, 0.8])
+    assert (band.values.tolist(), band.baseline.tolist()) == (median.values.tolist(), median.values.tolist())
+    assert median.edges.tolist() == [0.5, 1.5, 2.5], "ranks are counted from 1"
+    assert similarity.get_title() == "2 of 3 anchors have all 2"
+    # b and c are retrieved by one anchor each, a by three; controls are not counted.
+    assert demand.patches[0].get_data().values.tolist() == [2, 0, 1]
+    assert demand.get_title() == "3 chunks in 5 pairs"
 
 
 def test_distances_are_from_a_contexts_end_to_the_anchor_in_the_next_root() -> None:

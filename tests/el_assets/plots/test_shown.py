@@ -30,3 +30,19 @@ def test_a_picture_is_an_embedded_png() -> None:
     assert "contexts_per_root_with_any" not in found, "a mean over nothing is left out"
     encoded = text.removeprefix("![picture](data:image/png;base64,").removesuffix(")")
     assert base64.b64decode(encoded, validate=True).startswith(b"\x89PNG")
+
+
+def test_retrieval_is_followed_over_time_by_its_similarities_without_those_of_controls() -> None:
+    frame = pl.DataFrame(
+        [("d", 3, "a", 0, 0.75, False), ("d", 3, "b", 1, 0.25, False), ("d", 3, "c", None, None, True)],
+        schema=["doc_id", "anchor", "chunk_id", "rank", "similarity", "is_control"],
+        orient="row",
+    )
+    found = shown("candidate_contexts", frame.lazy(), Settings.load({}))
+    assert set(found) == {
+        "picture_of_retrieval",
+        "mean_similarity_of_first_candidates",
+        "mean_similarity",
+        "first_rows",
+    }
+    assert (found["mean_similarity_of_first_candidates"], found["mean_similarity"]) == (0.75, 0.5)
