@@ -46,7 +46,7 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 @bounds_described
 class Settings(dg.ConfigurableResource):
-    """Every setting of the workspace, with its bounds. Built by `load()`; overridable per run in the launchpad."""
+    """Every setting of the workspace, with its bounds. Built by `load()`; each may be given anew in the launchpad."""
 
     profile: Literal["reference", "paper"] = Field(
         default="reference",
@@ -301,8 +301,9 @@ class Settings(dg.ConfigurableResource):
         A value out of bounds raises `dg.DagsterInvalidConfigError` while the run is planned, so that none comes about.
         Dagster's own schema, against which a launchpad checks while one types, knows types and choices and no bounds.
         """
-        open_to_launch = self.configure_at_launch(**self.model_dump()).get_resource_definition()
-        return open_to_launch.configured(_refuse_wrong_values, config_schema=open_to_launch.config_schema)
+        schema = self.configure_at_launch(**self.model_dump()).get_resource_definition().config_schema
+        resource = dg.ResourceDefinition(settings_of_a_run, config_schema=schema, description=self.__doc__)
+        return resource.configured(_refuse_wrong_values, config_schema=schema)
 
     def subset(self, names: tuple[str, ...]) -> dict[str, Any]:
         """The named settings, in a JSON-ready dict; what goes into a fingerprint."""
@@ -320,6 +321,11 @@ def _environment_values(environment: Mapping[str, str], fields: set[str]) -> dic
     if unknown:
         raise ValueError(f"unknown setting {', '.join(unknown)}; .env.example lists every EL_* variable")
     return {k.removeprefix(ENVIRONMENT_PREFIX).lower(): v for k, v in named.items()}
+
+
+def settings_of_a_run(context: dg.InitResourceContext) -> Settings:
+    """What a run's steps are given. Dagster shows this function's name as the resource's type."""
+    return Settings._of(context.resource_config)
 
 
 def _refuse_wrong_values(config: dict[str, Any]) -> dict[str, Any]:
