@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -96,6 +97,20 @@ def test_an_asset_is_materialized_by_clicking(server: Server, page: "playwright.
     assert server.finished_runs()[0]["status"] == "SUCCESS"
 
 
+def test_the_launchpad_says_what_is_wrong_with_a_value_and_launches_nothing(
+    server: Server, page: "playwright.Page"
+) -> None:
+    query = "{ runsOrError { ... on Runs { count } } }"
+    before = server.ask(query)["runsOrError"]["count"]
+    config = quote("resources: {settings: {config: {epsilon: 2.0}}}")
+    address = f"{server.url}/locations/entropylong/jobs/observe_models/playground/setup?config={config}"
+    page.goto(address, wait_until="networkidle")
+    page.get_by_role("button", name="Launch Run").click()
+    words = page.get_by_text(re.compile(r"epsilon \(EL_EPSILON\) = 2.0: Input should be less than 1"))
+    playwright.expect(words).to_be_visible()
+    assert server.ask(query)["runsOrError"]["count"] == before
+
+
 def test_a_backfill_over_two_shards_is_launched_from_the_dialog(server: Server, page: "playwright.Page") -> None:
     before = len(server.finished_runs())
     page.goto(f"{server.url}/assets/verified_pairs", wait_until="networkidle")
@@ -145,6 +160,8 @@ def test_a_report_opens_and_hostile_text_is_text(report: "playwright.Page", widt
     report.set_viewport_size({"width": width, "height": 900})
     assert report.title() != "taken over"
     assert report.evaluate("document.documentElement.scrollWidth") <= width, "nothing to scroll sideways"
+    settings = report.locator("#settings-table .scroll")
+    assert settings.evaluate("table => table.scrollWidth - table.clientWidth") == 0, "what settings mean is in sight"
     assert report.locator("img[src='x']").count() == 0
     assert report.locator("h1").count() == 1
 

@@ -17,7 +17,14 @@ MOST_ENTRIES = 200
 
 Key = tuple[str, str]  # shard, id
 
-ROLE = "Fingerprint of the model in this role."
+# What stands in a stamp beside settings, or for one: el_assets.recipes names the roles.
+ROLES = {
+    "scorer": "Fingerprint of the model that scores.",
+    "short_reader": "Fingerprint of the model of the short-window reading; `within` gives its window in tokens.",
+    "tokenizer": "Fingerprint of the tokenizer of `scorer`.",
+    "window": "Tokens that `scorer` reads at once.",
+    "encoder": "Fingerprint of the retrieval encoder.",
+}
 
 
 def sampled(keys: Iterable[Key]) -> list[Key]:
@@ -88,10 +95,9 @@ def rounded(values: Iterable[float | None], digits: int = 3) -> list[float | Non
 def settings_rows(stamps: Sequence[Stamp]) -> list[list[str]]:
     """(name, value, meaning) of every setting and model that the tables were made under."""
     merged = {name: value for stamp in stamps for name, value in stamp.settings.items()}
-    fields = Settings.model_fields
+    meanings = {name: field.description or "" for name, field in Settings.model_fields.items()} | ROLES
     return [
-        [name, json.dumps(value, ensure_ascii=False), (fields[name].description or "") if name in fields else ROLE]
-        for name, value in sorted(merged.items())
+        [name, json.dumps(value, ensure_ascii=False), meanings.get(name, "")] for name, value in sorted(merged.items())
     ]
 
 

@@ -3,7 +3,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from el_assets.reports.common import MOST_ENTRIES, refuse_torn_chain, sampled, shortened, token_texts, within_limits
+from el_assets.recipes import RECIPES
+from el_assets.reports.common import (
+    MOST_ENTRIES,
+    ROLES,
+    refuse_torn_chain,
+    sampled,
+    settings_rows,
+    shortened,
+    token_texts,
+    within_limits,
+)
 from el_resources.model_files import resolve_model
 from el_resources.shard_tables import Stamp
 from el_resources.tokenization import ModelTokenizer
@@ -75,3 +85,14 @@ def test_tables_that_contradict_each_other_are_named() -> None:
     refuse_torn_chain(stamps[:2])
     with pytest.raises(ValueError, match=r"shard 'a': epsilon is 0\.1 in verified_pairs and 0\.4 in packed_sequences"):
         refuse_torn_chain(stamps)
+
+
+def test_what_a_table_was_made_under_is_explained() -> None:
+    made_under = {"window": "4096", "encoder": "6da1", "seed": 0, "of_an_older_version": 1}
+    assert settings_rows([Stamp(asset="a", partition="p", recipe="r", settings=made_under)]) == [
+        ["encoder", '"6da1"', "Fingerprint of the retrieval encoder."],
+        ["of_an_older_version", "1", ""],
+        ["seed", "0", "Seeds root sampling, controls and shuffles. At least 0."],
+        ["window", '"4096"', "Tokens that `scorer` reads at once."],
+    ]
+    assert set(ROLES) == {role for recipe in RECIPES.values() for role in recipe.models}
