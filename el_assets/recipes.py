@@ -107,7 +107,7 @@ RECIPES: dict[str, Recipe] = {
             "influence_scale",
         ),
     ),
-    "selected_subsets": Recipe(code_version="1"),
+    "selected_subsets": Recipe(code_version="2"),
 }
 
 

@@ -210,6 +210,8 @@ SELECTED_SUBSETS: TableSchema = {
     "score": Column(pl.Float64(), "Influence: α·HMP' + (1 - α)·CAS', both brought to one scale over the pool."),
     "rank": Column(pl.Int32(), "Place in the pool, from 0."),
     "shard": _SHARD,
+    "source": Column(pl.String(), "Instruction URI that the sample came from."),
+    "license": Column(pl.String(), "Licence of the sample, where the source gives one."),
 }
 
 TABLES: dict[str, TableSchema] = {

@@ -146,9 +146,9 @@ def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> d
 
     def make(fraction: str) -> Made:
         pool = tables.scan_many("instruction_samples", shards)
-        wanted = pool.select("shard", "sample_id", "context", "instruction", "response", "set_aside_reason")
-        usable = wanted.filter(pl.col("set_aside_reason").is_null()).collect()
-        table = select_subset(tables.read("influence_scores"), usable, fraction)
+        usable = pool.filter(pl.col("set_aside_reason").is_null())
+        wanted = usable.select("shard", "sample_id", "context", "instruction", "response", "source", "license")
+        table = select_subset(tables.read("influence_scores"), wanted.collect(), fraction)
         return Made(frame=table, facts={"samples": table.height, "pool": int(influence.facts["samples"])})
 
     return materialize_shards(context, settings, make, inputs=subset_inputs(influence, samples))

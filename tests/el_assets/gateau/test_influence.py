@@ -98,12 +98,15 @@ def test_a_subset_is_ready_to_train_on() -> None:
             "context": ["c0", "c1", ""],
             "instruction": ["i0", "i1", "i2"],
             "response": ["r0", "r1", "r2"],
+            "source": ["jsonl:here"] * 3,
+            "license": ["MIT", None, None],
         }
     )
     chosen = select_subset(influence, samples, "top_50_percent")
     assert chosen["messages"].to_list() == [
         [{"role": "user", "content": "c0\n\ni0"}, {"role": "assistant", "content": "r0"}]
     ]
+    assert chosen["license"].to_list() == ["MIT"], "what is trained on says under which licence"
     larger = select_subset(
         pl.concat([influence, influence.with_columns(rank=pl.col("rank") + 3)]), samples, "top_50_percent"
     )

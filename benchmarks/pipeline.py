@@ -1,0 +1,112 @@
+"""How busy a GPU is while whole shards become entropy maps: reading, tokenizing, scoring, building and writing tables.
+
+    python benchmarks/pipeline.py --shape 1b            # one GPU
+
+The step is the one that the asset `entropy_maps` runs, shard by shard, one at a time and two side by side; only Dagster
+stays outside. Documents are Python's help topics, joined, repeated and cut at log-normal lengths (median 800 tokens, at
+most 4,095), and the tokenizer is the reference model's. Weights are random. Busy is the share of the time in which the
+GPU runs a kernel or a copy, from torch's profiler.
+"""
+
+import argparse
+import pydoc_data.topics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scoring import SHAPES, busy_share, open_bench
+
+from el_assets.entropylong.steps import map_entropy
+from el_assets.schemas import TABLES, conform, polars_schema
+from el_assets.shard_assets import ShardStep
+from el_assets.shard_runs import Made
+from el_assets.side_by_side import in_order
+from el_resources.causal_lm import ModelChoice
+from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables, Stamp
+from el_resources.tokenization import ModelTokenizer
+
+CHARS_PER_TOKEN = 3.3
+SEED = 0
+
+
+def write_documents(tables: ShardTables, shards: list[str], n_documents: int) -> None:
+    """Tables of documents with nothing but what a root needs."""
+    random = np.random.default_rng(SEED)
+    text = "\n".join(pydoc_data.topics.topics.values())
+    for shard in shards:
+        lengths = np.clip(np.exp(random.normal(np.log(800), 0.8, n_documents)), 64, 4095) * CHARS_PER_TOKEN
+        starts = random.integers(0, len(text) - int(lengths.max()), n_documents)
+        rows = [
+            {"doc_id": f"{shard}-{number}", "content_hash": str(number), "text": text[start : start + int(length)]}
+            for number, (start, length) in enumerate(zip(starts, lengths, strict=True))
+        ]
+        frame = pl.DataFrame(rows)
+        absent = [pl.lit(None, dtype).alias(name) for name, dtype in polars_schema("documents").items()]
+        frame = frame.with_columns(column for column in absent if column.meta.output_name() not in frame.columns)
+        assert set(frame.columns) == set(TABLES["documents"])
+        tables.write(conform(frame, "documents"), Stamp(asset="documents", partition=shard, recipe="benchmark"))
+
+
+@contextmanager
+def quiet(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    yield lambda _: None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--shape", choices=[*SHAPES, "reference"], default="1b")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--shards", type=int, default=6)
+    parser.add_argument("--documents", type=int, default=800, help="of a shard")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    bench = open_bench(arguments.shape, arguments.device, compiled=True, scale=1.0)
+    shards = [f"shard-{number}" for number in range(arguments.shards)]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            store=folder, roots_per_shard=0, root_tokens_min=64, root_tokens_max=4095, sequence_tokens=131_072
+        )
+        model, tables = ModelChoice.long(settings), ShardTables(folder)
+        write_documents(tables, shards, arguments.documents)
+        step = ShardStep(
+            settings=settings, tables=tables, tokenizer=ModelTokenizer.from_folder(model.folder()), show=quiet
+        )
+
+        def work(shard: str) -> Made:
+            made = map_entropy(step, shard, bench.engine, model)
+            stamp = Stamp(asset="entropy_maps", partition=shard, recipe="benchmark", facts=made.facts)
+            tables.write(conform(made.frame, "entropy_maps"), stamp)
+            return made
+
+        work(shards[0])  # compiles
+        texts = tables.read("documents", shards[0], ["text"])["text"].to_list()
+        started = time.perf_counter()
+        n_tokens = sum(map(len, step.tokenizer.encode_batch(texts)))
+        print(f"tokenizing alone: {n_tokens / (time.perf_counter() - started):,.0f} tokens/s\n")
+        print("| shards at once | tokens/s | engine's seconds | seconds | device busy |\n|---|---|---|---|---|")
+        for at_once in (1, 2):
+            print(measured(partial(in_order, work, shards, at_once), at_once, bench), flush=True)
+
+
+def measured(run: Callable[[], Iterator[Made]], at_once: int, bench: Any) -> str:
+    """A row of the table: one timed run, and one under the profiler."""
+    before = bench.engine.seconds
+    started = time.perf_counter()
+    tokens = sum(int(made.facts["tokens"]) for made in run())
+    seconds = time.perf_counter() - started
+    spent = bench.engine.seconds - before
+    busy = f"{100 * busy_share(lambda: list(run())):.0f} %" if bench.on_gpu else "–"
+    return f"| {at_once} | {tokens / seconds:,.0f} | {spent:.1f} | {seconds:.1f} | {busy} |"
+
+
+if __name__ == "__main__":
+    main()
