@@ -1,0 +1,74 @@
+"""Sections of RESULTS.md that scripts write, between hand-written text that they leave alone.
+
+A section stands between a line `<!-- NAME -->` and a line `<!-- end -->`. Every comment that has a line to itself is
+taken for such a marker.
+"""
+
+import re
+
+_MARKER = re.compile(r"<!-- (.+) -->")
+_HEADING = re.compile(r"(#+) ")
+_END = "end"
+
+
+def replace_section(text: str, name: str, body: str, heading: str) -> str:
+    """The text with this body as the section of that name; what stands outside it stays as it was.
+
+    Args:
+        heading: a whole line, such as `### Tables`. A section that the text does not have yet is added where this
+            heading's part ends, before the next heading of its rank or above.
+
+    Raises:
+        ValueError: markers do not pair, a name stands twice, or the section is new and the heading is not there.
+    """
+    lines = text.splitlines()
+    section = [f"<!-- {name} -->", "", *body.strip().splitlines(), "", f"<!-- {_END} -->"]
+    spans = _sections(lines)
+    if name in spans:
+        start, end = spans[name]
+        return "\n".join([*lines[:start], *section, *lines[end + 1 :], ""])
+    before, after = _split_behind(lines, heading)
+    return "\n".join([*before, "", *section, "", *after]).rstrip("\n") + "\n"
+
+
+def _sections(lines: list[str]) -> dict[str, tuple[int, int]]:
+    """The lines of each section's two markers."""
+    found: dict[str, tuple[int, int]] = {}
+    opened: tuple[str, int] | None = None
+    for number, line in enumerate(lines):
+        marker = _MARKER.fullmatch(line)
+        if marker is None:
+            continue
+        name = marker[1]
+        if name == _END:
+            if opened is None:
+                raise ValueError(f"line {number + 1}: {line} ends no section; remove it or add the marker that begins")
+            found[opened[0]] = (opened[1], number)
+            opened = None
+        elif opened is not None:
+            raise ValueError(f"<!-- {opened[0]} --> has no end before {line}; add <!-- {_END} --> between them")
+        elif name in found:
+            raise ValueError(f"{line} stands twice; remove one of the sections")
+        else:
+            opened = (name, number)
+    if opened is not None:
+        raise ValueError(f"<!-- {opened[0]} --> has no end; add <!-- {_END} --> behind its section")
+    return found
+
+
+def _split_behind(lines: list[str], heading: str) -> tuple[list[str], list[str]]:
+    """The lines up to the end of a heading's part, without blank ones there, and those from the next heading on."""
+    if heading not in lines:
+        raise ValueError(f"there is no heading {heading!r} to add the section under; add it")
+    start = lines.index(heading)
+    end = next((n for n in range(start + 1, len(lines)) if 0 < _rank(lines[n]) <= _rank(heading)), len(lines))
+    before = lines[:end]
+    while not before[-1].strip():
+        before.pop()
+    return before, lines[end:]
+
+
+def _rank(line: str) -> int:
+    """1 for the highest heading; 0 for what is none."""
+    match = _HEADING.match(line)
+    return len(match[1]) if match else 0
