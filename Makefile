@@ -1,4 +1,4 @@
-# The commands of README.md. Everything lands in .venv, data and .dagster beside this file; `make clean` removes all three.
+# The commands of README.md. Everything but `bench` lands in .venv, data and .dagster beside this file; `make clean` removes all three.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ export DAGSTER_HOME := $(CURDIR)
 # Dagster's home-grown usage statistics are off in dagster.yaml; the hub's are off here.
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test services ui clean lock
+.PHONY: demo test services ui bench clean lock
 
 demo: $(VENV)/.installed ## documents to packed sequences on the embedded default
 	$(BIN)/python -m el_assets run
@@ -25,7 +25,10 @@ ui: $(VENV)/.installed ## the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/python -m el_assets register
 	$(BIN)/dagster dev -w workspace.yaml
 
-clean: ## everything that the other targets made
+bench: $(VENV)/.installed ## the CPU part of benchmarks/RESULTS.md, its numbers and its picture; wants the machine to itself
+	$(BIN)/python benchmarks/scoring.py --shape reference --what maps verify --device cpu --scale 0.1
+
+clean: ## everything that the other targets made, less what `bench` writes into benchmarks
 	rm -rf $(VENV) data .dagster logs .logs_queue .nux .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.installed: pyproject.toml requirements.lock
