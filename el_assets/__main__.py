@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from el_assets.parts import PARTS, SHARDED_PARTS
+from el_assets.parts import PARTS
 
 # Command-line option -> (variable of the settings, help).
 OPTIONS = {
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     backfill.add_argument("--shards", metavar="A,B", help="only these shards, by name (default: all)")
     backfill.add_argument(
-        "--select", metavar="A,B", help=f"only these parts, of {', '.join(SHARDED_PARTS)} (default: all)"
+        "--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all but reports)"
     )
     register = commands.add_parser("register", help="register the corpus's shards, so that the UI offers them")
     _add_options(register)

@@ -1,7 +1,8 @@
 """Backfills for Dagster's daemon, as the UI's dialog makes them, with what their runs ask a cluster for.
 
 A backfill becomes runs of at most `shards_per_run` shards. Its runs share its tags, so one over index and EntropyLong
-holds GPUs while it reads and chunks; ask for the index alone first where that matters.
+holds GPUs while it reads and chunks; ask for the index alone first where that matters. GATEAU's ranking, its subsets
+and the reports are runs of their own at the end, which hold a GPU for as long as they take.
 """
 
 import time
@@ -16,8 +17,8 @@ from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
 
 from el_assets.definitions import defs
-from el_assets.partitions import corpus_shards, instruction_shards
-from el_assets.parts import SHARDED_PARTS
+from el_assets.partitions import corpus_shards, instruction_shards, selected_fractions
+from el_assets.parts import REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.run_needs import ray_tags
 from el_resources.settings import Settings
 
@@ -27,10 +28,11 @@ def submit_backfill(
 ) -> str:
     """Add a backfill of the parts' assets over the chosen shards; returns its id. The daemon launches its runs.
 
-    GATEAU's ranking and subsets are about the pool and not about shards: the job select_samples makes them afterwards.
+    What follows from all shards (the index; GATEAU's ranking and subsets; reports) is launched once, when the chosen
+    shards are done. Where one of them fails, the daemon does not launch it.
 
     Args:
-        parts: of SHARDED_PARTS.
+        parts: of PARTS; `reports` are those on the other parts.
         chosen: shards by what they are shards of, `corpus` or `instructions`.
     """
     backfill = PartitionBackfill.from_asset_graph_subset(
@@ -51,16 +53,24 @@ def submit_backfill(
 
 def _asset_partitions(parts: Sequence[str], chosen: Mapping[str, Sequence[str]]) -> Iterator[AssetKeyPartitionKey]:
     graph = defs.resolve_asset_graph()
-    jobs = [defs.resolve_job_def(SHARDED_PARTS[part][1]) for part in parts]
-    for asset in {key for job in jobs for key in job.asset_layer.selected_asset_keys}:
-        partitions = graph.get(asset).partitions_def
-        for partition in _keys(partitions, chosen):
+    for asset in _assets(parts):
+        for partition in _keys(graph.get(asset).partitions_def, chosen):
             yield AssetKeyPartitionKey(asset, partition)
+
+
+def _assets(parts: Sequence[str]) -> set[dg.AssetKey]:
+    names = [SHARDED_PARTS[part][1] for part in parts if part in SHARDED_PARTS]
+    names += [WHOLE_JOBS[part] for part in parts if part in WHOLE_JOBS]
+    made = {key for name in names for key in defs.resolve_job_def(name).asset_layer.selected_asset_keys}
+    reports = {dg.AssetKey(REPORTS[part]) for part in parts if part in REPORTS}
+    return made | reports if "reports" in parts else made
 
 
 def _keys(partitions: dg.PartitionsDefinition | None, chosen: Mapping[str, Sequence[str]]) -> Sequence[str | None]:
     if partitions is None:
         return [None]
+    if partitions == selected_fractions:
+        return selected_fractions.get_partition_keys()
     if partitions == corpus_shards:
         return chosen["corpus"]
     assert partitions == instruction_shards, partitions

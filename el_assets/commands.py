@@ -29,7 +29,7 @@ from el_assets.partitions import (
     registered_shards,
     selected_fractions,
 )
-from el_assets.parts import PARTS, SHARDED_PARTS
+from el_assets.parts import PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.shard_runs import open_corpus_of
@@ -120,18 +120,25 @@ def _report(instance: DagsterInstance, settings: Settings, *, is_asked: bool) ->
 
 
 def backfill(options: argparse.Namespace) -> int:
-    """Hand the chosen part of the chosen shards to Dagster's daemon: a backfill for the corpus, one for GATEAU."""
+    """Hand the chosen part of the chosen shards to Dagster's daemon: a backfill for the corpus, one for GATEAU.
+
+    Reports are made where they are asked for: they hold all shards' scores in memory, and a cluster's may be many.
+    """
     settings = Settings.load()
-    parts = _chosen(options.select, list(SHARDED_PARTS), "part")
+    parts = _chosen(options.select, list(PARTS), "part") if options.select is not None else list(SHARDED_PARTS)
+    if "reports" in parts and not set(parts) & set(REPORTS):
+        raise ValueError(
+            f"reports end a backfill of {' or '.join(REPORTS)}; select one of them too, or launch the job build_reports"
+        )
     with DagsterInstance.get() as instance:
         chosen = _register(instance, settings, parts, options.shards)
         launcher = type(instance.run_launcher).__name__
-        for together in ([part for part in parts if part != "gateau"], [part for part in parts if part == "gateau"]):
-            if together:
-                identifier = submit_backfill(instance, settings, together, chosen)
-                print(f"backfill {identifier}: {', '.join(together)}, by {launcher}, once the daemon runs")
-        if "gateau" in parts:
-            print("launch the job select_samples when the backfill of gateau is done: it ranks the pool")
+        for kind, shards in chosen.items():
+            together = [part for part in parts if part in SHARDED_PARTS and SHARDED_PARTS[part][0] == kind]
+            if shards:
+                reports = ["reports"] if "reports" in parts and set(together) & set(REPORTS) else []
+                identifier = submit_backfill(instance, settings, [*together, *reports], chosen)
+                print(f"backfill {identifier}: {', '.join([*together, *reports])}, by {launcher}, once the daemon runs")
     return 0
 
 
@@ -157,9 +164,9 @@ def _runs(instance: DagsterInstance, part: str, chosen: dict[str, list[str]]) ->
     kind, job = SHARDED_PARTS[part]
     registered = registered_shards(instance, corpus_shards if kind == "corpus" else instruction_shards)
     runs = [(job, range_tags(*ends)) for ends in contiguous_ranges(set(chosen.get(kind, ())), registered)]
-    if part == "gateau" and runs:
+    if part in WHOLE_JOBS and runs:
         fractions = selected_fractions.get_partition_keys()
-        runs.append(("select_samples", range_tags(fractions[0], fractions[-1])))
+        runs.append((WHOLE_JOBS[part], range_tags(fractions[0], fractions[-1])))
     return runs
 
 

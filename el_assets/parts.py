@@ -6,4 +6,7 @@ SHARDED_PARTS = {
     "entropylong": ("corpus", "build_sequences"),
     "gateau": ("instructions", "score_samples"),
 }
+# What follows from a part's shards taken together: the job that makes it, and the report on it.
+WHOLE_JOBS = {"gateau": "select_samples"}
+REPORTS = {"entropylong": "entropylong_report", "gateau": "gateau_report"}
 PARTS = (*SHARDED_PARTS, "reports")

@@ -3,7 +3,6 @@
 The files of deploy/ are used as they are. A worker node is lost in the middle.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,9 +18,10 @@ import polars as pl
 import polars.testing
 import pytest
 
-from el_assets.automation import range_tags
 from el_assets.corpus.assets import context_store
 from el_assets.lost_runs import FIRST, LAST
+from el_assets.parts import REPORTS
+from el_assets.reports.assets import report_path
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 from tests.cluster import ROOT, RayCluster, dagster_daemon, postgres_server, wait_for
@@ -79,20 +79,6 @@ class Deployment:
             return set(statuses) == {"COMPLETED_SUCCESS"}
 
         wait_for("the end of the backfills", all_done, seconds, self.daemon_log)
-
-    def select_samples(self) -> None:
-        """The pool's ranking and subsets, by the job of that name through the daemon's queue."""
-        command = [sys.executable, "-m", "dagster", "job", "launch", "-w", ROOT / "workspace.yaml"]
-        tags = range_tags(FRACTIONS[0], FRACTIONS[-1])
-        command += ["-j", "select_samples", "--tags", json.dumps(tags)]
-        subprocess.run(command, env=self.environment, cwd=ROOT, capture_output=True, check=True)
-
-        def done() -> bool:
-            (run,) = self.instance.get_runs(dg.RunsFilter(job_name="select_samples"))
-            assert run.status != dg.DagsterRunStatus.FAILURE
-            return run.is_finished
-
-        wait_for("the ranking", done, 120, self.daemon_log)
 
     def runs(self, *backfills: str) -> list[dg.DagsterRun]:
         """The backfills' runs, oldest first."""
@@ -161,19 +147,20 @@ def deployment(s3: S3, alone: Workspace, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def finished(deployment: Deployment) -> list[str]:
-    """Backfills of both halves, at their end."""
-    backfills = deployment.submit("index", "entropylong", "gateau")
+    """Backfills of both halves and their reports, at their end."""
+    backfills = deployment.submit("index", "entropylong", "gateau", "reports")
     assert len(backfills) == 2
-    deployment.finish(backfills, seconds=420)
-    deployment.select_samples()
+    deployment.finish(backfills, seconds=900)
     return backfills
 
 
 def test_tables_equal_those_of_one_machine(deployment: Deployment, finished: list[str], alone: Workspace) -> None:
     for table, partition in TABLES:
         assert_equal(deployment.tables.read(table, partition), alone.tables.read(table, partition), (table, partition))
-    index = context_store(Settings.load({}, **CLUSTER)).open().chunk_ids()
+    settings = Settings.load({}, **CLUSTER)
+    index = context_store(settings).open().chunk_ids()
     assert index.equals(context_store(alone.loaded()).open().chunk_ids())
+    assert [name for name in REPORTS.values() if not report_path(settings, name).exists()] == []
 
 
 def assert_equal(found: pl.DataFrame, expected: pl.DataFrame, which: tuple[str, str]) -> None:
@@ -187,12 +174,10 @@ def test_a_run_is_a_ray_job_of_many_shards_that_asks_for_what_it_needs(
     deployment: Deployment, finished: list[str]
 ) -> None:
     runs = deployment.runs(*finished)
-    (ranking,) = deployment.instance.get_runs(dg.RunsFilter(job_name="select_samples"))
-    asked = asked_of_ray(deployment.ray.address)
-    assert asked.pop(ranking.run_id) == {"CPU": 1.0}, "what reads no model asks for cores"
-    assert asked == {run.run_id: {"CPU": 1.0, "GPU": 1.0} for run in runs}
+    assert asked_of_ray(deployment.ray.address) == {run.run_id: {"CPU": 1.0, "GPU": 1.0} for run in runs}
     sizes = Counter((run.tags.get(FIRST), run.tags.get(LAST)) for run in runs)
-    assert sizes == {(SHARDS[0], SHARDS[3]): 3, (SHARDS[4], SHARDS[7]): 3, (None, None): 1}, "1: the index"
+    whole = {(FRACTIONS[0], FRACTIONS[-1]): 1, (None, None): 4}  # subsets; index, ranking and two reports
+    assert sizes == {(SHARDS[0], SHARDS[3]): 3, (SHARDS[4], SHARDS[7]): 3, **whole}
     assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
 
 

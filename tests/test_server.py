@@ -6,20 +6,25 @@ from typing import Any
 import pytest
 
 from el_resources.shard_tables import ShardTables
-from tests.conftest import library_documents, write_json_lines
+from tests.conftest import library_documents, library_samples, write_json_lines
 from tests.dagster_server import Server
+from tests.el_assets.test_workspace import SMALL
 
 pytestmark = pytest.mark.services
 
 SHARDS = ["a.jsonl", "b.jsonl"]
+FRACTIONS = ("top_10_percent", "top_30_percent", "top_50_percent")
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A store of two registered shards."""
-    server = Server(tmp_path_factory.mktemp("home"))
+    """A store of two registered shards of each kind."""
+    home = tmp_path_factory.mktemp("home")
+    small = {f"EL_{name.upper()}": str(value) for name, value in SMALL.items()}
+    server = Server(home, {**small, "EL_INSTRUCTIONS": f"jsonl:{home / 'instructions'}"})
     for number, name in enumerate(SHARDS):
         write_json_lines(server.home / "corpus" / name, library_documents(3, offset=3 * number))
+        write_json_lines(server.home / "instructions" / name, library_samples(5, offset=5 * number))
     assert "a.jsonl" in server.command("register")
     try:
         server.start()
@@ -90,3 +95,28 @@ def test_a_backfill_of_the_subsets_knows_what_a_fraction_reads(server: Server) -
     backfill = server.wait_for("the backfill", ended, seconds=240)
     assert backfill["error"] is None, backfill
     assert [run["status"] for run in server.finished_runs()].count("FAILURE") == 1
+
+
+def test_one_backfill_of_each_half_finishes_it(server: Server) -> None:
+    """Nothing is left to launch: sequences and their report, scores, the ranking after them, subsets, their report."""
+    before = len(server.finished_runs())
+    said = server.command("backfill", "--select", "index,entropylong,gateau,reports")
+    backfills = [line.split()[1].rstrip(":") for line in said.splitlines() if line.startswith("backfill ")]
+    assert len(backfills) == 2
+    query = "query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
+
+    def done() -> bool:
+        statuses = [server.ask(query, id=backfill)["partitionBackfillOrError"]["status"] for backfill in backfills]
+        assert not any("FAIL" in status for status in statuses), statuses
+        return set(statuses) == {"COMPLETED_SUCCESS"}
+
+    server.wait_for("the end of both backfills", done, seconds=900)
+    tables = ShardTables(str(server.home / "store"))
+    wanted = [(table, shard) for table in ("packed_sequences", "hmg_scores", "cam_scores") for shard in SHARDS]
+    wanted += [("influence_scores", "all"), *(("selected_subsets", fraction) for fraction in FRACTIONS)]
+    assert [one for one in wanted if not tables.exists(*one)] == []
+    ranking = tables.require_stamp("influence_scores")
+    assert sorted(ranking.facts["shards"]) == SHARDS, "it waited for all of them"
+    for name in ("entropylong_report", "gateau_report"):
+        assert (server.home / "store" / "reports" / f"{name}.html").is_file()
+    assert {run["status"] for run in server.finished_runs()[: -before or None]} == {"SUCCESS"}

@@ -41,6 +41,12 @@ def instance(home: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+def asked_assets(instance: dg.DagsterInstance) -> list[set[str]]:
+    """Assets of each backfill that the instance was handed, oldest first."""
+    asked = [backfill.asset_backfill_data for backfill in reversed(instance.get_backfills())]
+    return [{key.to_user_string() for key in data.target_subset.asset_keys} for data in asked if data]
+
+
 class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -93,17 +99,28 @@ class TestCommandLine:
         assert main(["backfill"]) == 2
         assert capsys.readouterr().err.startswith(message)
 
-    def test_a_backfill_of_everything_is_what_has_shards(
+    def test_a_backfill_is_of_everything_but_the_reports(self, home: Path, instance: dg.DagsterInstance) -> None:
+        assert main(["backfill"]) == 0
+        corpus, pool = asked_assets(instance)
+        assert {"documents", "retrieval_index", "packed_sequences"} < corpus
+        assert {"instruction_samples", "cam_scores", "influence_scores", "selected_subsets"} < pool
+        assert not {"entropylong_report", "gateau_report"} & (corpus | pool)
+
+    def test_a_backfill_has_the_reports_on_its_parts_where_they_are_asked_for(
         self, home: Path, instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main(["backfill"]) == 0
-        asked = [backfill.asset_backfill_data for backfill in instance.get_backfills()]
-        assets = {key.to_user_string() for data in asked if data for key in data.target_subset.asset_keys}
-        assert {"documents", "retrieval_index", "packed_sequences", "cam_scores"} < assets
-        assert not {"entropylong_report", "selected_subsets"} & assets
-        assert "launch the job select_samples" in capsys.readouterr().out
-        assert main(["backfill", "--select", "reports"]) == 2
-        assert "unknown part 'reports'; there are index, entropylong, gateau" in capsys.readouterr().err
+        assert main(["backfill", "--select", "index,gateau,reports"]) == 0
+        corpus, pool = asked_assets(instance)
+        assert corpus == {"documents", "context_chunks", "retrieval_index"}
+        assert "gateau_report" in pool
+        for alone in ("reports", "index,reports"):
+            assert main(["backfill", "--select", alone]) == 2
+            assert "reports end a backfill of entropylong or gateau; select one" in capsys.readouterr().err
+
+    def test_a_backfill_of_corpus_shards_does_not_rank_the_pool(self, home: Path, instance: dg.DagsterInstance) -> None:
+        assert main(["backfill", "--shards", "python-docs-0"]) == 0
+        (corpus,) = asked_assets(instance)
+        assert "packed_sequences" in corpus
 
     def test_a_home_that_is_not_there_is_named(
         self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
