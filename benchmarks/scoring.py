@@ -15,7 +15,8 @@ a unique (root, chunk) serves 2.2 pairs. Tokens a second count what was read: a 
 
 A run prints its tables as it goes. When a shape is done, its section replaces the one of that shape and device in
 RESULTS.md, whole, and its numbers the same in scoring.json beside it, of which scoring.png is drawn. Needs torch,
-transformers and numpy; the picture what the project's others need (`--plot-from` draws it elsewhere).
+transformers and numpy, and where the project is not installed PYTHONPATH=.; the picture needs what the project's others
+need (`--plot-from` draws it elsewhere).
 """
 
 import argparse
@@ -88,7 +89,7 @@ def measure_case(bench: Bench, what: str, rows: list[dict[str, Any]]) -> None:
     print(table_head(what), flush=True)
     try:
         for row in CASES[what](bench):
-            rows.append({key: float(f"{cell:.6g}") if isinstance(cell, float) else cell for key, cell in row.items()})
+            rows.append({key: six_digits(cell) if isinstance(cell, float) else cell for key, cell in row.items()})
             print(table_row(what, rows[-1]), flush=True)
     except torch.OutOfMemoryError:
         print(f"\n{what} ends here: the device's memory does not hold the next row.", flush=True)
@@ -104,12 +105,16 @@ def circumstances(bench: Bench) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores{threads}",
         "versions": installed(["torch", "transformers", "triton"]),
         "dtype": bench.engine.dtype,
-        "flops_per_second": bench.flops_per_second,
-        "sustained_flops_per_second": bench.sustained_flops_per_second,
+        "flops_per_second": six_digits(bench.flops_per_second),
+        "sustained_flops_per_second": six_digits(bench.sustained_flops_per_second),
         "max_batch_tokens": bench.engine.max_batch_tokens,
         "scale": bench.scale,
         "roots": bench.roots,
     }
+
+
+def six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
