@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scoring import SHAPES, busy_share, open_bench
+from scoring_bench import SHAPES, busy_share, compile_layers, open_bench
 
 from el_assets.entropylong.steps import map_entropy
 from el_assets.schemas import TABLES, conform, polars_schema
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=800, help="of a shard")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    bench = open_bench(arguments.shape, arguments.device, compiled=True, scale=1.0)
+    bench = open_bench(arguments.shape, arguments.device, scale=1.0, roots=None)
     shards = [f"shard-{number}" for number in range(arguments.shards)]
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
@@ -87,6 +87,7 @@ def main() -> None:
             tables.write(conform(made.frame, "entropy_maps"), stamp)
             return made
 
+        compile_layers(bench, bench.on_gpu)
         work(shards[0])  # compiles
         texts = tables.read("documents", shards[0], ["text"])["text"].to_list()
         started = time.perf_counter()
