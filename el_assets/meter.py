@@ -1,6 +1,5 @@
-"""What scoring costs: forwards, tokens and seconds of an engine while a step uses it."""
+"""What scoring costs: forwards, tokens and seconds of a step's engines."""
 
-from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -9,38 +8,31 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Counts while it is entered, which it may be many times; meanwhile the engine is this thread's alone."""
+    """Counts what engines do while it is entered; meanwhile all engines are this thread's alone."""
 
-    def __init__(self, engine: "ScoringEngine") -> None:
-        self.engine = engine
-        self._spent = (0, 0, 0.0)
-        self._before = self._spent
+    def __init__(self, *engines: "ScoringEngine") -> None:
+        self._engines = tuple(dict.fromkeys(engines))
+        self._spent = self._before = (0, 0, 0.0)
 
     def __enter__(self) -> Self:
-        self.engine.turn.acquire()
+        self._engines[0].turn.acquire()
         self._before = self._now()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        forwards, tokens, seconds = (
-            spent + now - then for spent, now, then in zip(self._spent, self._now(), self._before, strict=True)
-        )
-        self._spent = (int(forwards), int(tokens), seconds)
-        self.engine.turn.release()
+        now, before = self._now(), self._before
+        self._spent = (now[0] - before[0], now[1] - before[1], now[2] - before[2])
+        self._engines[0].turn.release()
 
     def _now(self) -> tuple[int, int, float]:
-        return self.engine.forwards, self.engine.tokens, self.engine.seconds
+        engines = self._engines
+        return sum(e.forwards for e in engines), sum(e.tokens for e in engines), sum(e.seconds for e in engines)
 
     def facts(self) -> dict[str, object]:
         """For a stamp: `forwards`, `tokens`, `scoring_seconds`, `tokens_per_second`."""
-        return Meter.total([self])
-
-    @staticmethod
-    def total(meters: Sequence["Meter"]) -> dict[str, object]:
-        """The same over several meters."""
-        forwards, tokens, seconds = (sum(column) for column in zip(*(meter._spent for meter in meters), strict=True))
+        forwards, tokens, seconds = self._spent
         return {
             "forwards": forwards,
             "tokens": tokens,

@@ -1,16 +1,18 @@
-"""A run over many shards: skip what is up to date, make the rest one shard at a time, say what happened for each.
+"""A run over many shards: skip what is up to date, make the rest shard by shard, say what happened for each.
 
 Every partitioned asset's body is `materialize_shards(context, settings, make)`. A shard's table is written as soon as
-it is made, so a run that dies loses at most the shard at hand, and the next run starts there.
+it is made, so a run that dies loses at most what is at hand, and the next run starts there: one shard, or two where a
+GPU scores (side_by_side.py), which takes the host's memory for both.
 
 Pictures and first rows are read off the table when it is made. A run over few shards reads them off skipped tables as
 well, so that the newest materialization shows them; where it spans many, skipping stays cheap.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -65,7 +67,7 @@ def materialize_shards(
         still_valid: a further condition for skipping a shard whose recipe is unchanged.
         source: what the asset is read from, if it is.
         inputs: the tables that it is made from, where those are more than the same shard's.
-        at_once: how many shards are under way together; asked if there is more than one to make.
+        at_once: how many shards are under way together; asked once there is one to make.
 
     Raises:
         MissingTableError: a table of the same shard that the asset reads has not been made.
@@ -79,26 +81,35 @@ def materialize_shards(
     if partitioned:
         context.log.info(f"{asset}: {len(shards)} shards, {shards[0]} to {shards[-1]}")
 
-    def current(draft: Stamp) -> Stamp | None:
-        stored = tables.stamp(asset, draft.partition)
-        same = not settings.force and stored is not None and stored.recipe == draft.recipe
-        return stored if same and still_valid(draft.partition) else None
+    limit, asked = 1, cache(at_once)
 
-    drafts = [cookbook.draft(asset, shard, inputs) for shard in shards]
-    stored = [current(draft) for draft in drafts]
-    to_make = [draft for draft, stamp in zip(drafts, stored, strict=True) if stamp is None]
-    write = partial(_make_and_write, tables, make, Laps())
-    made = in_order(write, to_make, at_once() if len(to_make) > 1 else 1)
+    def drafts() -> Iterator[tuple[Stamp, Stamp | None]]:
+        """Each shard's next stamp, and the stored one where its table still follows."""
+        nonlocal limit
+        for shard in shards:
+            draft, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
+            follows = not settings.force and stored is not None and stored.recipe == draft.recipe
+            kept = stored if follows and still_valid(shard) else None
+            if kept is None and len(shards) > 1:
+                limit = asked()
+            yield draft, kept
+
+    laps = Laps()
+
+    def work(item: tuple[Stamp, Stamp | None]) -> tuple[Stamp, bool]:
+        draft, kept = item
+        return (kept, True) if kept is not None else (_make_and_write(tables, make, laps, draft), False)
+
     fingerprints: dict[str, str] = {}
-    for number, (shard, kept) in enumerate(zip(shards, stored, strict=True), start=1):
-        stamp, skip = kept or next(made), kept is not None
-        done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
-        context.log.info(f"{asset} {number}/{len(shards)} {shard}: {done}")
-        is_shown = not skip or (len(shards) <= FEW_SHARDS and _is_small(tables, stamp))
-        metadata = shown(asset, tables.scan(asset, stamp.partition), settings) if is_shown else {}
-        metadata.update(table_metadata(tables, stamp, skipped=skip))
-        context.add_asset_metadata(metadata, partition_key=shard if partitioned else None)
-        fingerprints[shard] = stamp.fingerprint
+    with closing(in_order(work, drafts(), lambda: limit)) as results:
+        for number, (shard, (stamp, skip)) in enumerate(zip(shards, results, strict=True), start=1):
+            done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
+            context.log.info(f"{asset} {number}/{len(shards)} {shard}: {done}")
+            is_shown = not skip or (len(shards) <= FEW_SHARDS and _is_small(tables, stamp))
+            metadata = shown(asset, tables.scan(asset, stamp.partition), settings) if is_shown else {}
+            metadata.update(table_metadata(tables, stamp, skipped=skip))
+            context.add_asset_metadata(metadata, partition_key=shard if partitioned else None)
+            fingerprints[shard] = stamp.fingerprint
     # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.
     version = next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(fingerprints)
     return dg.MaterializeResult(data_version=dg.DataVersion(version))

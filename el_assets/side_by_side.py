@@ -1,13 +1,13 @@
 """Shards side by side: while a GPU scores one, the host reads and tokenizes the next, and writes the one before.
 
-The engine takes one caller at a time (`ScoringEngine.turn`), so two shards at once keep it busy; results come back in
-order, and an error stops what is still under way at its next report of progress.
+Engines take one caller at a time (`ScoringEngine.turn`), so two shards at once keep a GPU busy; results come back in
+order. An error, in a shard or in who takes the results, stops what is still under way at its next report of progress.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import TypeVar
@@ -29,28 +29,43 @@ def stop_if_abandoned() -> None:
         raise AbandonedError
 
 
-def in_order(work: Callable[[Item], Result], items: Sequence[Item], at_once: int) -> Iterator[Result]:
-    """`work` of each item, in the order of the items, at most so many under way; a single one in the caller's thread.
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], at_once: Callable[[], int]
+) -> Generator[Result, None, None]:
+    """`work` of each item, in the order of the items; close it, so that nothing goes on when nobody takes the results.
+
+    Args:
+        items: taken when their work may begin. An error of theirs is raised behind the results before it.
+        at_once: how many are under way together; asked behind each item, and may grow. At 1 the caller's thread works.
 
     Raises:
-        Exception: the first, in order, that `work` raised; later items that have not begun are not begun.
+        Exception: the first, in order, that `work` raised; items that have not begun are not begun.
     """
-    if at_once == 1:
-        yield from map(work, items)
-        return
     over = threading.Event()
     under_way: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(at_once, initializer=_abandoned.set, initargs=(over,))
+    pool: ThreadPoolExecutor | None = None
+    left = iter(items)
     try:
-        for item in items:
+        while True:
+            try:
+                item = next(left)
+            except StopIteration:
+                break
+            except Exception:
+                yield from (future.result() for future in under_way)
+                raise
+            if at_once() == 1:
+                yield work(item)
+                continue
+            pool = pool or ThreadPoolExecutor(at_once(), initializer=_abandoned.set, initargs=(over,))
             under_way.append(pool.submit(work, item))
-            if len(under_way) == at_once:
+            if len(under_way) == at_once():
                 yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+        yield from (future.result() for future in under_way)
     finally:
         over.set()
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
 
 
 class Laps:

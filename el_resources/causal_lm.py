@@ -124,15 +124,16 @@ class CausalLM(dg.ConfigurableResource):
                 from el_resources.scoring.engine import ScoringEngine
 
                 transformers_logging.disable_progress_bar()  # its loading bar would stand between ours
-                self._engines[key] = ScoringEngine.from_folder(
-                    choice.folder(),
-                    bos_id=choice.tokenizer().bos_id,
-                    dtype=choice.dtype,
-                    device=choice.device,
-                    trust_remote_code=choice.trust_remote_code,
-                    window=window,
-                    rope_scaling=rope_scaling,
-                )
+                with ScoringEngine.turn:  # a load beside a forward would spoil what that one learns of free memory
+                    self._engines[key] = ScoringEngine.from_folder(
+                        choice.folder(),
+                        bos_id=choice.tokenizer().bos_id,
+                        dtype=choice.dtype,
+                        device=choice.device,
+                        trust_remote_code=choice.trust_remote_code,
+                        window=window,
+                        rope_scaling=rope_scaling,
+                    )
             return self._engines[key]
 
     @staticmethod

@@ -298,12 +298,26 @@ class Settings(dg.ConfigurableResource):
     def at_launch(self) -> dg.ResourceDefinition:
         """The resource of runs, of which each value may be given anew at launch; the others stay as they are here.
 
-        A value out of bounds raises `dg.DagsterInvalidConfigError` while the run is planned, so that none comes about.
+        A value out of bounds, or another profile, raises `dg.DagsterInvalidConfigError` while the run is planned, so
+        that none comes about.
         Dagster's own schema, against which a launchpad checks while one types, knows types and choices and no bounds.
         """
         schema = self.configure_at_launch(**self.model_dump()).get_resource_definition().config_schema
         resource = dg.ResourceDefinition(settings_of_a_run, config_schema=schema, description=self.__doc__)
-        return resource.configured(_refuse_wrong_values, config_schema=schema)
+
+        def checked(config: dict[str, Any]) -> dict[str, Any]:
+            try:
+                if config["profile"] != self.profile:
+                    raise ValueError(
+                        f"profile={config['profile']} at launch would change no other value; start Dagster with "
+                        f"EL_PROFILE={config['profile']}, which has {self.profile!r} now"
+                    )
+                Settings._of(config)
+            except ValueError as error:
+                raise dg.DagsterInvalidConfigError(str(error), errors=[], config_value=config) from None
+            return config
+
+        return resource.configured(checked, config_schema=schema)
 
     def subset(self, names: tuple[str, ...]) -> dict[str, Any]:
         """The named settings, in a JSON-ready dict; what goes into a fingerprint."""
@@ -326,14 +340,6 @@ def _environment_values(environment: Mapping[str, str], fields: set[str]) -> dic
 def settings_of_a_run(context: dg.InitResourceContext) -> Settings:
     """What a run's steps are given. Dagster shows this function's name as the resource's type."""
     return Settings._of(context.resource_config)
-
-
-def _refuse_wrong_values(config: dict[str, Any]) -> dict[str, Any]:
-    try:
-        Settings._of(config)
-    except ValueError as error:
-        raise dg.DagsterInvalidConfigError(str(error), errors=[], config_value=config) from None
-    return config
 
 
 def _in_words(error: ValidationError) -> str:

@@ -60,7 +60,7 @@ def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: Mod
     meter = Meter(engine)
     sequences = [tokens[index] for index in chosen]
     names = texts[chosen].select("doc_id", "content_hash").iter_rows()
-    with step.show(f"entropy {shard}", sum(len(ids) for ids in sequences), "tokens") as advance, meter:
+    with meter, step.show(f"entropy {shard}", sum(len(ids) for ids in sequences), "tokens") as advance:
         scores = engine.score(sequences, on_progress=advance)
     rows = [
         entropy_map_row(
@@ -98,8 +98,8 @@ def score_contexts(step: ShardStep, shard: str, engine: "ScoringEngine", scorer_
     chunks = chunk_tokens(step, pairs)
     joint = Joint(step.separator_ids())
     units = plan_units(new)
-    meter = Meter(engine)
-    scored = _score_blocks(step, shard, meter, units, roots, chunks, joint)
+    with Meter(engine) as meter:
+        scored = _score_blocks(step, shard, engine, units, roots, chunks, joint)
     after = new.join(pl.concat(scored), on=["doc_id", "chunk_hash", "anchor"], how="inner") if scored else known.clear()
     table = with_reductions(pl.concat([known, after])).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
     assert table.height == pairs.height, (table.height, pairs.height)
@@ -117,7 +117,7 @@ def score_contexts(step: ShardStep, shard: str, engine: "ScoringEngine", scorer_
 def _score_blocks(
     step: ShardStep,
     shard: str,
-    meter: Meter,
+    engine: "ScoringEngine",
     units: Sequence[Any],
     roots: Mapping[str, np.ndarray],
     chunks: Mapping[str, np.ndarray],
@@ -130,8 +130,7 @@ def _score_blocks(
         def score(
             sequences: list[np.ndarray], positions: list[np.ndarray], n_common: list[int]
         ) -> list[tuple[np.ndarray, np.ndarray]]:
-            with meter:
-                scores = meter.engine.score(sequences, positions, on_progress=advance, n_common=n_common)
+            scores = engine.score(sequences, positions, on_progress=advance, n_common=n_common)
             return [(score.entropy_nats, score.nll_nats) for score in scores]
 
         # Units of one chunk in one block, where they read it once.

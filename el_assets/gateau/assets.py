@@ -143,6 +143,7 @@ def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> d
     shards = list(influence.facts["shards"])
     samples = tables.stamps("instruction_samples", shards)
     refuse_changed_samples(influence.facts["samples_fingerprints"], samples)
+    refuse_old_samples(samples)
 
     def make(fraction: str) -> Made:
         pool = tables.scan_many("instruction_samples", shards)
@@ -163,6 +164,17 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
         windows=lambda: (short_window(settings), ModelChoice.long(settings).window()),
         hub_endpoint=settings.hub_endpoint,
     )
+
+
+def refuse_old_samples(samples: Mapping[str, Stamp]) -> None:
+    """Raise ValueError where a shard's samples were made by an earlier version, which had other columns."""
+    version = RECIPES["instruction_samples"].code_version
+    old = [shard for shard, stamp in samples.items() if stamp.made_from.get("code_version") != version]
+    if old:
+        raise ValueError(
+            f"instruction_samples of {len(old)} shards, the first is {old[0]!r}, were made by an earlier version; "
+            "run the job score_samples, then select_samples again"
+        )
 
 
 def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stamp]) -> None:

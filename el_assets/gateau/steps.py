@@ -65,7 +65,6 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
     long_engine = step.causal_lm.engine(ModelChoice.long(step.settings))
     long_prompts = step.prompts(parts, long_engine.window)
     short_engine, short_prompts = _short_reading(step, parts, long_engine, long_prompts)
-    long_meter, short_meter = Meter(long_engine), Meter(short_engine)
     # A second reading of the same prompt would differ by rounding, and ranks would put that noise in order.
     differs = [
         short_engine is not long_engine or short.n_dropped != long.n_dropped
@@ -73,9 +72,9 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
     ]
     to_score = [prompt for prompt, other in zip(short_prompts, differs, strict=True) if other]
     total = sum(prompt.response[1] for prompt in [*long_prompts, *to_score])
-    with step.show(f"guidance {shard}", total, "tokens") as advance:
-        long_nll = _response_nll(long_meter, long_prompts, advance)
-        scored = iter(_response_nll(short_meter, to_score, advance))
+    with Meter(long_engine, short_engine) as meter, step.show(f"guidance {shard}", total, "tokens") as advance:
+        long_nll = _response_nll(long_engine, long_prompts, advance)
+        scored = iter(_response_nll(short_engine, to_score, advance))
     short_nll = [next(scored) if other else nll for other, nll in zip(differs, long_nll, strict=True)]
     table = hmg_table(
         samples["sample_id"].to_list(),
@@ -83,7 +82,7 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
         list(zip(long_prompts, long_nll, strict=True)),
     )
     facts = {
-        **Meter.total([long_meter, short_meter]),
+        **meter.facts(),
         **step.made_from(shard),
         "form": step.settings.hmg_form,
         "contexts_cut": int((table["n_dropped_context_tokens"] > 0).sum()),
@@ -104,13 +103,12 @@ def _short_reading(
     return step.causal_lm.engine(short, window=long_engine.window, rope_scaling=scaling), long_prompts
 
 
-def _response_nll(meter: Meter, prompts: Sequence[Prompt], advance: Advance) -> list[np.ndarray]:
-    with meter:
-        scores = meter.engine.score(
-            [prompt.token_ids for prompt in prompts],
-            [prompt.response_positions() for prompt in prompts],
-            on_progress=advance,
-        )
+def _response_nll(engine: "ScoringEngine", prompts: Sequence[Prompt], advance: Advance) -> list[np.ndarray]:
+    scores = engine.score(
+        [prompt.token_ids for prompt in prompts],
+        [prompt.response_positions() for prompt in prompts],
+        on_progress=advance,
+    )
     return [score.nll_nats for score in scores]
 
 
@@ -121,17 +119,15 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
     prompts = step.prompts(step.parts(samples), engine.window)
     segments = [segments_of(prompt.context, settings.segment_tokens) for prompt in prompts]
     alone = [_with_segment_alone(prompt, spans) for prompt, spans in zip(prompts, segments, strict=True)]
-    meter = Meter(engine)
     total = sum(one.response[1] for one in [*prompts, *(one for ones in alone for one in ones)])
-    with step.show(f"awareness {shard}", total, "tokens") as advance:
-        with meter:
-            attention = engine.segment_attention(
-                [prompt.token_ids for prompt in prompts],
-                segments,
-                [prompt.response for prompt in prompts],
-                on_progress=advance,
-            )
-        flat = iter(_response_nll(meter, [one for ones in alone for one in ones], advance))
+    with Meter(engine) as meter, step.show(f"awareness {shard}", total, "tokens") as advance:
+        attention = engine.segment_attention(
+            [prompt.token_ids for prompt in prompts],
+            segments,
+            [prompt.response for prompt in prompts],
+            on_progress=advance,
+        )
+        flat = iter(_response_nll(engine, [one for ones in alone for one in ones], advance))
     rows = []
     for sample_id, prompt, spans, scores in zip(samples["sample_id"], prompts, segments, attention, strict=True):
         rows.append(

@@ -48,14 +48,16 @@ def retrieval_overview(candidates: pl.DataFrame, k: int) -> "Figure":
     """
     retrieved = candidates.filter(~pl.col("is_control"))
     with panels(2) as (figure, (left, right)):
-        _rank_panel(left, retrieved, k)
+        _rank_panel(left, retrieved)
+        per_anchor = candidates.group_by("doc_id", "anchor").agg(found=(~pl.col("is_control")).sum())["found"]
+        left.set_title(f"{(per_anchor >= k).sum():,} of {len(per_anchor):,} anchors have all {k:,}", fontsize=9)
         _demand_panel(right, retrieved)
         for axes in (left, right):
             note_if_empty(axes, retrieved.height, "retrieved pairs")
     return figure
 
 
-def _rank_panel(axes: "Axes", retrieved: pl.DataFrame, k: int) -> None:
+def _rank_panel(axes: "Axes", retrieved: pl.DataFrame) -> None:
     from matplotlib.ticker import MaxNLocator
 
     similarity = pl.col("similarity")
@@ -72,8 +74,6 @@ def _rank_panel(axes: "Axes", retrieved: pl.DataFrame, k: int) -> None:
     axes.margins(y=0.2)  # room for the legend
     axes.use_sticky_edges = False
     axes.set(xlabel="rank among the anchor's candidates", ylabel="similarity of query and chunk")
-    found = retrieved.group_by("doc_id", "anchor").len()["len"]
-    axes.set_title(f"{(found >= k).sum():,} of {len(found):,} anchors have all {k:,}", fontsize=9)
 
 
 def _demand_panel(axes: "Axes", retrieved: pl.DataFrame) -> None:

@@ -20,7 +20,7 @@ PREVIEW_ITEMS = 3
 def shown(asset: str, table: pl.LazyFrame, settings: Settings) -> dict[str, Any]:
     """Metadata of an asset's table (or of one partition of it); reads the columns that it needs and a few whole rows.
 
-    The ε of the pictures is that of the settings.
+    The ε and K of the pictures are those of the settings.
     """
     columns, look = LOOKS.get(asset, ((), _nothing_more))
     more = look(table.select(columns).collect(), settings)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +75,6 @@ class Layout:
 
     Attributes:
         cu_queries_P1, cu_keys_P1: where each piece's queries and keys start, and the end.
-        keys_J: the input that each key comes from; None where every piece has only its own.
         watcher: sees the queries and keys of every layer.
         masks, work: what layers of one kind share, made by the first of them.
     """
@@ -84,7 +84,6 @@ class Layout:
     cu_keys_P1: Tensor
     max_queries: int
     max_keys: int
-    keys_J: Tensor | None
     watcher: "AttentionWatcher | None" = None
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
     work: dict[int, Tensor] = field(default_factory=dict)
@@ -93,19 +92,22 @@ class Layout:
     def of(cls, pieces: Sequence[Piece], device: torch.device, watcher: "AttentionWatcher | None" = None) -> "Layout":
         n_queries = [piece.end - piece.start for piece in pieces]
         n_keys = [piece.n_keys for piece in pieces]
-        keys_J = None
-        if n_keys != n_queries:
-            spans = [span for p in pieces for span in ((p.shared_start, p.shared_end), (p.start, p.end))]
-            keys_J = to_device(np.concatenate([np.arange(*span) for span in spans]), device)
         return cls(
             pieces=pieces,
             cu_queries_P1=to_device(np.cumsum([0, *n_queries], dtype=np.int32), device),
             cu_keys_P1=to_device(np.cumsum([0, *n_keys], dtype=np.int32), device),
             max_queries=max(n_queries),
             max_keys=max(n_keys),
-            keys_J=keys_J,
             watcher=watcher,
         )
+
+    @cached_property
+    def keys_J(self) -> Tensor | None:
+        """The input that each key comes from; None where every piece has only its own."""
+        if not any(piece.n_shared for piece in self.pieces):
+            return None
+        spans = [span for p in self.pieces for span in ((p.shared_start, p.shared_end), (p.start, p.end))]
+        return to_device(np.concatenate([np.arange(*span) for span in spans]), self.cu_keys_P1.device)
 
 
 def to_device(values: "np.ndarray[Any, Any]", device: torch.device) -> Tensor:
@@ -190,6 +192,8 @@ def _tiled(
     n_inputs = kernel.inputs_of_a_block(query, key)
     if n_inputs not in layout.work:
         layout.work[n_inputs] = to_device(kernel.work_items(layout.pieces, n_inputs), query.device)
+    if len(layout.work[n_inputs]) > kernel.MAX_WORK_ITEMS:
+        return _varlen(layout, query_HTE, key_KTE, value_KTE, scale, window)
     return kernel.attend_to_pieces(
         query, key, value, layout.work[n_inputs], query.shape[2] ** -0.5 if scale is None else scale
     )

@@ -29,7 +29,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,8 +66,11 @@ class ScoringEngine:
         forwards: sequences put through the model since construction.
         tokens: input tokens put through the model, BOS included, padding excluded; what sequences share counts once.
         seconds: time spent scoring.
-        turn: held by the thread that scores; whoever holds it longer knows what its calls cost.
+        turn: held by the thread that scores, with any engine of the process, since they share a GPU's memory; whoever
+            holds it longer knows what its calls cost.
     """
+
+    turn = threading.RLock()
 
     def __init__(
         self,
@@ -98,14 +101,14 @@ class ScoringEngine:
         self.dtype = str(model.dtype).removeprefix("torch.")
         check_ids(np.array([bos_id]), "bos_id", self.vocab_size)
         self.bos_id = bos_id
-        self._reader, self._not_packed = choose_reader(model, bos_id)
+        with _current(self.device):
+            self._reader, self._not_packed = choose_reader(model, bos_id)
         self._compiled = compiled
         on_cpu = self.device.type == "cpu"
         rows = max(1, (CPU_HEAD_LOGITS if on_cpu else CUDA_HEAD_LOGITS) // self.vocab_size)
         # Matrix products on a GPU come in tiles of 128 rows.
         self.head_rows = _at_least_1("head_rows", head_rows, rows if on_cpu or rows < 128 else rows // 128 * 128)
         self._max_batch_tokens = _at_least_1("max_batch_tokens", max_batch_tokens, CPU_BATCH_TOKENS if on_cpu else 0)
-        self.turn = threading.RLock()
         self.forwards = 0
         self.tokens = 0
         self.seconds = 0.0
@@ -158,7 +161,7 @@ class ScoringEngine:
     @property
     def max_batch_tokens(self) -> int:
         if not self._max_batch_tokens:
-            with torch.inference_mode():
+            with torch.inference_mode(), _current(self.device):
                 self._max_batch_tokens = tokens_that_fit(self.device, self._read_dummies, at_most=CUDA_BATCH_TOKENS)
         return self._max_batch_tokens
 
@@ -229,8 +232,8 @@ class ScoringEngine:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """One caller at a time; count the seconds spent inside."""
-        with self.turn:
+        """One caller at a time, on the model's device; count the seconds spent inside."""
+        with self.turn, _current(self.device):
             started = time.perf_counter()
             try:
                 yield
@@ -308,6 +311,11 @@ def _at_least_1(name: str, value: int | None, default: int) -> int:
     if value is not None and value < 1:
         raise ValueError(f"{name} is {value}; give at least 1, or None for the default")
     return default if value is None else value
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Kernels and events of the thread go to this device; there is nothing to choose on a CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _members(batch: Sequence[Family]) -> Iterator[int]:

@@ -55,11 +55,12 @@ def launchpad() -> Iterator[Launchpad]:
             {"root_tokens_min": 700},
             "root_tokens_max=640 is below root_tokens_min=700; raise the one",
         ),
+        ({"profile": "paper"}, "start Dagster with EL_PROFILE=paper"),
         ({"seed": None}, "seed (EL_SEED) = None: Input should be a valid integer"),
         ({"seed": "x"}, 'Invalid scalar at path root:resources:settings:config:seed. Value "x"'),
         ({"criterion": "x"}, "Value at path root:resources:settings:config:criterion not in enum type"),
     ],
-    ids=["above", "below", "two-fields", "nothing", "type", "choice"],
+    ids=["above", "below", "two-fields", "profile", "nothing", "type", "choice"],
 )
 def test_a_wrong_value_is_refused_in_words_and_no_run_comes_about(
     launchpad: Launchpad, values: dict[str, Any], words: str

@@ -2,8 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,15 +29,74 @@ def test_two_are_under_way_together_and_come_back_in_order() -> None:
         time.sleep(0.02 * (item % 2 == 0))  # the first of each two is the slower one
         return 10 * item
 
-    assert list(in_order(work, range(6), at_once=2)) == [0, 10, 20, 30, 40, 50]
+    assert list(in_order(work, range(6), lambda: 2)) == [0, 10, 20, 30, 40, 50]
 
 
 def test_one_at_a_time_works_in_the_callers_thread() -> None:
-    assert set(in_order(lambda _: threading.current_thread(), range(3), at_once=1)) == {threading.current_thread()}
+    assert set(in_order(lambda _: threading.current_thread(), range(3), lambda: 1)) == {threading.current_thread()}
+
+
+def test_a_pool_begins_where_it_is_first_wanted() -> None:
+    wanted = [1, 1, 2, 2]
+    left = iter(wanted)
+    limits: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number, limit in enumerate(left):
+            limits.append(limit)
+            yield number
+
+    threads = list(in_order(lambda _: threading.current_thread(), items(), lambda: limits[-1]))
+    assert [thread is threading.current_thread() for thread in threads] == [True, True, False, False]
+
+
+def wait_to_be_abandoned(stopped: list[int], item: int) -> None:
+    """Long work that reports progress."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            stop_if_abandoned()
+            time.sleep(0.001)
+    except AbandonedError:
+        stopped.append(item)
+        raise
+
+
+def test_an_error_of_who_takes_the_results_stops_what_is_under_way() -> None:
+    stopped: list[int] = []
+    begun = threading.Event()
+
+    def work(item: int) -> int:
+        if item:
+            begun.set()
+            wait_to_be_abandoned(stopped, item)
+        return item
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        closing(in_order(work, range(4), lambda: 2)) as results,
+    ):
+        assert next(results) == 0
+        assert begun.wait(PATIENCE_SECONDS)
+        raise KeyboardInterrupt
+    assert stopped == [1]
+
+
+def test_an_item_that_cannot_be_had_is_an_error_behind_the_results_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield 0
+        raise ValueError("no such shard")
+
+    results = in_order(lambda item: item, items(), lambda: 2)
+    assert next(results) == 0
+    with pytest.raises(ValueError, match="no such shard"):
+        next(results)
 
 
 def test_an_error_stops_what_is_under_way_and_what_has_not_begun() -> None:
-    begun, stopped, second_waits = [], [], threading.Event()
+    begun: list[int] = []
+    stopped: list[int] = []
+    second_waits = threading.Event()
 
     def work(item: int) -> int:
         begun.append(item)
@@ -44,17 +105,10 @@ def test_an_error_stops_what_is_under_way_and_what_has_not_begun() -> None:
             raise ValueError("the shard is bad")
         if item == 2:
             second_waits.set()
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            try:
-                while time.monotonic() < deadline:
-                    stop_if_abandoned()
-                    time.sleep(0.001)
-            except AbandonedError:
-                stopped.append(item)
-                raise
+            wait_to_be_abandoned(stopped, item)
         return item
 
-    results = in_order(work, range(5), at_once=2)
+    results = in_order(work, range(5), lambda: 2)
     assert next(results) == 0
     with pytest.raises(ValueError, match="the shard is bad"):
         next(results)
@@ -78,20 +132,41 @@ def test_each_meter_counts_what_its_own_thread_asked_for() -> None:
     ready = threading.Barrier(2)
 
     def work(length: int) -> dict[str, object]:
-        meter = Meter(engine)
         ready.wait(PATIENCE_SECONDS)
-        for _ in range(4):
-            with meter:
+        with Meter(engine, engine) as meter:
+            for _ in range(4):
                 engine.score([np.arange(length), np.arange(length)])
         return meter.facts()
 
-    found = list(in_order(work, [30, 50], at_once=2))
+    found = list(in_order(work, [30, 50], lambda: 2))
     assert [(facts["forwards"], facts["tokens"]) for facts in found] == [(8, 240), (8, 400)]
     assert engine.forwards == 16
 
 
+def test_two_engines_never_score_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = [
+        ScoringEngine.from_folder(REFERENCE_FOLDER / name, bos_id=0, dtype="float32", device="cpu")
+        for name in ("short", "long")
+    ]
+    inside: list[int] = []
+    start = ScoringEngine._start
+
+    def watched(self: ScoringEngine, *arguments: Any) -> Any:
+        inside.append(1)
+        time.sleep(0.01)  # long enough for the other one to come in
+        found = start(self, *arguments)
+        assert len(inside) == 1
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(ScoringEngine, "_start", watched)
+    results = in_order(lambda engine: engine.score([np.arange(40)] * 4), engines, lambda: 2)
+    assert [len(scores) for scores in results] == [4, 4]
+
+
+@pytest.mark.parametrize("hmg_form", ["one_model", "pair"])
 def test_tables_are_the_same_as_one_at_a_time(
-    new_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    hmg_form: str, new_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = {
         "roots_per_shard": 5,
@@ -101,7 +176,8 @@ def test_tables_are_the_same_as_one_at_a_time(
         "alpha": 0.5,
         "max_anchors": 3,
         "candidates_per_anchor": 2,
-        "short_window": 128,
+        "short_window": 128 if hmg_form == "one_model" else 0,
+        "hmg_form": hmg_form,
     }
     asked: list[int] = []
     done = []

@@ -109,12 +109,12 @@ def test_every_figure_becomes_a_small_picture_whatever_the_table_holds(figure: o
 
 
 def test_retrieval_is_drawn_by_rank_and_by_how_many_anchors_want_a_chunk() -> None:
-    similarity, demand = retrieval_overview(candidates(["a", "b"], ["a", "c"], ["a"]), 2).axes
+    similarity, demand = retrieval_overview(candidates(["a", "b"], ["a", "c"], ["a"], []), 2).axes
     band, median = (patch.get_data() for patch in similarity.patches)
     assert median.values.tolist() == pytest.approx([0.9, 0.8])
     assert (band.values.tolist(), band.baseline.tolist()) == (median.values.tolist(), median.values.tolist())
     assert median.edges.tolist() == [0.5, 1.5, 2.5], "ranks are counted from 1"
-    assert similarity.get_title() == "2 of 3 anchors have all 2"
+    assert similarity.get_title() == "2 of 4 anchors have all 2", "an anchor for which nothing was found counts too"
     # b and c are retrieved by one anchor each, a by three; controls are not counted.
     assert demand.patches[0].get_data().values.tolist() == [2, 0, 1]
     assert demand.get_title() == "3 chunks in 5 pairs"

@@ -12,7 +12,8 @@ TOLERANCE = {torch.bfloat16: 0.03, torch.float16: 0.004}
 
 # Ends of pieces that share nothing, and of pieces behind a beginning of so many inputs.
 UNSHARED = {"one input": [1], "a block and its neighbours": [31, 64, 161, 289], "many": [900, 901, 965, 1300, 1317]}
-SHARED = {"whole blocks of keys": (256, [700, 701, 900]), "a last block in part": (77, [109, 500, 1200])}
+SHARED = {"whole blocks of keys": (256, [700, 701, 900]), "a last block in part": (77, [78, 109, 500, 1200])}
+FAMILIES = "two families, the second not at the row's start"
 
 
 def pieces_of(ends: list[int], n_shared: int = 0) -> list[Piece]:
@@ -20,6 +21,12 @@ def pieces_of(ends: list[int], n_shared: int = 0) -> list[Piece]:
     starts = [n_shared, *ends[:-1]]
     beginning = [Piece(0, n_shared)] if n_shared else []
     return beginning + [Piece(*span, 0, n_shared) for span in zip(starts, ends, strict=True)]
+
+
+def two_families() -> list[Piece]:
+    """What shares 40 inputs, what is alone, and what shares 33 others further on."""
+    first = [*pieces_of([90, 91], 40), Piece(91, 200)]
+    return [*first, Piece(200, 233), Piece(233, 234, 200, 233), Piece(234, 390, 200, 233)]
 
 
 def slow_attention(query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, pieces: list[Piece], scale: float) -> Tensor:
@@ -43,15 +50,15 @@ def slow_attention(query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, pieces
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize(("n_heads", "n_key_heads"), [(8, 2), (4, 4), (16, 1), (6, 3)])
 @pytest.mark.parametrize("width", [64, 128])
-@pytest.mark.parametrize("name", [*UNSHARED, *SHARED])
+@pytest.mark.parametrize("name", [*UNSHARED, *SHARED, FAMILIES])
 def test_every_row_attends_to_what_it_may_see(
     dtype: torch.dtype, n_heads: int, n_key_heads: int, width: int, name: str
 ) -> None:
     torch.manual_seed(0)
-    n_shared, ends = SHARED[name] if name in SHARED else (0, UNSHARED[name])
-    pieces = pieces_of(ends, n_shared)
+    n_shared, ends = SHARED.get(name) or (0, UNSHARED.get(name, []))
+    pieces = two_families() if name == FAMILIES else pieces_of(ends, n_shared)
     # One tensor for all three, as some models make them: rows are not neighbours in memory.
-    heads = torch.randn(ends[-1], n_heads + 2 * n_key_heads, width, device="cuda", dtype=dtype)
+    heads = torch.randn(pieces[-1].end, n_heads + 2 * n_key_heads, width, device="cuda", dtype=dtype)
     query, key, value = heads.split([n_heads, n_key_heads, n_key_heads], dim=1)
     layout = Layout.of(pieces, heads.device)
     found = _tiled(layout, *(part.transpose(0, 1) for part in (query, key, value)), 0.2, None)
