@@ -95,7 +95,7 @@ def main() -> None:
         print(f"tokenizing alone: {n_tokens / (time.perf_counter() - started):,.0f} tokens/s\n")
         print("| shards at once | tokens/s | engine's seconds | seconds | device busy |\n|---|---|---|---|---|")
         for at_once in (1, 2):
-            print(measured(partial(in_order, work, shards, lambda n=at_once: n), at_once, bench), flush=True)
+            print(measured(partial(in_order, work, shards, lambda _, n=at_once: n), at_once, bench), flush=True)
 
 
 def measured(run: Callable[[], Iterator[Made]], at_once: int, bench: Any) -> str:

@@ -9,10 +9,10 @@ well, so that the newest materialization shows them; where it spans many, skippi
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import dagster as dg
@@ -81,27 +81,19 @@ def materialize_shards(
     if partitioned:
         context.log.info(f"{asset}: {len(shards)} shards, {shards[0]} to {shards[-1]}")
 
-    limit, asked = 1, cache(at_once)
+    def draft(shard: str) -> _Task:
+        new, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
+        follows = not settings.force and stored is not None and stored.recipe == new.recipe
+        return _Task(new, stored if follows and still_valid(shard) else None)
 
-    def drafts() -> Iterator[tuple[Stamp, Stamp | None]]:
-        """Each shard's next stamp, and the stored one where its table still follows."""
-        nonlocal limit
-        for shard in shards:
-            draft, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
-            follows = not settings.force and stored is not None and stored.recipe == draft.recipe
-            kept = stored if follows and still_valid(shard) else None
-            if kept is None and len(shards) > 1:
-                limit = asked()
-            yield draft, kept
-
-    laps = Laps()
-
-    def work(item: tuple[Stamp, Stamp | None]) -> tuple[Stamp, bool]:
-        draft, kept = item
-        return (kept, True) if kept is not None else (_make_and_write(tables, make, laps, draft), False)
-
+    asked = cache(at_once)
+    results = in_order(
+        partial(_stamp, tables, make, Laps()),
+        map(draft, shards),
+        lambda task: 1 if task.kept or len(shards) == 1 else asked(),
+    )
     fingerprints: dict[str, str] = {}
-    with closing(in_order(work, drafts(), lambda: limit)) as results:
+    with closing(results):
         for number, (shard, (stamp, skip)) in enumerate(zip(shards, results, strict=True), start=1):
             done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
             context.log.info(f"{asset} {number}/{len(shards)} {shard}: {done}")
@@ -127,6 +119,19 @@ def open_corpus_of(settings: Settings) -> CorpusSource:
 
 def _is_small(tables: ShardTables, stamp: Stamp) -> bool:
     return tables.path(stamp.asset, stamp.partition).stat().st_size <= SMALL_TABLE_BYTES
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A shard's next stamp, and the stored one where its table still follows."""
+
+    new: Stamp
+    kept: Stamp | None
+
+
+def _stamp(tables: ShardTables, make: Callable[[str], Made], laps: Laps, task: _Task) -> tuple[Stamp, bool]:
+    """The stamp of the shard's table, and whether that was there already."""
+    return (task.kept, True) if task.kept else (_make_and_write(tables, make, laps, task.new), False)
 
 
 def _make_and_write(tables: ShardTables, make: Callable[[str], Made], laps: Laps, draft: Stamp) -> Stamp:

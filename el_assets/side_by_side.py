@@ -30,13 +30,14 @@ def stop_if_abandoned() -> None:
 
 
 def in_order(
-    work: Callable[[Item], Result], items: Iterable[Item], at_once: Callable[[], int]
+    work: Callable[[Item], Result], items: Iterable[Item], at_once: Callable[[Item], int]
 ) -> Generator[Result, None, None]:
     """`work` of each item, in the order of the items; close it, so that nothing goes on when nobody takes the results.
 
     Args:
         items: taken when their work may begin. An error of theirs is raised behind the results before it.
-        at_once: how many are under way together; asked behind each item, and may grow. At 1 the caller's thread works.
+        at_once: how many may be under way together, asked for each item; the most so far counts. At 1 the caller's
+            thread works.
 
     Raises:
         Exception: the first, in order, that `work` raised; items that have not begun are not begun.
@@ -44,7 +45,7 @@ def in_order(
     over = threading.Event()
     under_way: deque[Future[Result]] = deque()
     pool: ThreadPoolExecutor | None = None
-    left = iter(items)
+    limit, left = 1, iter(items)
     try:
         while True:
             try:
@@ -54,12 +55,13 @@ def in_order(
             except Exception:
                 yield from (future.result() for future in under_way)
                 raise
-            if at_once() == 1:
+            limit = max(limit, at_once(item))
+            if limit == 1:
                 yield work(item)
                 continue
-            pool = pool or ThreadPoolExecutor(at_once(), initializer=_abandoned.set, initargs=(over,))
+            pool = pool or ThreadPoolExecutor(limit, initializer=_abandoned.set, initargs=(over,))
             under_way.append(pool.submit(work, item))
-            if len(under_way) == at_once():
+            if len(under_way) == limit:
                 yield under_way.popleft().result()
         yield from (future.result() for future in under_way)
     finally:

@@ -29,24 +29,15 @@ def test_two_are_under_way_together_and_come_back_in_order() -> None:
         time.sleep(0.02 * (item % 2 == 0))  # the first of each two is the slower one
         return 10 * item
 
-    assert list(in_order(work, range(6), lambda: 2)) == [0, 10, 20, 30, 40, 50]
+    assert list(in_order(work, range(6), lambda _: 2)) == [0, 10, 20, 30, 40, 50]
 
 
 def test_one_at_a_time_works_in_the_callers_thread() -> None:
-    assert set(in_order(lambda _: threading.current_thread(), range(3), lambda: 1)) == {threading.current_thread()}
+    assert set(in_order(lambda _: threading.current_thread(), range(3), lambda _: 1)) == {threading.current_thread()}
 
 
 def test_a_pool_begins_where_it_is_first_wanted() -> None:
-    wanted = [1, 1, 2, 2]
-    left = iter(wanted)
-    limits: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number, limit in enumerate(left):
-            limits.append(limit)
-            yield number
-
-    threads = list(in_order(lambda _: threading.current_thread(), items(), lambda: limits[-1]))
+    threads = list(in_order(lambda _: threading.current_thread(), [1, 1, 2, 1], lambda wanted: wanted))
     assert [thread is threading.current_thread() for thread in threads] == [True, True, False, False]
 
 
@@ -74,7 +65,7 @@ def test_an_error_of_who_takes_the_results_stops_what_is_under_way() -> None:
 
     with (
         pytest.raises(KeyboardInterrupt),
-        closing(in_order(work, range(4), lambda: 2)) as results,
+        closing(in_order(work, range(4), lambda _: 2)) as results,
     ):
         assert next(results) == 0
         assert begun.wait(PATIENCE_SECONDS)
@@ -87,7 +78,7 @@ def test_an_item_that_cannot_be_had_is_an_error_behind_the_results_before_it() -
         yield 0
         raise ValueError("no such shard")
 
-    results = in_order(lambda item: item, items(), lambda: 2)
+    results = in_order(lambda item: item, items(), lambda _: 2)
     assert next(results) == 0
     with pytest.raises(ValueError, match="no such shard"):
         next(results)
@@ -108,7 +99,7 @@ def test_an_error_stops_what_is_under_way_and_what_has_not_begun() -> None:
             wait_to_be_abandoned(stopped, item)
         return item
 
-    results = in_order(work, range(5), lambda: 2)
+    results = in_order(work, range(5), lambda _: 2)
     assert next(results) == 0
     with pytest.raises(ValueError, match="the shard is bad"):
         next(results)
@@ -138,7 +129,7 @@ def test_each_meter_counts_what_its_own_thread_asked_for() -> None:
                 engine.score([np.arange(length), np.arange(length)])
         return meter.facts()
 
-    found = list(in_order(work, [30, 50], lambda: 2))
+    found = list(in_order(work, [30, 50], lambda _: 2))
     assert [(facts["forwards"], facts["tokens"]) for facts in found] == [(8, 240), (8, 400)]
     assert engine.forwards == 16
 
@@ -160,7 +151,7 @@ def test_two_engines_never_score_together(monkeypatch: pytest.MonkeyPatch) -> No
         return found
 
     monkeypatch.setattr(ScoringEngine, "_start", watched)
-    results = in_order(lambda engine: engine.score([np.arange(40)] * 4), engines, lambda: 2)
+    results = in_order(lambda engine: engine.score([np.arange(40)] * 4), engines, lambda _: 2)
     assert [len(scores) for scores in results] == [4, 4]
 
 
