@@ -138,7 +138,7 @@ class CausalLM(dg.ConfigurableResource):
 
     @staticmethod
     def shards_at_once(choice: ModelChoice) -> int:
-        """Two on a GPU, so that it scores one while the host works on the other; a CPU has no time left over."""
+        """Two on a GPU, which scores one while the host works on the other; on a CPU both would want the same cores."""
         from el_resources.scoring.loading import torch_device
 
         return 1 if torch_device(choice.device).type == "cpu" else 2

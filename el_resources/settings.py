@@ -298,9 +298,8 @@ class Settings(dg.ConfigurableResource):
     def at_launch(self) -> dg.ResourceDefinition:
         """The resource of runs, of which each value may be given anew at launch; the others stay as they are here.
 
-        A value out of bounds, or another profile, raises `dg.DagsterInvalidConfigError` while the run is planned, so
-        that none comes about.
-        Dagster's own schema, against which a launchpad checks while one types, knows types and choices and no bounds.
+        A value out of bounds, or another profile, raises `dg.DagsterInvalidConfigError` while the run is planned, and
+        none comes about. Dagster's own schema, which a launchpad checks while one types, knows types and choices only.
         """
         schema = self.configure_at_launch(**self.model_dump()).get_resource_definition().config_schema
         resource = dg.ResourceDefinition(settings_of_a_run, config_schema=schema, description=self.__doc__)
