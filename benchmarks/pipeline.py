@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--shards", type=int, default=6)
     parser.add_argument("--documents", type=int, default=800, help="of a shard")
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2], help="shards under way together")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     bench = open_bench(arguments.shape, arguments.device, scale=1.0, roots=None)
@@ -94,7 +95,7 @@ def main() -> None:
         n_tokens = sum(map(len, step.tokenizer.encode_batch(texts)))
         print(f"tokenizing alone: {n_tokens / (time.perf_counter() - started):,.0f} tokens/s\n")
         print("| shards at once | tokens/s | engine's seconds | seconds | device busy |\n|---|---|---|---|---|")
-        for at_once in (1, 2):
+        for at_once in arguments.at_once:
             print(measured(partial(in_order, work, shards, lambda _, n=at_once: n), at_once, bench), flush=True)
 
 

@@ -5,6 +5,7 @@ time of 1B entropy maps on a local disk (benchmarks/RESULTS.md, "Whole shards").
 in a shard or in who takes the results, stops what is still under way at its next report of progress.
 """
 
+import sys
 import threading
 import time
 from collections import deque
@@ -15,6 +16,10 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# How long a thread may keep the interpreter while another wants it. With Python's 5 ms a GPU runs out of kernels while
+# the host works on the other shard.
+SWITCH_SECONDS = 5e-4
 
 _abandoned: ContextVar[threading.Event | None] = ContextVar("_abandoned", default=None)
 
@@ -36,17 +41,29 @@ def in_order(
     """`work` of each item, in the order of the items; close it, so that nothing goes on when nobody takes the results.
 
     Args:
-        items: taken when their work may begin. An error of theirs is raised behind the results before it.
+        items: taken when their work may begin, and one ahead where threads work, so that none waits for a slower one
+            before it. An error of theirs is raised behind the results before it.
         at_once: how many may be under way together, asked for each item; the most so far counts. At 1 the caller's
             thread works.
 
     Raises:
         Exception: the first, in order, that `work` raised; items that have not begun are not begun.
     """
-    over = threading.Event()
+    over, failed = threading.Event(), threading.Event()
+    switch_seconds = sys.getswitchinterval()
     under_way: deque[Future[Result]] = deque()
     pool: ThreadPoolExecutor | None = None
     limit, left = 1, iter(items)
+
+    def begin(item: Item) -> Result:
+        if failed.is_set():  # by an item before this one, whose error is raised first
+            raise AbandonedError
+        try:
+            return work(item)
+        except BaseException:
+            failed.set()
+            raise
+
     try:
         while True:
             try:
@@ -61,14 +78,16 @@ def in_order(
                 yield work(item)
                 continue
             pool = pool or ThreadPoolExecutor(limit, initializer=_abandoned.set, initargs=(over,))
-            under_way.append(pool.submit(work, item))
-            if len(under_way) == limit:
+            sys.setswitchinterval(SWITCH_SECONDS)
+            under_way.append(pool.submit(begin, item))
+            if len(under_way) > limit:
                 yield under_way.popleft().result()
         yield from (future.result() for future in under_way)
     finally:
         over.set()
         if pool is not None:
             pool.shutdown(cancel_futures=True)
+            sys.setswitchinterval(switch_seconds)
 
 
 class Laps:

@@ -1,5 +1,6 @@
 """Shards under way together: their order, their errors, their costs, and the same tables as one at a time."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from el_assets.meter import Meter
-from el_assets.side_by_side import AbandonedError, Laps, in_order, stop_if_abandoned
+from el_assets.side_by_side import SWITCH_SECONDS, AbandonedError, Laps, in_order, stop_if_abandoned
 from el_resources.causal_lm import CausalLM
 from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.scoring import ScoringEngine
@@ -41,6 +42,31 @@ def test_a_pool_begins_where_it_is_first_wanted() -> None:
     assert [thread is threading.current_thread() for thread in threads] == [True, True, False, False]
 
 
+def test_a_slow_item_does_not_hold_up_those_behind_it() -> None:
+    third_begun = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 2:
+            third_begun.set()
+        if item == 0:
+            assert third_begun.wait(PATIENCE_SECONDS)
+        return item
+
+    assert list(in_order(work, range(4), lambda _: 2)) == [0, 1, 2, 3]
+
+
+def test_threads_take_shorter_turns_meanwhile() -> None:
+    usual = sys.getswitchinterval()
+    turns = []
+    with closing(in_order(lambda _: turns.append(sys.getswitchinterval()), range(3), lambda _: 2)) as results:
+        next(results)
+        turns.append(sys.getswitchinterval())
+    assert turns == pytest.approx([SWITCH_SECONDS] * len(turns))
+    assert sys.getswitchinterval() == usual
+    list(in_order(lambda _: turns.append(sys.getswitchinterval()), range(1), lambda _: 1))
+    assert turns[-1] == usual
+
+
 def wait_to_be_abandoned(stopped: list[int], item: int) -> None:
     """Long work that reports progress."""
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -55,11 +81,11 @@ def wait_to_be_abandoned(stopped: list[int], item: int) -> None:
 
 def test_an_error_of_who_takes_the_results_stops_what_is_under_way() -> None:
     stopped: list[int] = []
-    begun = threading.Event()
+    begun = threading.Semaphore(0)
 
     def work(item: int) -> int:
         if item:
-            begun.set()
+            begun.release()
             wait_to_be_abandoned(stopped, item)
         return item
 
@@ -68,9 +94,10 @@ def test_an_error_of_who_takes_the_results_stops_what_is_under_way() -> None:
         closing(in_order(work, range(4), lambda _: 2)) as results,
     ):
         assert next(results) == 0
-        assert begun.wait(PATIENCE_SECONDS)
+        for _ in range(2):
+            assert begun.acquire(timeout=PATIENCE_SECONDS)
         raise KeyboardInterrupt
-    assert stopped == [1]
+    assert sorted(stopped) == [1, 2]
 
 
 def test_an_item_that_cannot_be_had_is_an_error_behind_the_results_before_it() -> None:
