@@ -1,8 +1,9 @@
 """Shards side by side: while a GPU scores one, the host reads and tokenizes the next, and writes the one before.
 
-Engines take one caller at a time (`ScoringEngine.turn`); two shards at once hide a part of the host's work, 2 % of the
-time of 1B entropy maps on a local disk (benchmarks/RESULTS.md, "Whole shards"). Results come back in order. An error,
-in a shard or in who takes the results, stops what is still under way at its next report of progress.
+Engines take one caller at a time (`ScoringEngine.turn`); two shards at once hide the host's work but for the first
+shard's reading and the last one's writing (benchmarks/RESULTS.md, "Whole shards", says how much was seen). Results come
+back in order. An error, in a shard or in who takes the results, stops what is still under way at its next report of
+progress.
 """
 
 import sys
