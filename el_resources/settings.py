@@ -94,7 +94,7 @@ class Settings(dg.ConfigurableResource):
 
     chunk_tokens: int = Field(default=128, ge=8, le=8192, description="[?] Longest retrieval chunk, in scorer tokens.")
     roots_per_shard: int = Field(
-        default=22, ge=0, description="Root documents sampled per shard, by hash; 0 takes every eligible document."
+        default=25, ge=0, description="Root documents sampled per shard, by hash; 0 takes every eligible document."
     )
     root_tokens_min: int = Field(default=128, ge=1, description="[?] Shortest root, in scorer tokens.")
     root_tokens_max: int = Field(

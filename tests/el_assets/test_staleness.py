@@ -109,7 +109,7 @@ def test_nothing_is_stale_after_a_run(unchanged: Workspace) -> None:
     ("changes", "first", "reason", "dependent"),
     [
         ({"alpha": 1.25}, "entropy_maps", "setting alpha was 1.5, is 1.25", FROM_MAPS),
-        ({"roots_per_shard": 3}, "entropy_maps", "setting roots_per_shard was 22, is 3", FROM_MAPS),
+        ({"roots_per_shard": 3}, "entropy_maps", "setting roots_per_shard was 25, is 3", FROM_MAPS),
         (
             {"candidates_per_anchor": 3},
             "candidate_contexts",
