@@ -20,8 +20,9 @@ FETCH_MARGIN = 32
 # Bound what one search returns and how long one SQL condition gets.
 QUERIES_PER_SEARCH = 512
 IDS_PER_FILTER = 1000
-# Partitions of the vector index that are searched; more find more and cost more. Not tuned on real vectors yet.
-PROBES = 32
+# How many partitions of the vector index are searched: a quarter, and within these bounds. More find more and cost more.
+FEWEST_PROBES, MOST_PROBES = 32, 128
+ROWS_PER_PARTITION = 4096  # as LanceDB makes them
 
 
 IDENTITY_COLUMNS = ["chunk_id", "doc_id", "shard", "content_hash"]
@@ -127,7 +128,8 @@ class PinnedIndex:
         return pl.concat(settled).sort("query_index", "similarity", "chunk_id", descending=[False, True, False])
 
     def _nearest(self, vectors: NDArray[np.float32], limit: int) -> pl.DataFrame:
-        query = self._table.search(vectors, vector_column_name="vector").distance_type("cosine").nprobes(PROBES)
+        query = self._table.search(vectors, vector_column_name="vector").distance_type("cosine")
+        query = query.nprobes(probes(self.n_rows))
         found = _frame(query.select([*RESULT_COLUMNS, "_distance"]).limit(limit).to_arrow())
         # LanceDB numbers the queries only where there are several.
         number = pl.col("query_index") if "query_index" in found.columns else pl.lit(0)
@@ -147,6 +149,11 @@ class PinnedIndex:
             hits.select(pl.lit(index, pl.Int64).alias("query_index"), *RESULT_COLUMNS, similarity="_score")
             for index, hits in enumerate(found)
         )
+
+
+def probes(n_rows: int) -> int:
+    """Partitions of the vector index that a query searches; an exact search has none."""
+    return min(MOST_PROBES, max(FEWEST_PROBES, n_rows // ROWS_PER_PARTITION // 4))
 
 
 def fingerprints_in(table: "Table") -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from el_resources.context_store import ContextStore
-from el_resources.pinned_index import PinnedIndex
+from el_resources.pinned_index import PinnedIndex, probes
 from tests.el_resources.made_chunks import DIMENSION, SETTINGS, as_chunks, chunks_frame, shard
 
 
@@ -157,6 +157,13 @@ def test_full_text_queries_are_plain_terms(large: tuple[PinnedIndex, pl.DataFram
 def test_no_full_text_query_raises(large: tuple[PinnedIndex, pl.DataFrame], query: str) -> None:
     index, _ = large
     assert index.search_text([query], 3).columns == index.search_text(["passage"], 3).columns
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "partitions"), [(0, 32), (200_000, 32), (528_384, 32), (1_000_000, 61), (2_200_000, 128), (10**9, 128)]
+)
+def test_a_quarter_of_the_partitions_is_searched_within_bounds(n_rows: int, partitions: int) -> None:
+    assert probes(n_rows) == partitions
 
 
 def test_a_large_table_gets_a_vector_index_that_finds_nearly_all(store: ContextStore) -> None:
