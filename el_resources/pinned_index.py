@@ -20,7 +20,7 @@ FETCH_MARGIN = 32
 # Bound what one search returns and how long one SQL condition gets.
 QUERIES_PER_SEARCH = 512
 IDS_PER_FILTER = 1000
-# How many partitions of the vector index are searched: a quarter, and within these bounds. More find more and cost more.
+# How many partitions of the vector index are searched: a quarter, within these bounds. More find more and cost more.
 FEWEST_PROBES, MOST_PROBES = 32, 128
 ROWS_PER_PARTITION = 4096  # as LanceDB makes them
 
