@@ -38,6 +38,17 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     NOT_RUN.append(sum(item.get_closest_marker("services") is not None for item in items))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["not_run"] = sum(NOT_RUN)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of pytest-xdist has ended; each collects all tests."""
+    NOT_RUN[:] = [getattr(node, "workeroutput", {}).get("not_run", 0)]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says what was left out, so that nothing is silently skipped."""
     if sum(NOT_RUN):
