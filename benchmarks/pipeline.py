@@ -1,6 +1,7 @@
 """How busy a GPU is while whole shards become entropy maps: reading, tokenizing, scoring, building and writing tables.
 
     python benchmarks/pipeline.py --shape 1b            # one GPU
+    python benchmarks/pipeline.py --wait 4              # no GPU: what the host takes around an engine that only waits
 
 The step is the one that the asset `entropy_maps` runs, shard by shard, one at a time and two side by side; only Dagster
 stays outside. Documents are Python's help topics, joined, repeated and cut at log-normal lengths (median 800 tokens, at
@@ -13,13 +14,14 @@ import pydoc_data.topics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from scoring_bench import SHAPES, busy_share, compile_layers, open_bench
 
 from el_assets.entropylong.steps import map_entropy
@@ -28,12 +30,35 @@ from el_assets.shard_assets import ShardStep
 from el_assets.shard_runs import Made
 from el_assets.side_by_side import in_order
 from el_resources.causal_lm import ModelChoice
+from el_resources.scoring import ScoringEngine
+from el_resources.scoring.requests import checked_requests
+from el_resources.scoring.results import TokenScores
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp
 from el_resources.tokenization import ModelTokenizer
 
 CHARS_PER_TOKEN = 3.3
 SEED = 0
+
+
+class WaitingEngine:
+    """Stands in for a scoring engine on a GPU: every call leaves the host alone for some seconds."""
+
+    turn = ScoringEngine.turn
+    window, vocab_size = 131_072, 128_256
+
+    def __init__(self, call_seconds: float) -> None:
+        self.call_seconds = call_seconds
+        self.forwards, self.tokens, self.seconds = 0, 0, 0.0
+
+    def score(self, sequences: Sequence[NDArray[Any]], on_progress: Callable[[int], None]) -> list[TokenScores]:
+        checked_requests(sequences, window=self.window, vocab_size=self.vocab_size)
+        with self.turn:
+            time.sleep(self.call_seconds)
+            self.seconds += self.call_seconds
+            self.tokens += sum(map(len, sequences))
+        some = np.random.default_rng(SEED).random(max(map(len, sequences)), dtype=np.float32)
+        return [TokenScores(entropy_nats=some[: len(ids)], nll_nats=some[: len(ids)]) for ids in sequences]
 
 
 def write_documents(tables: ShardTables, shards: list[str], n_documents: int) -> None:
@@ -65,12 +90,15 @@ def main() -> None:
     )
     parser.add_argument("--shape", choices=[*SHAPES, "reference"], default="1b")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--wait", type=float, metavar="SECONDS", help="no model: a call of the engine waits so long")
     parser.add_argument("--shards", type=int, default=6)
     parser.add_argument("--documents", type=int, default=800, help="of a shard")
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2], help="shards under way together")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    bench = open_bench(arguments.shape, arguments.device, scale=1.0, roots=None)
+    waits = arguments.wait is not None
+    bench = None if waits else open_bench(arguments.shape, arguments.device, scale=1.0, roots=None)
+    engine: Any = bench.engine if bench else WaitingEngine(arguments.wait)
     shards = [f"shard-{number}" for number in range(arguments.shards)]
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
@@ -83,12 +111,13 @@ def main() -> None:
         )
 
         def work(shard: str) -> Made:
-            made = map_entropy(step, shard, bench.engine, model)
+            made = map_entropy(step, shard, engine, model)
             stamp = Stamp(asset="entropy_maps", partition=shard, recipe="benchmark", facts=made.facts)
             tables.write(conform(made.frame, "entropy_maps"), stamp)
             return made
 
-        compile_layers(bench, bench.on_gpu)
+        if bench:
+            compile_layers(bench, bench.on_gpu)
         work(shards[0])  # compiles
         texts = tables.read("documents", shards[0], ["text"])["text"].to_list()
         started = time.perf_counter()
@@ -96,17 +125,18 @@ def main() -> None:
         print(f"tokenizing alone: {n_tokens / (time.perf_counter() - started):,.0f} tokens/s\n")
         print("| shards at once | tokens/s | engine's seconds | seconds | device busy |\n|---|---|---|---|---|")
         for at_once in arguments.at_once:
-            print(measured(partial(in_order, work, shards, lambda _, n=at_once: n), at_once, bench), flush=True)
+            run = partial(in_order, work, shards, lambda _, n=at_once: n)
+            print(measured(run, at_once, engine, profiled=bool(bench and bench.on_gpu)), flush=True)
 
 
-def measured(run: Callable[[], Iterator[Made]], at_once: int, bench: Any) -> str:
+def measured(run: Callable[[], Iterator[Made]], at_once: int, engine: Any, *, profiled: bool) -> str:
     """A row of the table: one timed run, and one under the profiler."""
-    before = bench.engine.seconds
+    before = engine.seconds
     started = time.perf_counter()
     tokens = sum(int(made.facts["tokens"]) for made in run())
     seconds = time.perf_counter() - started
-    spent = bench.engine.seconds - before
-    busy = f"{100 * busy_share(lambda: list(run())):.0f} %" if bench.on_gpu else "–"
+    spent = engine.seconds - before
+    busy = f"{100 * busy_share(lambda: list(run())):.0f} %" if profiled else "–"
     return f"| {at_once} | {tokens / seconds:,.0f} | {spent:.1f} | {seconds:.1f} | {busy} |"
 
 

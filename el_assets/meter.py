@@ -8,13 +8,14 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Counts what this thread asks of engines while it is entered; others may ask in between."""
+    """Counts what engines do while it is entered; meanwhile all engines are this thread's alone."""
 
     def __init__(self, *engines: "ScoringEngine") -> None:
         self._engines = tuple(dict.fromkeys(engines))
         self._spent = self._before = (0, 0, 0.0)
 
     def __enter__(self) -> Self:
+        self._engines[0].turn.acquire()
         self._before = self._now()
         return self
 
@@ -23,10 +24,11 @@ class Meter:
     ) -> None:
         now, before = self._now(), self._before
         self._spent = (now[0] - before[0], now[1] - before[1], now[2] - before[2])
+        self._engines[0].turn.release()
 
     def _now(self) -> tuple[int, int, float]:
-        asked = [engine.asked_here for engine in self._engines]
-        return sum(a.forwards for a in asked), sum(a.tokens for a in asked), sum(a.seconds for a in asked)
+        engines = self._engines
+        return sum(e.forwards for e in engines), sum(e.tokens for e in engines), sum(e.seconds for e in engines)
 
     def facts(self) -> dict[str, object]:
         """For a stamp: `forwards`, `tokens`, `scoring_seconds`, `tokens_per_second`."""

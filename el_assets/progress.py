@@ -17,17 +17,14 @@ LOG_EVERY_SECONDS = 10.0
 def progress(context: dg.AssetExecutionContext, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Yields `advance(n)`, to be called with the units done since its last call.
 
-    The bar appears once the work has taken a second; shorter work shows none. The logged rate counts from the first
-    call of `advance` on.
+    The bar appears once the work has taken a second; shorter work shows none.
 
     Args:
         what: what is being done, with the shard.
         total: units of work; 0 shows nothing.
         unit: the unit's name.
     """
-    begun: float | None = None
-    last_logged = 0.0
-    begun_with: float = 0
+    started = last_logged = time.monotonic()
     terminal = sys.stderr.isatty()
     bar = tqdm(
         total=total,
@@ -42,16 +39,13 @@ def progress(context: dg.AssetExecutionContext, what: str, total: int, unit: str
     try:
 
         def advance(n: int) -> None:
-            nonlocal begun, begun_with, last_logged
+            nonlocal last_logged
             stop_if_abandoned()
             bar.update(n)
             now = time.monotonic()
-            if begun is None:  # a shard may have waited for another one's turn
-                begun = last_logged = now
-                begun_with = bar.n
-            elif now - last_logged >= LOG_EVERY_SECONDS and bar.n > begun_with:
+            if now - last_logged >= LOG_EVERY_SECONDS and bar.n:
                 last_logged = now
-                rate = (bar.n - begun_with) / (now - begun)
+                rate = bar.n / (now - started)
                 context.log.info(
                     f"{what}: {100 * bar.n / total:.0f} %, {rate:,.0f} {unit}/s, {(total - bar.n) / rate:,.0f} s left"
                 )

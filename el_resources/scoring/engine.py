@@ -53,14 +53,6 @@ CUDA_BATCH_TOKENS, CUDA_HEAD_LOGITS = 32_768, 2**29
 TOKENS_WORTH_COMPILING = 2_000_000
 
 
-class Asked(threading.local):
-    """What a thread has asked of an engine, nothing at first."""
-
-    forwards = 0
-    tokens = 0
-    seconds = 0.0
-
-
 class ScoringEngine:
     """A causal language model that scores token sequences.
 
@@ -74,8 +66,8 @@ class ScoringEngine:
         forwards: sequences put through the model since construction.
         tokens: input tokens put through the model, BOS included, padding excluded; what sequences share counts once.
         seconds: time spent scoring.
-        asked_here: forwards, tokens and seconds of the calls of the thread that reads them.
-        turn: held by the thread that scores, with any engine of the process, since they share a GPU's memory.
+        turn: held by the thread that scores, with any engine of the process, since they share a GPU's memory; whoever
+            holds it longer knows what its calls cost.
     """
 
     turn = threading.RLock()
@@ -120,7 +112,6 @@ class ScoringEngine:
         self.forwards = 0
         self.tokens = 0
         self.seconds = 0.0
-        self.asked_here = Asked()
 
     @classmethod
     def from_folder(
@@ -196,8 +187,8 @@ class ScoringEngine:
             ValueError: a sequence is longer than the window, or holds ids outside the vocabulary, or positions that it
                 does not have. Nothing has run then. Or a single sequence does not fit a GPU's memory.
         """
-        requests = checked_requests(sequences, positions, n_common, window=self.window, vocab_size=self.vocab_size)
         with self._timed():
+            requests = checked_requests(sequences, positions, n_common, window=self.window, vocab_size=self.vocab_size)
             empty = TokenScores(entropy_nats=np.zeros(0, np.float32), nll_nats=np.zeros(0, np.float32))
             scores = [empty] * len(requests)
             self._compile_if_worth(sum(request.n_inputs for request in requests))
@@ -227,12 +218,12 @@ class ScoringEngine:
             ValueError: as in `score`; or a response is empty or not there, or segments are not as above; or the model
                 cannot be read packed (see readers.py). Nothing has run then.
         """
-        if self._not_packed:
-            raise ValueError(f"the attention of {type(self._model).__name__} cannot be watched: {self._not_packed}")
-        check_spans(sequences, segments, responses)
-        wanted = [np.arange(start, end) for start, end in responses]
-        requests = checked_requests(sequences, wanted, window=self.window, vocab_size=self.vocab_size)
         with self._timed():
+            if self._not_packed:
+                raise ValueError(f"the attention of {type(self._model).__name__} cannot be watched: {self._not_packed}")
+            check_spans(sequences, segments, responses)
+            wanted = [np.arange(start, end) for start, end in responses]
+            requests = checked_requests(sequences, wanted, window=self.window, vocab_size=self.vocab_size)
             scores = []
             for request, spans in zip(requests, segments, strict=True):
                 scores.append(self._run_watched(request, spans))
@@ -247,9 +238,7 @@ class ScoringEngine:
             try:
                 yield
             finally:
-                seconds = time.perf_counter() - started
-                self.seconds += seconds
-                self.asked_here.seconds += seconds
+                self.seconds += time.perf_counter() - started
 
     def _run_watched(self, request: ScoreRequest, segments: Sequence[Span]) -> SegmentScores:
         """One forward for one sequence, whose last rows are watched."""
@@ -298,10 +287,8 @@ class ScoringEngine:
     ) -> None:
         """Add what has run to the counters, and report it."""
         members = list(_members(batch))
-        n_inputs = sum(family.n_inputs for family in batch)
-        for counter in (self, self.asked_here):
-            counter.forwards += len(members)
-            counter.tokens += n_inputs
+        self.forwards += len(members)
+        self.tokens += sum(family.n_inputs for family in batch)
         if on_progress is not None:
             on_progress(sum(requests[index].n_inputs for index in members))
 

@@ -1,9 +1,9 @@
 """Shards under way together: their order, their errors, their costs, and the same tables as one at a time."""
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from el_assets.meter import Meter
-from el_assets.side_by_side import SWITCH_SECONDS, AbandonedError, Laps, in_order, stop_if_abandoned
+from el_assets.side_by_side import AbandonedError, Laps, in_order, stop_if_abandoned
 from el_resources.causal_lm import CausalLM
 from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.scoring import ScoringEngine
@@ -53,18 +53,6 @@ def test_a_slow_item_does_not_hold_up_those_behind_it() -> None:
         return item
 
     assert list(in_order(work, range(4), lambda _: 2)) == [0, 1, 2, 3]
-
-
-def test_threads_take_shorter_turns_meanwhile() -> None:
-    usual = sys.getswitchinterval()
-    turns = []
-    with closing(in_order(lambda _: turns.append(sys.getswitchinterval()), range(3), lambda _: 2)) as results:
-        next(results)
-        turns.append(sys.getswitchinterval())
-    assert turns == pytest.approx([SWITCH_SECONDS] * len(turns))
-    assert sys.getswitchinterval() == usual
-    list(in_order(lambda _: turns.append(sys.getswitchinterval()), range(1), lambda _: 1))
-    assert turns[-1] == usual
 
 
 def wait_to_be_abandoned(stopped: list[int], item: int) -> None:
@@ -133,6 +121,55 @@ def test_an_error_stops_what_is_under_way_and_what_has_not_begun() -> None:
     assert stopped == [2]
     assert sorted(begun) == [0, 1, 2]
     stop_if_abandoned()  # nobody abandoned the caller
+
+
+def test_behind_an_error_nothing_begins_and_before_it_all_is_made() -> None:
+    begun: list[int] = []
+    failed = threading.Event()
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item == 1:
+            failed.set()
+            raise ValueError("the shard is bad")
+        assert failed.wait(PATIENCE_SECONDS)
+        time.sleep(0.05)  # the worker of the bad one is free long before
+        return item
+
+    results = in_order(work, range(5), lambda _: 2)
+    assert next(results) == 0
+    with pytest.raises(ValueError, match="the shard is bad"):
+        next(results)
+    assert sorted(begun) == [0, 1]
+
+
+def test_an_error_of_a_later_item_does_not_stop_an_earlier_one_from_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed = threading.Event()
+    submit = ThreadPoolExecutor.submit
+
+    def submit_late(pool: ThreadPoolExecutor, begin: Any, number: int, item: int) -> Any:
+        def wait_first() -> int:
+            if number == 0:  # its thread gets going when the other item has failed
+                assert failed.wait(PATIENCE_SECONDS)
+                time.sleep(0.05)
+            found: int = begin(number, item)
+            return found
+
+        return submit(pool, wait_first)
+
+    def work(item: int) -> int:
+        if item == 1:
+            failed.set()
+            raise ValueError("the shard is bad")
+        return item
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit_late)
+    results = in_order(work, range(2), lambda _: 2)
+    assert next(results) == 0
+    with pytest.raises(ValueError, match="the shard is bad"):
+        next(results)
 
 
 def test_seconds_of_works_that_overlap_add_up_to_the_time_that_passed() -> None:

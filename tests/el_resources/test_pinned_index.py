@@ -160,7 +160,8 @@ def test_no_full_text_query_raises(large: tuple[PinnedIndex, pl.DataFrame], quer
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "partitions"), [(0, 32), (200_000, 32), (528_384, 32), (1_000_000, 61), (2_200_000, 128), (10**9, 128)]
+    ("n_rows", "partitions"),
+    [(0, 32), (540_671, 32), (540_672, 33), (1_000_000, 61), (2_097_151, 127), (2_097_152, 128), (10**9, 128)],
 )
 def test_a_quarter_of_the_partitions_is_searched_within_bounds(n_rows: int, partitions: int) -> None:
     assert probes(n_rows) == partitions

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from polars.testing import assert_frame_equal
 
 from el_assets.entropylong.anchors import (
     RootLimits,
@@ -147,6 +148,16 @@ def test_a_root_of_constant_entropy_has_no_anchors() -> None:
     row = entropy_map_row("d", "h", np.arange(7), np.full(7, 0.7, np.float32), nats(*[1] * 7), alpha=0.0, skip=0, cap=0)
     assert entropy_maps_table([row])["anchors"].to_list() == [[]]
     assert row["n_above_threshold"] == 0
+
+
+def test_a_table_holds_each_roots_own_lists() -> None:
+    def row(doc_id: str, entropy: np.ndarray) -> dict[str, object]:
+        return entropy_map_row(doc_id, "h", np.arange(len(entropy)), entropy, entropy * 2, alpha=1.0, skip=1, cap=2)
+
+    rows = [row("a", nats(0, 9, 0, 8, 7, 0, 0, 0, 0)), row("b", nats(1, 1, 1)), row("c", nats(0, 0, 0, 0, 5))]
+    expected = pl.DataFrame(rows, schema=polars_schema("entropy_maps"), orient="row")
+    assert expected["anchors"].to_list() == [[1, 3], [], [4]]
+    assert_frame_equal(entropy_maps_table(rows), expected)
 
 
 def test_a_shard_without_roots_is_an_empty_table() -> None:
