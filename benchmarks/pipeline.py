@@ -96,8 +96,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2], help="shards under way together")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    waits = arguments.wait is not None
-    bench = None if waits else open_bench(arguments.shape, arguments.device, scale=1.0, roots=None)
+    bench = open_bench(arguments.shape, arguments.device, scale=1.0, roots=None) if arguments.wait is None else None
     engine: Any = bench.engine if bench else WaitingEngine(arguments.wait)
     shards = [f"shard-{number}" for number in range(arguments.shards)]
     with tempfile.TemporaryDirectory() as folder:
