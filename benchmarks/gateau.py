@@ -117,7 +117,7 @@ def score_pool(settings: Settings, forms: Sequence[str]) -> Scored:
 def _run(settings: Settings, form: str) -> list[str]:
     """Score all shards under a form; their names."""
     with dg.DagsterInstance.ephemeral() as instance:
-        shards = register_shards(instance, open_instructions_of(settings), instruction_shards)
+        shards = register_shards(instance, open_instructions_of(settings), instruction_shards).shards
         config = {**settings.model_dump(), "hmg_form": form}
         defs.resolve_job_def("score_samples").execute_in_process(
             instance=instance,

@@ -1,11 +1,14 @@
-"""`python -m el_assets`: the workspace from a shell, for people who do not open the UI."""
+"""`entropylong`, also `python -m el_assets`: the workspace from a shell, for people who do not open the UI."""
 
 import argparse
 import os
 import sys
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from el_assets.parts import PARTS
+from el_resources.environment import Environment
 
 # Command-line option -> (variable of the settings, help).
 OPTIONS = {
@@ -28,7 +31,13 @@ HOMES = {"local": Path(), "ray": Path("deploy")}
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="python -m el_assets", description=__doc__)
+    top = argparse.ArgumentParser(
+        prog="entropylong",
+        description="Long-context training data from a shell. `entropylong` and `python -m el_assets` are the same.",
+        epilog="Every setting is an EL_* variable of the shell or of .env in the working directory, which wins; "
+        "`settings` shows each with its value and where that comes from.",
+    )
+    top.add_argument("--version", action="version", version=f"entropylong {version('entropylong')}")
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser(
         "run",
@@ -70,29 +79,38 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
     status.add_argument("--shards", action="store_true", help="name every shard, not the first few of each reason")
     status.add_argument("--json", action="store_true", help="one JSON object for machines")
+    settings = commands.add_parser(
+        "settings",
+        help="the value of every setting, and where it comes from",
+        description="Print every setting with its value and origin: default, profile, shell, .env or flag. Reads no "
+        "source and no store.",
+    )
+    _add_options(settings)
+    settings.add_argument("--json", action="store_true", help="one JSON object for machines")
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 on failure, 2 for bad input. `status --help` says what its codes mean."""
     options = parser().parse_args(arguments)
-    # The settings' variables are the one way in, so that code locations loaded later in this process agree with the
-    # command line.
-    for name, (variable, _) in OPTIONS.items():
-        if getattr(options, name, None) is not None:
-            os.environ[variable] = getattr(options, name)
     try:
-        _set_home()
+        environment = Environment.read(flags_of(options))
+        environment.enter()
+        if options.command == "settings":
+            from el_assets.settings_command import print_settings
+
+            return print_settings(environment, as_json=options.json)
+        _set_home(environment.values())
         from el_assets import commands
 
         match options.command:
             case "run":
-                return commands.run(options)
+                return commands.run(options, environment)
             case "backfill":
-                return commands.backfill(options)
+                return commands.backfill(options, environment)
             case "status":
-                return commands.status(options)
-        return commands.register()
+                return commands.status(options, environment)
+        return commands.register(environment)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -101,18 +119,24 @@ def main(arguments: list[str] | None = None) -> int:
         return 2 if options.command == "status" else 1
 
 
+def flags_of(options: argparse.Namespace) -> dict[str, str]:
+    """Return the variables that the given flags stand for."""
+    given = {variable: getattr(options, name, None) for name, (variable, _) in OPTIONS.items()}
+    return {variable: value for variable, value in given.items() if value is not None}
+
+
 def _add_options(command: argparse.ArgumentParser) -> None:
     for name, (variable, text) in OPTIONS.items():
         command.add_argument(f"--{name}", metavar=name.upper(), help=f"{text} [{variable}]")
 
 
-def _set_home() -> None:
-    """Use the Dagster instance of the working directory, or its deploy/ where EL_EXECUTION=ray, unless DAGSTER_HOME
-    names another."""
-    execution = os.environ.get("EL_EXECUTION", "local")
+def _set_home(variables: Mapping[str, str]) -> None:
+    """Use the Dagster instance of the working directory, or its deploy/ if EL_EXECUTION=ray, unless DAGSTER_HOME names
+    another."""
+    execution = variables.get("EL_EXECUTION", "local")
     if execution not in HOMES:
         raise ValueError(f"EL_EXECUTION={execution!r} is unknown; choose one of {sorted(HOMES)}")
-    if home := os.environ.get("DAGSTER_HOME"):
+    if home := variables.get("DAGSTER_HOME"):
         if not Path(home).expanduser().is_dir():
             raise ValueError(f"DAGSTER_HOME={home!r} is no folder; make it, or unset it to use the working directory")
         return

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from el_assets.gateau.assets import open_instructions_of
-from el_assets.jobs import build_index, build_sequences, score_samples, select_samples
+from el_assets.jobs import Jobs
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.shard_runs import open_corpus_of
@@ -149,7 +149,7 @@ def _schedule(
     return schedule
 
 
-def schedules(every_hours: int) -> list[dg.ScheduleDefinition]:
+def schedules(every_hours: int, jobs: Jobs) -> list[dg.ScheduleDefinition]:
     """All schedules; daily ones run by night, an hour apart and more, since each needs what the one before made."""
 
     def cron(minute: int, hour: int) -> str:
@@ -158,7 +158,7 @@ def schedules(every_hours: int) -> list[dg.ScheduleDefinition]:
     return [
         _schedule(
             "backfill_index",
-            build_index,
+            jobs.build_index,
             ask_for_index,
             corpus_inventory,
             cron(0, 2),
@@ -167,7 +167,7 @@ def schedules(every_hours: int) -> list[dg.ScheduleDefinition]:
         ),
         _schedule(
             "backfill_sequences",
-            build_sequences,
+            jobs.build_sequences,
             ask_for_sequences,
             corpus_inventory,
             cron(30, 4),
@@ -175,7 +175,7 @@ def schedules(every_hours: int) -> list[dg.ScheduleDefinition]:
         ),
         _schedule(
             "backfill_samples",
-            score_samples,
+            jobs.score_samples,
             ask_for_samples,
             pool_inventory,
             cron(15, 3),
@@ -183,7 +183,7 @@ def schedules(every_hours: int) -> list[dg.ScheduleDefinition]:
         ),
         _schedule(
             "backfill_selection",
-            select_samples,
+            jobs.select_samples,
             ask_for_selection,
             pool_inventory,
             cron(45, 5),

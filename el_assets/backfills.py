@@ -16,7 +16,7 @@ from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
 
-from el_assets.definitions import defs
+from el_assets.definitions import build_definitions
 from el_assets.partitions import corpus_shards, instruction_shards, selected_fractions
 from el_assets.parts import REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.run_needs import ray_tags
@@ -35,13 +35,14 @@ def submit_backfill(
         parts: of PARTS; `reports` are those on the other parts.
         chosen: shards by what they are shards of, `corpus` or `instructions`.
     """
+    definitions = build_definitions(settings)
     backfill = PartitionBackfill.from_asset_graph_subset(
         backfill_id=make_new_backfill_id(),
         backfill_timestamp=time.time(),
         tags=ray_tags(settings, parts),
         dynamic_partitions_store=instance,
         asset_graph_subset=AssetGraphSubset.from_asset_partition_set(
-            set(_asset_partitions(parts, chosen)), defs.resolve_asset_graph()
+            set(_asset_partitions(definitions, parts, chosen)), definitions.resolve_asset_graph()
         ),
         title=None,
         description=None,
@@ -51,17 +52,19 @@ def submit_backfill(
     return backfill.backfill_id
 
 
-def _asset_partitions(parts: Sequence[str], chosen: Mapping[str, Sequence[str]]) -> Iterator[AssetKeyPartitionKey]:
-    graph = defs.resolve_asset_graph()
-    for asset in _assets(parts):
+def _asset_partitions(
+    definitions: dg.Definitions, parts: Sequence[str], chosen: Mapping[str, Sequence[str]]
+) -> Iterator[AssetKeyPartitionKey]:
+    graph = definitions.resolve_asset_graph()
+    for asset in _assets(definitions, parts):
         for partition in _keys(graph.get(asset).partitions_def, chosen):
             yield AssetKeyPartitionKey(asset, partition)
 
 
-def _assets(parts: Sequence[str]) -> set[dg.AssetKey]:
+def _assets(definitions: dg.Definitions, parts: Sequence[str]) -> set[dg.AssetKey]:
     names = [SHARDED_PARTS[part][1] for part in parts if part in SHARDED_PARTS]
     names += [WHOLE_JOBS[part] for part in parts if part in WHOLE_JOBS]
-    made = {key for name in names for key in defs.resolve_job_def(name).asset_layer.selected_asset_keys}
+    made = {key for name in names for key in definitions.resolve_job_def(name).asset_layer.selected_asset_keys}
     reports = {dg.AssetKey(REPORTS[part]) for part in parts if part in REPORTS}
     return made | reports if "reports" in parts else made
 

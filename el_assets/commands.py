@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import dagster as dg
 from dagster import DagsterInstance
@@ -19,12 +20,13 @@ from upath import UPath
 
 from el_assets.automation import range_tags
 from el_assets.backfills import submit_backfill
-from el_assets.definitions import defs
+from el_assets.definitions import build_definitions
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.partitions import (
     contiguous_ranges,
     corpus_shards,
     instruction_shards,
+    listed,
     register_shards,
     registered_shards,
     selected_fractions,
@@ -32,10 +34,13 @@ from el_assets.partitions import (
 from el_assets.parts import PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.reports.assets import makeable_reports, report_path
+from el_assets.settings_command import advice, seen_by_this_command_only
 from el_assets.shard_runs import open_corpus_of
 from el_assets.status import corpus_status, in_words, pool_status
-from el_assets.summary import Stage, print_summary
+from el_assets.summary import Stage, print_summary, unreadable_files
+from el_resources.environment import Environment, field_of
 from el_resources.settings import Settings
+from el_resources.shard_tables import ShardTables
 
 # Assets of the parts that `status` tells of.
 PARTS_OF_CORPUS = {"index": (*CORPUS_TABLES, "retrieval_index"), "entropylong": SEQUENCE_TABLES}
@@ -43,20 +48,21 @@ PARTS_OF_POOL = {"gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subset
 PROCESS_TAG = "entropylong/process"
 
 
-def register() -> int:
+def register(environment: Environment) -> int:
     """Register the shards of the corpus and of the instruction samples that the settings name."""
-    settings = Settings.load()
+    settings = Settings.load(environment.values())
     with DagsterInstance.get() as instance:
-        shards = register_shards(instance, open_corpus_of(settings))
-        pool = register_shards(instance, open_instructions_of(settings), instruction_shards)
-    print(f"{len(shards)} shards of {settings.corpus} are registered: {_listed(shards)}")
-    print(f"{len(pool)} shards of {settings.instructions} are registered: {_listed(pool)}")
+        shards = _registered(instance, settings, "corpus")
+        pool = _registered(instance, settings, "instructions")
+    print(f"{len(shards)} shards of {settings.corpus} are registered: {listed(shards)}")
+    print(f"{len(pool)} shards of {settings.instructions} are registered: {listed(pool)}")
+    _print_advice(environment)
     return 0
 
 
-def status(options: argparse.Namespace) -> int:
-    """Say what is done, missing and stale; 0 where everything is done, else 1."""
-    settings, parts = Settings.load(), _chosen(options.select, list(PARTS), "part")
+def status(options: argparse.Namespace, environment: Environment) -> int:
+    """Say what is done, missing and stale; 0 if everything is done, else 1."""
+    settings, parts = Settings.load(environment.values()), _chosen(options.select, list(PARTS), "part")
     with DagsterInstance.get() as instance:
         found = [
             look(instance, settings).only([name for part in chosen for name in assets[part]])
@@ -67,51 +73,98 @@ def status(options: argparse.Namespace) -> int:
         print(json.dumps({"done": all(one.is_done for one in found), "sources": [one.as_json() for one in found]}))
     else:
         print("\n\n".join("\n".join(in_words(one, all_names=options.shards)) for one in found))
+        _print_advice(environment)
     return 0 if all(one.is_done for one in found) else 1
 
 
-def run(options: argparse.Namespace) -> int:
-    """Materialize the chosen part of the chosen shards; 0 where all of it succeeded and every source could be read."""
-    settings = Settings.load(force=options.force or None, refresh_candidates=options.refresh or None)
+def run(options: argparse.Namespace, environment: Environment) -> int:
+    """Materialize the chosen part of the chosen shards; 0 if all of it succeeded and every source could be read."""
+    flags = seen_by_this_command_only(environment)
+    settings = Settings.load(
+        environment.values(), force=options.force or None, refresh_candidates=options.refresh or None
+    )
     parts = _chosen(options.select, list(PARTS), "part")
     with DagsterInstance.get() as instance:
         _close_lost_runs(instance)
         chosen = _register(instance, settings, parts, options.shards)
+        here = _Here(instance, settings, build_definitions(settings), [field_of(variable) for variable in flags])
+        corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
         started, stages, succeeded = time.monotonic(), [], True
         runs = [run for part in parts if part != "reports" for run in _runs(instance, part, chosen)]
         for job, tags in [("observe_models", {}), *runs]:
-            result = _execute(instance, job, tags, settings)
+            result = here.execute(job, tags)
             stages += _stages(instance, result)
             succeeded = result.success
             if not succeeded:
-                print(_failure(result), file=sys.stderr)
+                print("\n".join([_failure(result), *_causes(settings, corpus, pool)]), file=sys.stderr)
                 break
         reports: list[UPath] | None = []
         if succeeded and "reports" in parts:
-            reports = _report(instance, settings, is_asked=options.select is not None)
+            reports = _report(here, is_asked=options.select is not None)
         seconds = time.monotonic() - started
     if not succeeded or reports is None:
         return 1
-    corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
-    readable = print_summary(settings, corpus, stages, pool=pool, reports=reports, seconds=seconds)
+    look = advice(flags) or ["make ui, then http://127.0.0.1:3000"]
+    readable = print_summary(settings, corpus, stages, pool=pool, reports=reports, seconds=seconds, look=look)
     return 0 if readable else 1
 
 
-def _report(instance: DagsterInstance, settings: Settings, *, is_asked: bool) -> list[UPath] | None:
+@dataclass(frozen=True)
+class _Here:
+    """Runs in this process, under the settings of the command.
+
+    Attributes:
+        given: settings that flags name; they stand in the configuration of every run, for whoever looks at it or
+            starts it again.
+    """
+
+    instance: DagsterInstance
+    settings: Settings
+    definitions: dg.Definitions
+    given: Sequence[str]
+
+    def execute(self, job: str, tags: dict[str, str], assets: Sequence[str] = ()) -> dg.ExecuteInProcessResult:
+        run_config = {
+            "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
+            "resources": {"settings": {"config": self.settings.subset((*self.given, "force", "refresh_candidates"))}},
+        }
+        return self.definitions.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+            run_config=run_config,
+            asset_selection=[dg.AssetKey(asset) for asset in assets] or None,
+            raise_on_error=False,
+        )
+
+
+def _print_advice(environment: Environment) -> None:
+    for line in advice(seen_by_this_command_only(environment)):
+        print(line)
+
+
+def _causes(settings: Settings, corpus: Sequence[str], pool: Sequence[str]) -> list[str]:
+    """Return the files that could not be read, which is where a run's failure often begins."""
+    problems = unreadable_files(ShardTables(settings.store), corpus, pool)
+    return ["  it began with files that could not be read:", *(f"    {problem}" for problem in problems)] * bool(
+        problems
+    )
+
+
+def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
     """Write the reports whose tables exist; their places, or None where a report that was asked for failed.
 
     Reports span all shards of the store. Where those do not agree, a run over some of them still succeeded.
     """
-    makeable = makeable_reports(settings, registered_shards(instance))
+    makeable = makeable_reports(here.settings, registered_shards(here.instance))
     if not makeable and is_asked:
         raise ValueError(
-            f"store {settings.store!r} has nothing to report on; run the parts entropylong or gateau first"
+            f"store {here.settings.store!r} has nothing to report on; run the parts entropylong or gateau first"
         )
     made = []
     for name in makeable:
-        result = _execute(instance, "build_reports", {}, settings, [name])
+        result = here.execute("build_reports", {}, [name])
         if result.success:
-            made.append(report_path(settings, name))
+            made.append(report_path(here.settings, name))
             continue
         print(f"no {name}: {_failure(result)}", file=sys.stderr)
         if is_asked:
@@ -119,12 +172,12 @@ def _report(instance: DagsterInstance, settings: Settings, *, is_asked: bool) ->
     return made
 
 
-def backfill(options: argparse.Namespace) -> int:
+def backfill(options: argparse.Namespace, environment: Environment) -> int:
     """Hand the chosen part of the chosen shards to Dagster's daemon: a backfill for the corpus, one for GATEAU.
 
     Reports are made where they are asked for: they hold all shards' scores in memory, and a cluster's may be many.
     """
-    settings = Settings.load()
+    settings = Settings.load(environment.values())
     parts = _chosen(options.select, list(PARTS), "part") if options.select is not None else list(SHARDED_PARTS)
     if "reports" in parts and not set(parts) & set(REPORTS):
         raise ValueError(
@@ -148,15 +201,27 @@ def _register(
     """Register the shards that the parts need; the chosen ones, by what they are shards of."""
     registered = {}
     if set(parts) & {"index", "entropylong"}:
-        registered["corpus"] = register_shards(instance, open_corpus_of(settings))
+        registered["corpus"] = _registered(instance, settings, "corpus")
     if "gateau" in parts:
-        registered["instructions"] = register_shards(instance, open_instructions_of(settings), instruction_shards)
+        registered["instructions"] = _registered(instance, settings, "instructions")
     wanted = set(_chosen(asked, [shard for shards in registered.values() for shard in shards]))
     chosen = {kind: [shard for shard in shards if shard in wanted] for kind, shards in registered.items()}
     for kind, shards in chosen.items():
         uri = settings.corpus if kind == "corpus" else settings.instructions
-        print(f"{len(shards)} of {len(registered[kind])} shards of {uri}: {_listed(shards)}", flush=True)
+        print(f"{len(shards)} of {len(registered[kind])} shards of {uri}: {listed(shards)}", flush=True)
     return chosen
+
+
+def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> list[str]:
+    """Register the shards of a source, and say which are not registered any more."""
+    open_source = open_corpus_of if kind == "corpus" else open_instructions_of
+    partitions = corpus_shards if kind == "corpus" else instruction_shards
+    registration = register_shards(
+        instance, open_source(settings), partitions, may_lose_many=settings.remove_many_shards
+    )
+    for line in registration.in_words():
+        print(line, flush=True)
+    return registration.shards
 
 
 def _runs(instance: DagsterInstance, part: str, chosen: dict[str, list[str]]) -> list[tuple[str, dict[str, str]]]:
@@ -168,24 +233,6 @@ def _runs(instance: DagsterInstance, part: str, chosen: dict[str, list[str]]) ->
         fractions = selected_fractions.get_partition_keys()
         runs.append((WHOLE_JOBS[part], range_tags(fractions[0], fractions[-1])))
     return runs
-
-
-def _execute(
-    instance: DagsterInstance, job: str, tags: dict[str, str], settings: Settings, assets: Sequence[str] = ()
-) -> dg.ExecuteInProcessResult:
-    run_config = {
-        "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
-        "resources": {
-            "settings": {"config": {"force": settings.force, "refresh_candidates": settings.refresh_candidates}}
-        },
-    }
-    return defs.resolve_job_def(job).execute_in_process(
-        instance=instance,
-        tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
-        run_config=run_config,
-        asset_selection=[dg.AssetKey(asset) for asset in assets] or None,
-        raise_on_error=False,
-    )
 
 
 def _stages(instance: DagsterInstance, result: dg.ExecuteInProcessResult) -> list[Stage]:
@@ -228,13 +275,9 @@ def _chosen(asked: str | None, registered: list[str], what: str = "shard") -> li
     unknown = [name for name in names if name not in registered]
     if unknown or not names:
         raise ValueError(
-            f"unknown {what} {', '.join(map(repr, unknown)) or repr(asked)}; there are {_listed(registered)}"
+            f"unknown {what} {', '.join(map(repr, unknown)) or repr(asked)}; there are {listed(registered)}"
         )
     return [shard for shard in registered if shard in names]
-
-
-def _listed(shards: list[str]) -> str:
-    return ", ".join(shards[:6]) + (f" and {len(shards) - 6} more" if len(shards) > 6 else "")
 
 
 def _close_lost_runs(instance: DagsterInstance) -> None:

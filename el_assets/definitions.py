@@ -1,4 +1,8 @@
-"""The code location: the one place where assets, checks, jobs, schedules and resources come together."""
+"""The code location: the one place where assets, checks, jobs, schedules and resources come together.
+
+It is also the one place that reads the environment while it is loaded, for Dagster; every other module is given its
+settings.
+"""
 
 import dagster as dg
 
@@ -10,7 +14,7 @@ from el_assets.entropylong import assets as entropylong_assets
 from el_assets.entropylong import checks as entropylong_checks
 from el_assets.gateau import assets as gateau_assets
 from el_assets.gateau import checks as gateau_checks
-from el_assets.jobs import JOBS
+from el_assets.jobs import Jobs
 from el_assets.lost_runs import name_lost_shards
 from el_assets.models import MODELS
 from el_assets.removal import remove_shards
@@ -24,16 +28,36 @@ from el_resources.settings import Settings
 OWNERS = ["team:entropylong"]
 
 
-SETTINGS = Settings.load()
+def build_definitions(settings: Settings) -> dg.Definitions:
+    """Return the workspace under these settings, which its runs have too unless a launch gives others."""
+    jobs = Jobs(settings)
+    return dg.Definitions(
+        assets=workspace_assets(settings),
+        asset_checks=[*corpus_checks.CHECKS, *entropylong_checks.CHECKS, *gateau_checks.CHECKS, *status_checks.CHECKS],
+        jobs=[*jobs.all(), remove_shards],
+        schedules=schedules(settings.backfill_every_hours, jobs),
+        sensors=[*sensors(settings.watch_every_seconds), name_lost_shards],
+        resources={"settings": settings.at_launch(), "causal_lm": CausalLM()},
+        # One process per run, so that its steps share one loaded model.
+        executor=dg.in_process_executor,
+    )
 
 
-def workspace_assets() -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """All assets, with what is the same for each of them: owners, columns of its table, and a link to its source."""
+def workspace_assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """Return all assets, with what is the same for each: owners, columns of its table, a link to its source."""
     found = dg.load_assets_from_modules([corpus_assets, entropylong_assets, gateau_assets, report_assets])
     made = [asset for asset in (*MODELS, *found) if isinstance(asset, dg.AssetsDefinition)]
     linked = [asset for asset in dg.with_source_code_references(made) if isinstance(asset, dg.AssetsDefinition)]
-    external = [spec.replace_attributes(owners=OWNERS) for spec in sources(SETTINGS)]
-    return [*external, *(asset.map_asset_specs(_in_catalogue) for asset in linked)]
+    external = [spec.replace_attributes(owners=OWNERS) for spec in sources(settings)]
+    # A model is loaded once per run, so a run takes many shards.
+    many_shards = dg.BackfillPolicy.multi_run(max_partitions_per_run=settings.shards_per_run)
+    sharded = [asset.with_attributes(backfill_policy=many_shards) if has_shards(asset) else asset for asset in linked]
+    return [*external, *(asset.map_asset_specs(_in_catalogue) for asset in sharded)]
+
+
+def has_shards(asset: dg.AssetsDefinition) -> bool:
+    """Return true if the asset is partitioned by the shards of a source."""
+    return isinstance(asset.partitions_def, dg.DynamicPartitionsDefinition)
 
 
 def _in_catalogue(spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -42,16 +66,4 @@ def _in_catalogue(spec: dg.AssetSpec) -> dg.AssetSpec:
     return spec.replace_attributes(owners=OWNERS, metadata={**spec.metadata, **columns})
 
 
-defs = dg.Definitions(
-    assets=workspace_assets(),
-    asset_checks=[*corpus_checks.CHECKS, *entropylong_checks.CHECKS, *gateau_checks.CHECKS, *status_checks.CHECKS],
-    jobs=[*JOBS, remove_shards],
-    schedules=schedules(SETTINGS.backfill_every_hours),
-    sensors=[*sensors(SETTINGS.watch_every_seconds), name_lost_shards],
-    resources={
-        "settings": SETTINGS.at_launch(),
-        "causal_lm": CausalLM(),
-    },
-    # One process per run, so that its steps share one loaded model.
-    executor=dg.in_process_executor,
-)
+defs = build_definitions(Settings.load())

@@ -1,50 +1,60 @@
 """Jobs, cut so that a run has one partition definition and a one-shard click never rebuilds the index."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import dagster as dg
 
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.run_needs import ray_tags
 from el_resources.settings import Settings
 
-SETTINGS = Settings.load()
 
-observe_models = dg.define_asset_job(
-    "observe_models",
-    selection=dg.AssetSelection.assets("short_model", "long_model", "text_encoder"),
-    tags=ray_tags(SETTINGS, []),
-    description="Record which weights the settings name now.",
-)
-build_index = dg.define_asset_job(
-    "build_index",
-    selection=dg.AssetSelection.assets(*CORPUS_TABLES, "retrieval_index"),
-    tags=ray_tags(SETTINGS, ["index"]),
-    description="Read shards, cut them into chunks and sync the retrieval index.",
-)
-build_sequences = dg.define_asset_job(
-    "build_sequences",
-    selection=dg.AssetSelection.assets(*SEQUENCE_TABLES),
-    tags=ray_tags(SETTINGS, ["entropylong"]),
-    description="EntropyLong for the chosen shards, from entropy maps to packed sequences.",
-)
+class Jobs:
+    """The jobs of the workspace; their tags follow from the settings."""
 
-score_samples = dg.define_asset_job(
-    "score_samples",
-    selection=dg.AssetSelection.assets(*SAMPLE_TABLES),
-    tags=ray_tags(SETTINGS, ["gateau"]),
-    description="GATEAU for the chosen instruction shards: guidance and awareness of every sample.",
-)
-select_samples = dg.define_asset_job(
-    "select_samples",
-    selection=dg.AssetSelection.assets("influence_scores", "selected_subsets"),
-    tags=ray_tags(SETTINGS, []),
-    description="Rank the pool by influence and write the selected subsets; needs no model.",
-)
+    def __init__(self, settings: Settings) -> None:
+        def job(name: str, assets: Sequence[str], parts: Sequence[str], description: str) -> Any:
+            selection = dg.AssetSelection.assets(*assets)
+            return dg.define_asset_job(name, selection, tags=ray_tags(settings, parts), description=description)
 
-build_reports = dg.define_asset_job(
-    "build_reports",
-    selection=dg.AssetSelection.assets("entropylong_report", "gateau_report"),
-    tags=ray_tags(SETTINGS, []),
-    description="Write the HTML reports over what is in the store; needs no model.",
-)
+        self.observe_models = job(
+            "observe_models",
+            ("short_model", "long_model", "text_encoder"),
+            [],
+            "Record which weights the settings name now.",
+        )
+        self.build_index = job(
+            "build_index",
+            (*CORPUS_TABLES, "retrieval_index"),
+            ["index"],
+            "Read shards, cut them into chunks and sync the retrieval index.",
+        )
+        self.build_sequences = job(
+            "build_sequences",
+            SEQUENCE_TABLES,
+            ["entropylong"],
+            "EntropyLong for the chosen shards, from entropy maps to packed sequences.",
+        )
+        self.score_samples = job(
+            "score_samples",
+            SAMPLE_TABLES,
+            ["gateau"],
+            "GATEAU for the chosen instruction shards: guidance and awareness of every sample.",
+        )
+        self.select_samples = job(
+            "select_samples",
+            ("influence_scores", "selected_subsets"),
+            [],
+            "Rank the pool by influence and write the selected subsets; needs no model.",
+        )
+        self.build_reports = job(
+            "build_reports",
+            ("entropylong_report", "gateau_report"),
+            [],
+            "Write the HTML reports over what is in the store; needs no model.",
+        )
 
-JOBS = [observe_models, build_index, build_sequences, score_samples, select_samples, build_reports]
+    def all(self) -> list[Any]:
+        """Return every job."""
+        return list(vars(self).values())

@@ -4,7 +4,8 @@ Corpus and instruction shards are dynamic partitions, registered by `python -m e
 definitions load.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import dagster as dg
@@ -32,26 +33,82 @@ def registered_shards(
     return list(instance.get_dynamic_partitions(_name(partitions)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """The outcome of a registration.
+
+    Attributes:
+        shards: all registered shards in registration order, by which Dagster reads ranges. It is the source's own order
+            until shards are added later: those come last.
+        went: shards that were registered before and are not any more; their tables stay on disk, unused.
+        was_of: the source that those were shards of, if that is another one.
+    """
+
+    shards: list[str]
+    went: list[str] = field(default_factory=list)
+    was_of: str = ""
+
+    def in_words(self) -> Iterator[str]:
+        """Yield a line on the shards that are not registered any more, if there are any."""
+        if self.went:
+            of = f"of {self.was_of}, registered before, are" if self.was_of else "whose files are gone are"
+            yield f"{len(self.went)} shards {of} not registered any more: {listed(self.went)}. Their tables stay"
+
+
 def register_shards(
     instance: dg.DagsterInstance,
     source: ShardedSource,
     partitions: dg.DynamicPartitionsDefinition = corpus_shards,
-) -> list[str]:
-    """Make the registered shards those of the source; tables of shards that went stay on disk, unused.
+    *,
+    may_lose_many: bool = False,
+) -> Registration:
+    """Make the registered shards those of the source.
 
-    Returns:
-        The shards in registration order, by which Dagster reads ranges. It is the source's own order until shards are
-        added later: those come last.
+    The instance remembers which source its shards are of. Those of another source are replaced; of the same source
+    never more than half go at once, because that is what a faulty source looks like.
+
+    Args:
+        may_lose_many: let more than half go (`remove_many_shards`).
 
     Raises:
-        ValueError: the source lists no shard.
+        ValueError: the source lists no shard, or has lost too many.
     """
     shards = source.shards()
     if not shards:
         raise ValueError(f"{source.uri!r} has no shard; check EL_CORPUS and EL_INSTRUCTIONS")
-    deregister_shards(instance, sorted(set(registered_shards(instance, partitions)) - set(shards)), partitions)
+    before, was_of = registered_shards(instance, partitions), registered_source(instance, partitions)
+    went = [shard for shard in before if shard not in set(shards)]
+    is_same = was_of in ("", source.uri)
+    if is_same and went_in_masses(len(went), len(before)) and not may_lose_many:
+        raise ValueError(
+            f"{len(went)} of {len(before)} registered shards are gone from {source.uri!r}, which is more than half: "
+            f"{listed(went)}. Nothing was changed; repair the source, or set EL_REMOVE_MANY_SHARDS=true if they are "
+            "to go"
+        )
+    deregister_shards(instance, went, partitions)
     instance.add_dynamic_partitions(_name(partitions), shards)
-    return registered_shards(instance, partitions)
+    instance.daemon_cursor_storage.set_cursor_values({_source_key(partitions): source.uri})
+    return Registration(shards=registered_shards(instance, partitions), went=went, was_of="" if is_same else was_of)
+
+
+def went_in_masses(n_went: int, n_registered: int) -> bool:
+    """Return true if so many shards left a source at once that the source is taken for faulty: more than half."""
+    return 2 * n_went > n_registered
+
+
+def registered_source(instance: dg.DagsterInstance, partitions: dg.DynamicPartitionsDefinition) -> str:
+    """Return the source that the registered shards are of; empty if the instance does not know."""
+    key = _source_key(partitions)
+    return instance.daemon_cursor_storage.get_cursor_values({key}).get(key, "")
+
+
+def _source_key(partitions: dg.DynamicPartitionsDefinition) -> str:
+    return f"entropylong/source_of/{_name(partitions)}"
+
+
+def listed(shards: Sequence[str], shown: int = 6) -> str:
+    """Return the first few names, and how many more there are."""
+    return ", ".join(shards[:shown]) + (f" and {len(shards) - shown} more" if len(shards) > shown else "")
 
 
 def deregister_shards(

@@ -5,7 +5,7 @@ method settings and the models that it depends on. Inputs that span shards (the 
 it: a newer index does not make finished shards stale (see el_resources.shard_tables.Stamp).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -117,6 +117,46 @@ SEQUENCE_TABLES = ("entropy_maps", "candidate_contexts", "context_scores", "veri
 SAMPLE_TABLES = ("instruction_samples", "hmg_scores", "cam_scores")
 # Tables that are read from a source; the others are made from tables.
 READ_FROM_SOURCE = ("documents", "instruction_samples")
+
+
+# Settings that change where, how fast and whether a table is made, and never what is in it. Sources enter by the
+# fingerprint of the shard.
+OPERATIONAL = ("device", "force", "hub_endpoint", "refresh_candidates", "store", "trust_remote_code")
+LONG_MODEL = ("dtype", "long_model", "long_model_revision")
+SHORT_MODEL = ("dtype", "short_model", "short_model_revision", "short_window")
+# Settings that a role of `Recipe.models` stands for.
+ROLE_SETTINGS = {
+    "scorer": LONG_MODEL,
+    "tokenizer": LONG_MODEL,
+    "window": LONG_MODEL,
+    "short_reader": (*SHORT_MODEL, *LONG_MODEL, "hmg_form"),
+    "encoder": ("encoder",),
+}
+# Settings that decide what a source is and how it is read; a shard's fingerprint holds what they come to.
+SOURCE_SETTINGS = {
+    "documents": ("corpus", *LONG_MODEL),
+    "entropy_maps": ("corpus",),
+    "instruction_samples": ("instructions", "samples_per_kind", *SHORT_MODEL, *LONG_MODEL),
+}
+INDEX_SETTINGS = ("encoder", "exact_search_rows")
+
+
+def settings_seen(asset: str) -> frozenset[str]:
+    """Return the settings that the step of an asset may read: those of its recipe, and the operational ones.
+
+    A role of a model counts for every table downstream, because tables of two models are never mixed.
+    """
+    if asset == "retrieval_index":
+        return frozenset((*OPERATIONAL, *INDEX_SETTINGS))
+    roles = {role for name in (asset, *_upstream(asset)) for role in RECIPES[name].models}
+    named = (*RECIPES[asset].settings, *SOURCE_SETTINGS.get(asset, ()))
+    return frozenset((*OPERATIONAL, *named, *(name for role in roles for name in ROLE_SETTINGS[role])))
+
+
+def _upstream(asset: str) -> Iterator[str]:
+    for name in RECIPES[asset].inputs:
+        yield name
+        yield from _upstream(name)
 
 
 class OtherModelError(ValueError):

@@ -2,23 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Self
+from functools import cached_property, partial, wraps
+from typing import Any, Self, TypeVar
 
 import dagster as dg
 import numpy as np
 
 from el_assets.progress import progress
-from el_assets.recipes import RECIPES
+from el_assets.recipes import RECIPES, settings_seen
 from el_resources.causal_lm import ModelChoice
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 from el_resources.tokenization import ModelTokenizer
 
 GPU_POOL = "gpu"
-# A model is loaded once per run, so a run takes many shards.
-MANY_SHARDS = dg.BackfillPolicy.multi_run(max_partitions_per_run=Settings.load().shards_per_run)
 
+Step = TypeVar("Step", bound=Callable[..., Any])
 Advance = Callable[[int], None]
 # Starts a progress display: (what, total, unit) -> context manager that yields `advance(units since the last call)`.
 Show = Callable[[str, int, str], Any]
@@ -34,16 +33,29 @@ def shard_asset(
     pool: str | None = None,
 ) -> Any:
     """`@dg.asset` for a table that is partitioned by shard."""
-    return dg.asset(
+    decorate = dg.asset(
         name=name,
         group_name=group,
         kinds=kinds,
         deps=deps,
         partitions_def=partitions,
-        backfill_policy=MANY_SHARDS,
         code_version=RECIPES[name].code_version,
         pool=pool,
     )
+    return lambda step: decorate(with_seen_settings(name)(step))
+
+
+def with_seen_settings(asset: str) -> Callable[[Step], Step]:
+    """Decorate the step of an asset so that it sees the settings of its recipe; another one raises."""
+
+    def decorate(step: Step) -> Step:
+        @wraps(step)
+        def seeing(*args: Any, settings: Settings, **more: Any) -> Any:
+            return step(*args, settings=settings.seen_by(asset, settings_seen(asset)), **more)
+
+        return seeing  # type: ignore[return-value]
+
+    return decorate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +64,6 @@ class ShardStep:
 
     settings: Settings
     tables: ShardTables
-    tokenizer: ModelTokenizer
     show: Show
 
     @classmethod
@@ -61,10 +72,14 @@ class ShardStep:
         return cls(
             settings=settings,
             tables=ShardTables(settings.store),
-            tokenizer=ModelChoice.long(settings).tokenizer(),
             show=partial(progress, context),
             **more,
         )
+
+    @cached_property
+    def tokenizer(self) -> ModelTokenizer:
+        """The tokenizer of the model that scores."""
+        return ModelChoice.long(self.settings).tokenizer()
 
     def separator_ids(self) -> np.ndarray:
         return self.tokenizer.encode(self.settings.separator)

@@ -25,7 +25,7 @@ from el_assets.schemas import conform
 from el_assets.side_by_side import Laps, in_order, stop_if_abandoned
 from el_resources.causal_lm import ModelChoice, ScorerTokens
 from el_resources.corpus_source import CorpusSource, open_corpus
-from el_resources.settings import Settings
+from el_resources.settings import Settings, all_settings
 from el_resources.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
 
 # Shards up to which a run shows what it skips, and how large such a table may be.
@@ -98,7 +98,7 @@ def materialize_shards(
             done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
             context.log.info(f"{asset} {number}/{len(shards)} {shard}: {done}")
             is_shown = not skip or (len(shards) <= FEW_SHARDS and _is_small(tables, stamp))
-            metadata = shown(asset, tables.scan(asset, stamp.partition), settings) if is_shown else {}
+            metadata = shown(asset, tables.scan(asset, stamp.partition), all_settings(settings)) if is_shown else {}
             metadata.update(table_metadata(tables, stamp, skipped=skip))
             context.add_asset_metadata(metadata, partition_key=shard if partitioned else None)
             fingerprints[shard] = stamp.fingerprint

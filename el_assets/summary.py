@@ -31,12 +31,14 @@ def print_summary(
     pool: Sequence[str] = (),
     reports: Sequence[UPath] = (),
     seconds: float,
+    look: Sequence[str] = ("make ui, then http://127.0.0.1:3000",),
 ) -> bool:
     """Print the summary of the tables that exist; False where a source file could not be read.
 
     Args:
         shards, pool: the run's corpus shards and instruction shards.
         reports: pages that the run wrote or found up to date.
+        look: lines that say how the result is looked at.
     """
     tables = ShardTables(settings.store)
     rows = [
@@ -56,12 +58,19 @@ def print_summary(
     print(f"  {'tables':<{width}}  {tables.store / 'tables'}")
     for path in reports:
         print(f"  {'report':<{width}}  {path}")
-    print(f"  {'look at it':<{width}}  make ui, then http://127.0.0.1:3000\n")
-    read = [*tables.stamps("documents", shards).values(), *tables.stamps("instruction_samples", pool).values()]
-    unreadable = [stamp.facts["unreadable"] for stamp in read if "unreadable" in stamp.facts]
+    for label, line in zip(["look at it", *[""] * len(look)], look, strict=False):
+        print(f"  {label:<{width}}  {line}")
+    print()
+    unreadable = unreadable_files(tables, shards, pool)
     for problem in unreadable:
         print(f"  not read: {problem}")
     return not unreadable
+
+
+def unreadable_files(tables: ShardTables, shards: Sequence[str], pool: Sequence[str]) -> list[str]:
+    """Return the errors of the source files that could not be read."""
+    read = [*tables.stamps("documents", shards).values(), *tables.stamps("instruction_samples", pool).values()]
+    return [str(stamp.facts["unreadable"]) for stamp in read if "unreadable" in stamp.facts]
 
 
 def _corpus_rows(tables: ShardTables, shards: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,22 +1,22 @@
 """One settings object: what a run depends on, where it comes from, and what it may be.
 
-Precedence, highest first: a launchpad's or caller's value, the environment (`EL_ALPHA=1.5`), the profile
-(`EL_PROFILE`), the defaults below, which are the `reference` profile. Method settings enter the fingerprints of the
-tables that depend on them (el_assets.recipes names which); storage and device settings do not.
+Precedence, highest first: a launchpad's or caller's value, the environment (`EL_ALPHA=1.5`; el_resources.environment
+says how it is read), the profile (`EL_PROFILE`), the defaults below, which are the `reference` profile. Method settings
+enter the fingerprints of the tables that depend on them (el_assets.recipes names which); storage and device settings do
+not.
 
 `[?]` in a description marks what the EntropyLong paper does not state.
 """
 
-import os
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, cast
 
 import dagster as dg
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from el_resources.bounds import bounds_described
+from el_resources.environment import Environment, settings_in, suggested, variable_of
 
-ENVIRONMENT_PREFIX = "EL_"
 UNLIMITED = 0  # what a cap is set to when it is switched off
 
 # The paper's values; every addition of ours off. What it keeps: eligibility, the exclusion of own and near-duplicate
@@ -267,26 +267,27 @@ class Settings(dg.ConfigurableResource):
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None, **overrides: Any) -> "Settings":
-        """Settings from overrides, environment and profile.
+        """Build the settings from overrides, environment and profile.
 
         Args:
-            environment: `EL_*` variables; the process's own where None. An unknown `EL_*` name is an error.
+            environment: `EL_*` variables; those of the process and of `.env` if None. An unknown `EL_*` name is an
+                error.
             overrides: win over the environment; None means not given.
 
         Raises:
             ValueError: names the variable or argument, its value, and what is allowed.
         """
-        unknown = sorted(set(overrides) - set(cls.model_fields))
-        if unknown:
-            raise ValueError(f"unknown setting {', '.join(unknown)}; choose from {', '.join(sorted(cls.model_fields))}")
-        given = {k: v for k, v in overrides.items() if v is not None}
-        from_environment = _environment_values(
-            os.environ if environment is None else environment, set(cls.model_fields)
-        )
-        profile = given.get("profile", from_environment.get("profile", "reference"))
-        if profile not in PROFILES:
-            raise ValueError(f"profile {profile!r} is unknown; choose one of {sorted(PROFILES)}")
-        return cls._of({**PROFILES[profile], **from_environment, **given})
+        if unknown := sorted(set(overrides) - set(cls.model_fields)):
+            raise ValueError(
+                f"unknown setting {'; '.join(suggested(unknown, cls.model_fields))}; "
+                f"choose from {', '.join(sorted(cls.model_fields))}"
+            )
+        variables = Environment.read().values() if environment is None else environment
+        given = {
+            **settings_in(variables, cls.model_fields.keys()),
+            **{name: value for name, value in overrides.items() if value is not None},
+        }
+        return cls._of({**profile_values(given), **given})
 
     @classmethod
     def _of(cls, values: Mapping[str, Any]) -> "Settings":
@@ -296,12 +297,12 @@ class Settings(dg.ConfigurableResource):
             raise ValueError(_in_words(error)) from None
 
     def at_launch(self) -> dg.ResourceDefinition:
-        """The resource of runs, of which each value may be given anew at launch; the others stay as they are here.
+        """Return the resource of runs, of which each value may be given anew at launch; the others stay as they are.
 
         A value out of bounds, or another profile, raises `dg.DagsterInvalidConfigError` while the run is planned, and
         none comes about. Dagster's own schema, which a launchpad checks while one types, knows types and choices only.
         """
-        schema = self.configure_at_launch(**self.model_dump()).get_resource_definition().config_schema
+        schema = self._with_values_as_defaults().configure_at_launch().get_resource_definition().config_schema
         resource = dg.ResourceDefinition(settings_of_a_run, config_schema=schema, description=self.__doc__)
 
         def checked(config: dict[str, Any]) -> dict[str, Any]:
@@ -318,22 +319,66 @@ class Settings(dg.ConfigurableResource):
 
         return resource.configured(checked, config_schema=schema)
 
+    def _with_values_as_defaults(self) -> type[dg.ConfigurableResource]:
+        """Return a resource class whose defaults are these values.
+
+        `configure_at_launch(**values)` would lose the values of all fields that are a choice: Dagster 1.13.27 keeps the
+        class's own default of every Literal.
+        """
+        fields: dict[str, Any] = {
+            name: (info.annotation, Field(default=getattr(self, name), description=info.description))
+            for name, info in type(self).model_fields.items()
+        }
+        return create_model("LaunchedSettings", __base__=dg.ConfigurableResource, **fields)
+
     def subset(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """The named settings, in a JSON-ready dict; what goes into a fingerprint."""
+        """Return the named settings, in a JSON-ready dict; they go into a fingerprint."""
+        return {name: getattr(self, name) for name in sorted(names)}
+
+    def seen_by(self, reader: str, names: Collection[str]) -> "Settings":
+        """Return a view of which only the named settings can be read; another one raises UnnamedSettingError.
+
+        Args:
+            reader: the step that reads, for the error.
+        """
+        return cast(Settings, _SeenSettings(self, reader, frozenset(names)))
+
+
+class UnnamedSettingError(AttributeError):
+    """A step reads a setting that its recipe does not name, so that its table would not follow from its fingerprint."""
+
+
+class _SeenSettings:
+    """Some of the settings, as attributes."""
+
+    def __init__(self, settings: Settings, reader: str, names: frozenset[str]) -> None:
+        self._settings, self._reader, self._names = settings, reader, names
+
+    def __getattr__(self, name: str) -> Any:
+        if name in Settings.model_fields and name not in self._names:
+            raise UnnamedSettingError(
+                f"{self._reader} reads the setting {name!r}, which its recipe does not name; "
+                f"add it to the recipe of {self._reader} in el_assets/recipes.py"
+            )
+        if name not in Settings.model_fields:
+            raise AttributeError(f"there is no setting {name!r}")
+        return getattr(self._settings, name)
+
+    def subset(self, names: tuple[str, ...]) -> dict[str, Any]:
         return {name: getattr(self, name) for name in sorted(names)}
 
 
-# Variables of the same prefix that are not settings of a run: where runs are executed, and how many at once.
-OTHER_VARIABLES = {"EL_EXECUTION", "EL_RUNS_AT_ONCE", "EL_FAILURE_WEBHOOK"}
+def all_settings(settings: Settings) -> Settings:
+    """Return every setting behind a view, for pictures and logs, on which no table depends."""
+    return settings._settings if isinstance(settings, _SeenSettings) else settings
 
 
-def _environment_values(environment: Mapping[str, str], fields: set[str]) -> dict[str, str]:
-    """`{field: text}` for every `EL_<FIELD>`; refuses a misspelt name, since ignoring it would change results."""
-    named = {k: v for k, v in environment.items() if k.startswith(ENVIRONMENT_PREFIX) and k not in OTHER_VARIABLES}
-    unknown = sorted(k for k in named if k.removeprefix(ENVIRONMENT_PREFIX).lower() not in fields)
-    if unknown:
-        raise ValueError(f"unknown setting {', '.join(unknown)}; .env.example lists every EL_* variable")
-    return {k.removeprefix(ENVIRONMENT_PREFIX).lower(): v for k, v in named.items()}
+def profile_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the profile that `given` names. Raises ValueError for an unknown one."""
+    profile = given.get("profile", "reference")
+    if profile not in PROFILES:
+        raise ValueError(f"profile {profile!r} is unknown; choose one of {sorted(PROFILES)}")
+    return PROFILES[profile]
 
 
 def settings_of_a_run(context: dg.InitResourceContext) -> Settings:
@@ -345,6 +390,6 @@ def _in_words(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
-        value = "" if not name else f"{name} (EL_{name.upper()}) = {problem['input']!r}: "
+        value = "" if not name else f"{name} ({variable_of(name)}) = {problem['input']!r}: "
         lines.append(f"{value}{problem['msg'].removeprefix('Value error, ')}")
     return "invalid settings: " + "; ".join(lines)

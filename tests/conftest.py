@@ -93,10 +93,11 @@ class Workspace:
         return name
 
     def register(self) -> list[str]:
-        return register_shards(self.instance, open_corpus(self.settings["corpus"]))
+        return register_shards(self.instance, open_corpus(self.settings["corpus"]), may_lose_many=True).shards
 
     def register_instructions(self) -> list[str]:
-        return register_shards(self.instance, open_instructions_of(self.loaded()), instruction_shards)
+        source = open_instructions_of(self.loaded())
+        return register_shards(self.instance, source, instruction_shards, may_lose_many=True).shards
 
     def run(self, job: str, *partitions: str, raises: bool = True, **overrides: Any) -> dg.ExecuteInProcessResult:
         """Execute a job for the partitions from the first to the last given (all where none is)."""

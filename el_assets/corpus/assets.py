@@ -13,7 +13,7 @@ from el_assets.corpus.documents import document_facts, documents_table, usable
 from el_assets.partitions import corpus_shards, registered_shards
 from el_assets.progress import progress
 from el_assets.schemas import dagster_schema
-from el_assets.shard_assets import shard_asset
+from el_assets.shard_assets import shard_asset, with_seen_settings
 from el_assets.shard_runs import Made, materialize_shards, open_corpus_of
 from el_resources.causal_lm import ModelChoice
 from el_resources.context_store import ContextStore, ShardChunks, build_tag
@@ -87,6 +87,7 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
 
 # Its pool has one place: LanceDB has one writer at a time.
 @dg.asset(group_name="corpus", kinds={"lancedb"}, deps=[context_chunks], code_version="1", pool="index_writer")
+@with_seen_settings("retrieval_index")
 def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """LanceDB over the chunks of every registered shard: vectors for cosine search and full text for BM25.
 

@@ -12,7 +12,7 @@ from el_assets.gateau.samples import sample_facts, samples_table
 from el_assets.gateau.steps import SampleStep, refuse_different_tokenizers, score_awareness, score_guidance
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
 from el_assets.recipes import RECIPES
-from el_assets.shard_assets import GPU_POOL, shard_asset
+from el_assets.shard_assets import GPU_POOL, shard_asset, with_seen_settings
 from el_assets.shard_runs import Made, materialize_shards
 from el_resources.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.corpus_source import CorruptShardError
@@ -93,6 +93,7 @@ def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
     deps=[hmg_scores, cam_scores],
     code_version=RECIPES["influence_scores"].code_version,
 )
+@with_seen_settings("influence_scores")
 def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per sample of the pool, best first: HMP, CAS, their weighted sum on one scale, and the rank.
 
@@ -132,6 +133,7 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
     backfill_policy=dg.BackfillPolicy.single_run(),
     code_version=RECIPES["selected_subsets"].code_version,
 )
+@with_seen_settings("selected_subsets")
 def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per selected sample, best first, as chat messages ready to train on: the top 10, 30 and 50 % by
     influence.

@@ -29,7 +29,7 @@ def hub() -> Iterator[FakeHub]:
 @pytest.fixture
 def workspace(hub: FakeHub, new_workspace: Callable[..., Workspace]) -> Workspace:
     workspace = new_workspace(corpus="hf:owner/pages", hub_endpoint=hub.endpoint)
-    assert register_shards(workspace.instance, open_corpus_of(workspace.loaded())) == [A, B]
+    assert register_shards(workspace.instance, open_corpus_of(workspace.loaded())).shards == [A, B]
     assert workspace.materialize("documents").success
     return workspace
 

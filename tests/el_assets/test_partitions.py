@@ -44,21 +44,23 @@ def shards_run(instance: dg.DagsterInstance, first: str, last: str) -> list[str]
 
 def test_the_registered_shards_become_those_of_the_source(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
-    assert register_shards(instance, corpus_of(folder, "a.jsonl", "b.jsonl")) == ["a.jsonl", "b.jsonl"]
-    assert register_shards(instance, corpus_of(folder, "b.jsonl", "ü ∑.jsonl")) == ["b.jsonl", "ü ∑.jsonl"]
+    assert register_shards(instance, corpus_of(folder, "a.jsonl", "b.jsonl")).shards == ["a.jsonl", "b.jsonl"]
+    assert register_shards(instance, corpus_of(folder, "b.jsonl", "ü ∑.jsonl")).shards == ["b.jsonl", "ü ∑.jsonl"]
     assert registered_shards(instance) == ["b.jsonl", "ü ∑.jsonl"]
 
 
 def test_registering_again_changes_nothing(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     source = corpus_of(tmp_path / "corpus", "a.jsonl", "b.jsonl")
-    assert register_shards(instance, source) == register_shards(instance, source) == ["a.jsonl", "b.jsonl"]
+    assert (
+        register_shards(instance, source).shards == register_shards(instance, source).shards == ["a.jsonl", "b.jsonl"]
+    )
 
 
 def test_ranges_hold_a_shard_that_came_later(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     """Dagster reads ranges by registration order, in which a new shard is the last wherever the source lists it."""
     register_shards(instance, corpus_of(tmp_path / "corpus", "a.jsonl", "c.jsonl"))
     source = corpus_of(tmp_path / "corpus", "a.jsonl", "b.jsonl", "c.jsonl")
-    registered = register_shards(instance, source)
+    registered = register_shards(instance, source).shards
     assert source.shards() == ["a.jsonl", "b.jsonl", "c.jsonl"]
     assert registered == registered_shards(instance) == ["a.jsonl", "c.jsonl", "b.jsonl"]
     for wanted in ({"a.jsonl", "b.jsonl", "c.jsonl"}, {"a.jsonl", "b.jsonl"}, {"b.jsonl", "c.jsonl"}):

@@ -1,13 +1,14 @@
 """Where a setting's value comes from, what it may be, and what an error says."""
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import dagster as dg
 import pytest
 
 from el_resources.corpus_mixture import parse_mixture
-from el_resources.settings import Settings
+from el_resources.settings import Settings, UnnamedSettingError, all_settings
 
 
 @pytest.mark.parametrize(
@@ -36,9 +37,14 @@ def test_text_of_the_environment_becomes_the_fields_type() -> None:
     assert (found.alpha, found.beats_controls, found.seed, found.separator) == (1.25, False, 7, " ")
 
 
-def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_environment_is_the_default_and_the_file_wins_over_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EL_EPSILON", "0.25")
     assert Settings.load().epsilon == 0.25
+    (tmp_path / ".env").write_text("EL_EPSILON=0.3\n")
+    assert Settings.load().epsilon == 0.3
 
 
 def test_only_el_variables_are_read_and_those_of_deployments_passed_over() -> None:
@@ -46,10 +52,48 @@ def test_only_el_variables_are_read_and_those_of_deployments_passed_over() -> No
 
 
 def test_misspelt_names_are_refused_and_named() -> None:
-    with pytest.raises(ValueError, match=r"unknown setting EL_ALHPA, EL_EPSILONE; \.env\.example lists"):
-        Settings.load({"EL_EPSILONE": "0.2", "EL_ALHPA": "1"})
-    with pytest.raises(ValueError, match="unknown setting alhpa; choose from alpha, "):
+    named = r"unknown setting EL_ALHPA \(did you mean EL_ALPHA\?\); EL_QQ\. \.env\.example lists"
+    with pytest.raises(ValueError, match=named):
+        Settings.load({"EL_QQ": "0.2", "EL_ALHPA": "1"})
+    with pytest.raises(ValueError, match=r"unknown setting alhpa \(did you mean alpha\?\); choose from alpha, "):
         Settings.load({}, alhpa=1.0)
+
+
+def other_values() -> dict[str, Any]:
+    """A valid value for every setting that is not its default, whatever its type."""
+    found: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if get_origin(field.annotation) is Literal:
+            found[name] = next(choice for choice in get_args(field.annotation) if choice != default)
+        elif isinstance(default, bool):
+            found[name] = not default
+        elif isinstance(default, str):
+            found[name] = f"{default}x"
+        elif name == "backfill_every_hours":
+            found[name] = 6
+        else:
+            found[name] = default + 1 if isinstance(default, int) else default / 2
+    return {**found, "root_tokens_min": 64}
+
+
+def test_every_value_of_an_instance_arrives_in_a_run_whose_launch_config_is_empty() -> None:
+    seen: list[Settings] = []
+
+    @dg.asset
+    def reader(settings: Settings) -> None:
+        seen.append(settings)
+
+    values = other_values()
+    environment = {f"EL_{name.upper()}": str(value) for name, value in values.items()}
+    with dg.DagsterInstance.ephemeral() as instance:
+        resources = {"settings": Settings.load(environment).at_launch()}
+        quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        dg.materialize([reader], instance=instance, resources=resources, run_config=quiet)
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    arrived = seen[0].model_dump()
+    assert [name for name in defaults if arrived[name] == defaults[name]] == [], "none is its default"
+    assert arrived == values
 
 
 def test_an_unknown_profile_lists_the_known_ones() -> None:
@@ -159,3 +203,15 @@ def test_the_paper_profile_is_the_paper_with_our_additions_off() -> None:
 def test_a_subset_is_json_ready_and_sorted() -> None:
     found = Settings.load({}, alpha=1.5, criterion="nll", seed=3).subset(("seed", "criterion", "alpha"))
     assert json.dumps(found) == '{"alpha": 1.5, "criterion": "nll", "seed": 3}'
+
+
+def test_a_step_sees_the_settings_that_it_names_and_no_other() -> None:
+    settings = Settings.load({}, epsilon=0.3)
+    seen = settings.seen_by("verified_pairs", ["epsilon", "store"])
+    assert (seen.epsilon, seen.store) == (0.3, "data")
+    assert seen.subset(("epsilon",)) == {"epsilon": 0.3}
+    for read in (lambda: seen.alpha, lambda: seen.subset(("alpha", "epsilon"))):
+        with pytest.raises(UnnamedSettingError, match="verified_pairs reads the setting 'alpha', which its recipe"):
+            read()
+    assert all_settings(seen).alpha == 1.5
+    assert all_settings(settings) is settings
