@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from el_resources.settings import OTHER_VARIABLES, Settings
+from el_resources.environment import OTHER_VARIABLES
+from el_resources.settings import Settings
 
 pytestmark = pytest.mark.services  # needs the extra `cluster`
 

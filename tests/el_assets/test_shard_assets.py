@@ -1,12 +1,16 @@
-"""What steps of a shard share: progress that ends at its total."""
+"""Steps of a shard: progress that ends at its total, and the settings that a step may read."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
+from el_assets.recipes import RECIPES, settings_seen
+from el_assets.shard_assets import with_seen_settings
+from el_resources.settings import Settings
 from tests.conftest import Workspace, library_documents, library_samples, tiny_model
 
 
@@ -48,3 +52,31 @@ def test_what_models_read_is_counted_to_its_total(
         assert len(advances) > 1, "more than one batch"
         assert min(advances) > 0, what
         assert sum(advances) == total, what
+
+
+def test_a_step_that_reads_a_setting_beside_its_recipe_fails_and_is_named() -> None:
+    @dg.asset
+    @with_seen_settings("verified_pairs")
+    def reader(settings: Settings) -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"epsilon": settings.epsilon, "alpha": settings.alpha})
+
+    result = dg.materialize(
+        [reader],
+        resources={"settings": Settings.load({}).at_launch()},
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
+    )
+    (failure,) = result.get_step_failure_events()
+    cause = failure.step_failure_data.error.cause  # type: ignore[union-attr]
+    assert cause is not None
+    assert "verified_pairs reads the setting 'alpha', which its recipe does not name" in cause.message
+
+
+def test_every_setting_is_read_by_a_step_or_steers_how_it_runs() -> None:
+    """A setting that no step may read would change nothing."""
+    read = {name for asset in [*RECIPES, "retrieval_index"] for name in settings_seen(asset)}
+    steering = {
+        *("backfill_every_hours", "watch_every_seconds", "shards_per_run", "remove_many_shards"),
+        *("cores_per_run", "gpus_per_run", "profile"),
+    }
+    assert read | steering == set(Settings.model_fields)
