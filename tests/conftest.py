@@ -14,9 +14,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-# The suite decides its settings; a developer's own would change what it tests.
+# The suite decides its settings; a developer's own, in the shell or in a `.env` here, would change what it tests.
 for name in [name for name in os.environ if name.startswith("EL_")]:
     del os.environ[name]
+ELSEWHERE = tempfile.TemporaryDirectory(prefix="entropylong-tests-")
+os.chdir(ELSEWHERE.name)
 
 from el_assets.automation import range_tags  # noqa: E402
 from el_assets.definitions import defs  # noqa: E402
