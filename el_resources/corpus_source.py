@@ -4,7 +4,7 @@
 - `shards()` is deterministic; its names are readable, unique and valid Dagster partition keys.
 - A shard name is looked up, never joined to a path, so no name reaches a file outside the corpus.
 - `shard_fingerprint()` follows from the shard's content and from how it is read, never from a file's name or times.
-- `documents()` streams in bounded memory. A document that is not UTF-8 is yielded with its reason, not dropped, and
+- `documents()` streams in bounded memory. A row whose text cannot be read is yielded with its reason, not dropped, and
   every string that is yielded can be encoded as UTF-8.
 - Opening reads nothing: a path is looked at when shards are first asked for.
 """
@@ -25,7 +25,9 @@ class SourceDocument:
     Attributes:
         source_id: the source's own stable id, None if it has none.
         text: the text; empty when it could not be decoded.
-        set_aside_reason: `not_utf8` when the text could not be decoded. Every other reason is decided downstream.
+        set_aside_reason: why the text could not be read (el_resources.corpus_files lists the reasons). Every other
+            reason is decided downstream.
+        detail: what is wrong, in words, with the line or row, if the document is set aside.
     """
 
     source_id: str | None
@@ -33,6 +35,7 @@ class SourceDocument:
     url: str = ""
     license: str = ""
     set_aside_reason: str | None = None
+    detail: str = ""
 
 
 class CorpusSource(Protocol):

@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 import pyarrow as pa
@@ -33,6 +34,19 @@ CACHED_BLOCKS = 8  # of a remote file, 5 MiB each unless its file system says ot
 DECODER_OSERRORS = (OSError, gzip.BadGzipFile)
 
 
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be read.
+
+    Attributes:
+        reason: `not_utf8`, `not_json` or `not_an_object`.
+        detail: its line and what is wrong with it, in words.
+    """
+
+    reason: str
+    detail: str
+
+
 def format_of(path: str) -> FileFormat | None:
     """The format that a file's name tells; None for another."""
     return next((name for name, suffixes in SUFFIXES.items() if path.lower().endswith(suffixes)), None)
@@ -41,17 +55,33 @@ def format_of(path: str) -> FileFormat | None:
 def parquet_batches(
     filesystem: AbstractFileSystem, shard: str, path: str, columns: Callable[[pa.Schema], list[str]]
 ) -> Iterator[pa.RecordBatch]:
-    """A Parquet file's rows, batch by batch; `columns` says which it wants, or refuses the schema."""
+    """A Parquet file's rows, batch by batch.
+
+    Args:
+        columns: the names of the wanted columns of a schema; raises ValueError for a schema that it refuses, which makes
+            the shard a corrupt one.
+    """
     # Columns are read in turns: one window that moves ahead, fsspec's default, would fetch the same bytes again.
     kept = {"cache_type": "blockcache", "cache_options": {"maxblocks": CACHED_BLOCKS}}
     with filesystem.open(path, "rb", **kept) as file, corruption_named(shard, path):
         # `pre_buffer` would read a row group's whole columns, however large, before the first row.
         parquet = pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES, page_checksum_verification=True, pre_buffer=False)
-        yield from parquet.iter_batches(BATCH_ROWS, columns=columns(parquet.schema_arrow))
+        yield from parquet.iter_batches(BATCH_ROWS, columns=_wanted(shard, path, parquet.schema_arrow, columns))
 
 
-def json_lines(filesystem: AbstractFileSystem, shard: str, path: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Number and object of every line that is not blank, plain or gzip; None for a line that is not UTF-8."""
+def _wanted(shard: str, path: str, schema: pa.Schema, columns: Callable[[pa.Schema], list[str]]) -> list[str]:
+    repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if repeated:
+        names = ", ".join(map(repr, repeated))
+        raise CorruptShardError(shard, path, f"it has more than one column {names}; rename or drop all but one")
+    try:
+        return columns(schema)
+    except ValueError as error:
+        raise CorruptShardError(shard, path, str(error)) from error
+
+
+def json_lines(filesystem: AbstractFileSystem, shard: str, path: str) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """Number and object of every line that is not blank, plain or gzip; a BadRow for a line that holds none."""
     with opened(filesystem, path) as file, corruption_named(shard, path):
         zipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         if path.endswith(".gz") and not zipped:
@@ -61,7 +91,7 @@ def json_lines(filesystem: AbstractFileSystem, shard: str, path: str) -> Iterato
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
-                yield number, _json_object(shard, path, number, line)
+                yield number, json_object(number, line)
 
 
 @contextmanager
@@ -77,15 +107,18 @@ def opened(filesystem: AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
             raise OSError(errno.EIO, f"the transfer ended at byte {file.tell()} of {file.size}", path)
 
 
-def _json_object(shard: str, path: str, number: int, line: bytes) -> dict[str, Any] | None:
+def json_object(number: int, line: bytes) -> dict[str, Any] | BadRow:
+    """The object of a line; `number` counts from 1."""
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
-        return None
+        return BadRow("not_utf8", f"line {number} is not UTF-8")
+    except json.JSONDecodeError as error:
+        return BadRow("not_json", f"line {number} is not JSON ({error.msg} at character {error.pos + 1})")
     except (ValueError, RecursionError) as error:
-        raise CorruptShardError(shard, path, f"line {number} is not JSON ({error})") from error
+        return BadRow("not_json", f"line {number} is not JSON ({error})")
     if not isinstance(row, dict):
-        raise CorruptShardError(shard, path, f"line {number} is not a JSON object but {type(row).__name__}")
+        return BadRow("not_an_object", f"line {number} is not a JSON object but {type(row).__name__}")
     return row
 
 
