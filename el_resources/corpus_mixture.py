@@ -189,6 +189,13 @@ class MixedCorpus:
         content = repr((inner, part.spec.weight, part.documents, part.tokens, counted))
         return blake2b(content.encode(), digest_size=16).hexdigest()
 
+    def passed_over(self) -> dict[str, str]:
+        return {
+            f"{spec.name}/{place}" if spec.name else place: why
+            for spec, source in self.sources
+            for place, why in source.passed_over().items()
+        }
+
     def origin(self, shard: str) -> dict[str, str]:
         part = self._part(shard)
         return dict(part.source.origin(part.shard))
@@ -243,5 +250,5 @@ def is_taken(document: SourceDocument, weight: float) -> bool:
     """Whether a weight takes a document: its hash, as a share of all hashes, is below the weight."""
     if weight == 1:
         return True
-    key = document.source_id or document.text
+    key = document.source_id or document.text or document.detail
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) < weight * MAX_HASH

@@ -66,6 +66,14 @@ class Settings(dg.ConfigurableResource):
         "tokens=2e9] + SOURCE [weight=0.4 documents=100_000 roots=no name=NAME text_column=NAME]`.",
     )
     text_column: str = Field(default="", description="Text column of the corpus where it is not called `text`.")
+    bad_rows_max_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of a file's rows that may be unreadable (not UTF-8, not JSON, without text): they are set "
+        "aside; a file with more is refused. One row always may.",
+    )
     hub_endpoint: str = Field(
         default="",
         description="Address of the Hugging Face hub for `hf:` sources, such as a mirror, which is sent HF_TOKEN too; "
