@@ -1,8 +1,8 @@
 """How many rows of a file may be bad before the file is refused as a whole.
 
-A bad row is one whose line or fields cannot be read; it stays as a row that is set aside. A file is refused if no row is
-good, or if more than max(1, max_share * rows) are bad: such a file is of another kind, or broken. Rows that are set aside
-for what they say (an empty text, a missing role) are good in this sense.
+A bad row is one whose line or fields cannot be read; it stays as a row that is set aside. A file is refused if no row
+is good, or if more than max(1, max_share * rows) are bad: such a file is of another kind, or broken. Rows that are set
+aside for what they say (an empty text, a missing role) are good in this sense.
 """
 
 from collections.abc import Iterable, Iterator
@@ -54,9 +54,6 @@ def within_share(
     if n_bad and n_bad == n_rows:
         raise CorruptShardError(shard, path, f"none of the {n_rows:,} rows that were read is good: {shown}")
     if n_bad > max(1, max_share * n_rows):
-        raise CorruptShardError(
-            shard,
-            path,
-            f"{n_bad:,} of its {n_rows:,} rows cannot be read ({n_bad / n_rows:.2%}; bad_rows_max_share = {max_share:g} "
-            f"allows {max(1, int(max_share * n_rows)):,}): {shown}; repair them, or raise EL_BAD_ROWS_MAX_SHARE",
-        )
+        bound = f"EL_BAD_ROWS_MAX_SHARE={max_share:g} allows {max(1, int(max_share * n_rows)):,}"
+        count = f"{n_bad:,} of its {n_rows:,} rows cannot be read ({n_bad / n_rows:.2%}; {bound})"
+        raise CorruptShardError(shard, path, f"{count}: {shown}; repair them, or raise EL_BAD_ROWS_MAX_SHARE")

@@ -105,7 +105,8 @@ def _open_source(uri: str, text_column: str | None, hub_endpoint: str) -> Corpus
     if not colon or scheme not in SCHEMES:
         raise ValueError(
             f"corpus {uri!r} has no known scheme; use one of {', '.join(f'{name}:' for name in SCHEMES)}"
-            " (files need theirs too, as in parquet:data/*.parquet)"
+            " (files need theirs too, as in parquet:data/*.parquet; a path with ' + ' or ' [' in it that is one of "
+            "several, or is not there yet, needs double quotes around scheme and path)"
         )
     # The readers import this module's types, so they are imported when their scheme is named.
     if scheme == "python-docs":
