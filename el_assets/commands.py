@@ -30,11 +30,14 @@ from el_assets.partitions import (
     selected_fractions,
 )
 from el_assets.parts import PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
+from el_assets.passed_over import print_passed_over
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.shard_runs import open_corpus_of
 from el_assets.status import corpus_status, in_words, pool_status
 from el_assets.summary import Stage, print_summary
+from el_resources.corpus_source import CorpusSource
+from el_resources.instruction_source import InstructionSource
 from el_resources.settings import Settings
 
 # Assets of the parts that `status` tells of.
@@ -47,10 +50,13 @@ def register() -> int:
     """Register the shards of the corpus and of the instruction samples that the settings name."""
     settings = Settings.load()
     with DagsterInstance.get() as instance:
-        shards = register_shards(instance, open_corpus_of(settings))
-        pool = register_shards(instance, open_instructions_of(settings), instruction_shards)
+        corpus, samples = open_corpus_of(settings), open_instructions_of(settings)
+        shards = register_shards(instance, corpus)
+        pool = register_shards(instance, samples, instruction_shards)
     print(f"{len(shards)} shards of {settings.corpus} are registered: {_listed(shards)}")
+    print_passed_over(corpus)
     print(f"{len(pool)} shards of {settings.instructions} are registered: {_listed(pool)}")
+    print_passed_over(samples)
     return 0
 
 
@@ -146,16 +152,20 @@ def _register(
     instance: DagsterInstance, settings: Settings, parts: Sequence[str], asked: str | None
 ) -> dict[str, list[str]]:
     """Register the shards that the parts need; the chosen ones, by what they are shards of."""
+    sources: dict[str, CorpusSource | InstructionSource] = {}
     registered = {}
     if set(parts) & {"index", "entropylong"}:
-        registered["corpus"] = register_shards(instance, open_corpus_of(settings))
+        sources["corpus"] = open_corpus_of(settings)
+        registered["corpus"] = register_shards(instance, sources["corpus"])
     if "gateau" in parts:
-        registered["instructions"] = register_shards(instance, open_instructions_of(settings), instruction_shards)
+        sources["instructions"] = open_instructions_of(settings)
+        registered["instructions"] = register_shards(instance, sources["instructions"], instruction_shards)
     wanted = set(_chosen(asked, [shard for shards in registered.values() for shard in shards]))
     chosen = {kind: [shard for shard in shards if shard in wanted] for kind, shards in registered.items()}
     for kind, shards in chosen.items():
         uri = settings.corpus if kind == "corpus" else settings.instructions
         print(f"{len(shards)} of {len(registered[kind])} shards of {uri}: {_listed(shards)}", flush=True)
+        print_passed_over(sources[kind])
     return chosen
 
 

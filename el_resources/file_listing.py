@@ -8,7 +8,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
-from el_resources.not_shards import UNREADABLE_FOLDER, Info, in_words, is_broken_link, without_others
+from el_resources.not_shards import UNREADABLE_FOLDER, Info, in_words, is_broken_link, spelled, without_others
 
 WILDCARD = re.compile(r"[*?\[]")
 
@@ -40,7 +40,7 @@ def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tu
     if filesystem.isdir(path):
         root, wanted, takes_hidden = folder_of(f"{path.rstrip('/')}/"), suffixes, False
         found = filesystem.find(path, detail=True, **_told_of(filesystem, root, denied))
-        nothing = f"no file below {path} ends in {' or '.join(suffixes)}"
+        nothing = f"no file below {path} ends in {spelled(suffixes)}"
         remedy = "name files that are called otherwise by a glob"
     elif wildcard := WILDCARD.search(path):
         root, wanted = folder_of(path[: wildcard.start()]), ()

@@ -73,7 +73,7 @@ def _by_name(relative: str, suffixes: tuple[str, ...], takes_hidden: bool) -> tu
         if BOOKKEEPING_NAME.fullmatch(part):
             return "/".join(parts[:depth]), BOOKKEEPING
     if suffixes and not relative.lower().endswith(suffixes):
-        return relative, f"named otherwise than {', '.join(suffixes)}"
+        return relative, f"named otherwise than {spelled(suffixes)}"
     return None
 
 
@@ -92,6 +92,12 @@ def _pointer(filesystem: AbstractFileSystem, path: str, info: Info) -> str | Non
 
 def is_broken_link(filesystem: AbstractFileSystem, path: str) -> bool:
     return isinstance(filesystem, LocalFileSystem) and Path(path).is_symlink() and not Path(path).exists()
+
+
+def spelled(suffixes: tuple[str, ...]) -> str:
+    """A format's suffixes, without those of its compressed files one by one."""
+    plain = [suffix for suffix in suffixes if suffix.count(".") == 1]
+    return " or ".join(plain) + (", compressed or not" if len(plain) < len(suffixes) else "")
 
 
 def in_words(others: Mapping[str, str]) -> str:
