@@ -152,11 +152,12 @@ class WholeFile(io.RawIOBase):
 def json_object(number: int, line: bytes) -> dict[str, Any] | BadRow:
     """The object of a line; `number` counts from 1."""
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.rstrip().decode("utf-8"))
     except UnicodeDecodeError:
         return BadRow("not_utf8", f"line {number} is not UTF-8")
     except json.JSONDecodeError as error:
-        return BadRow("not_json", f"line {number} is not JSON ({error.msg} at character {error.pos + 1})")
+        cut = "" if line.endswith(b"\n") else "; it is the last and has no end, so the file may be cut off"
+        return BadRow("not_json", f"line {number} is not JSON ({error.msg} at character {error.pos + 1}{cut})")
     except (ValueError, RecursionError) as error:
         return BadRow("not_json", f"line {number} is not JSON ({error})")
     if not isinstance(row, dict):

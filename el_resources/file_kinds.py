@@ -53,6 +53,8 @@ OTHERS: dict[str, re.Pattern[bytes]] = {
     "a picture; remove it": re.compile(rb"\x89PNG|\xff\xd8\xff|GIF8"),
 }
 UTF_16 = re.compile(rb"\xff\xfe|\xfe\xff|[\[{]\0|\0[\[{]|\0\0\xfe\xff|\0\0\0[\[{]")
+MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+OTHER_WEIGHTS = {"onnx", "openvino", ".git", ".cache"}
 CONTROLS = bytes({*range(32), 127} - set(b"\t\n\v\f\r\x1b"))
 
 
@@ -113,6 +115,18 @@ def refuse_other_than_data(path: Path) -> None:
         problem = "an empty file; fetch it again"
     if problem:
         raise ValueError(f"{path} is {problem}")
+
+
+def refuse_pointers(folder: Path) -> None:
+    """Raise ValueError if a file that loading a model reads is a pointer whose content was not fetched; names it.
+
+    Weights in other formats may be left in the hub.
+    """
+    files = (path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES and path.is_file())
+    for path in sorted(files):
+        is_read = not OTHER_WEIGHTS.intersection(path.relative_to(folder).parts)
+        if is_read and path.stat().st_size < POINTER_BYTES and (words := pointer(path.read_bytes())):
+            raise ValueError(f"{path} is {words}")
 
 
 def _first(kinds: dict[str, re.Pattern[bytes]], head: bytes) -> str | None:
