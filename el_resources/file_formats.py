@@ -77,9 +77,10 @@ def _opened_parquet(shard: str, path: str, file: Any) -> pq.ParquetFile:
         return pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES, page_checksum_verification=True, pre_buffer=False)
     except pa.ArrowInvalid as error:
         file.seek(0)
-        if problem := other_than_parquet(file.read(HEAD_BYTES)):
-            raise CorruptShardError(shard, path, f"it is {problem}") from error
-        raise
+        problem = other_than_parquet(file.read(HEAD_BYTES))
+        if problem is None and "magic bytes not found in footer" in str(error):
+            problem = "Parquet without its end; fetch it again"
+        raise CorruptShardError(shard, path, f"it is {problem}" if problem else str(error)) from error
 
 
 def _wanted(shard: str, path: str, schema: pa.Schema, columns: Callable[[pa.Schema], list[str]]) -> list[str]:

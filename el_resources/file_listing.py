@@ -36,37 +36,52 @@ def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tu
     """
     if filesystem.isfile(path) or is_broken_link(filesystem, path):
         return Listing(folder_of(path), {path: filesystem.info(path)})
-    denied: dict[str, str] = {}
+    lister = TellingFileSystem() if isinstance(filesystem, LocalFileSystem) else filesystem
     if filesystem.isdir(path):
         root, wanted, takes_hidden = folder_of(f"{path.rstrip('/')}/"), suffixes, False
-        found = filesystem.find(path, detail=True, **_told_of(filesystem, root, denied))
+        found = lister.find(path, detail=True)
         nothing = f"no file below {path} ends in {spelled(suffixes)}"
         remedy = "name files that are called otherwise by a glob"
     elif wildcard := WILDCARD.search(path):
         root, wanted = folder_of(path[: wildcard.start()]), ()
         takes_hidden = any(part.startswith(".") for part in path.removeprefix(root).split("/"))
-        found = filesystem.glob(path, detail=True, **_told_of(filesystem, root, denied))
+        found = lister.glob(path, detail=True)
         nothing, remedy = f"no file matches {path}", "name a file, a folder or a glob that does"
     else:
         raise FileNotFoundError(f"source {uri!r}: {path} does not exist; name a file, a folder or a glob")
     listed = _only_files(filesystem, found, suffixes)
     files, others = without_others(filesystem, root, listed, wanted, takes_hidden)
+    if isinstance(lister, TellingFileSystem):
+        others |= lister.denied(root)
     if not files:
-        passed = f" (passed over: {in_words({**others, **denied})})" if others or denied else ""
+        passed = f" (passed over: {in_words(others)})" if others else ""
         raise FileNotFoundError(f"source {uri!r}: {nothing}{passed}; {remedy}")
-    return Listing(root, files, {**others, **denied})
+    return Listing(root, files, others)
 
 
-def _told_of(filesystem: AbstractFileSystem, root: str, denied: dict[str, str]) -> dict[str, Any]:
-    """Have folders noted that may not be listed; fsspec leaves them out without a word, and other faults too."""
+class TellingFileSystem(LocalFileSystem):  # type: ignore[misc]  # fsspec ships no types
+    """This machine's files. fsspec leaves out a folder that it cannot list without a word; here the errors are kept."""
 
-    def note(error: OSError) -> None:
-        if isinstance(error, PermissionError):
-            denied[str(error.filename).removeprefix(root)] = UNREADABLE_FOLDER
-        elif not isinstance(error, FileNotFoundError):
-            raise error
+    cachable = False
 
-    return {"on_error": note} if isinstance(filesystem, LocalFileSystem) else {}
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[OSError] = []
+
+    def ls(self, path: str, detail: bool = False, **options: Any) -> Any:
+        try:
+            return super().ls(path, detail=detail, **options)
+        except OSError as error:
+            self.errors.append(error)
+            raise
+
+    def denied(self, root: str) -> dict[str, str]:
+        """The folders that may not be listed, below the root; raises another error of those that there were."""
+        for error in self.errors:
+            if not isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError):
+                raise error
+        refused = [str(error.filename) for error in self.errors if isinstance(error, PermissionError)]
+        return {path.removeprefix(root): UNREADABLE_FOLDER for path in refused}
 
 
 def _only_files(

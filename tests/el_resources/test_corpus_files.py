@@ -165,7 +165,7 @@ class TestJsonl:
         ]
 
     def test_documents_stream(self, tmp_path: Path) -> None:
-        (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "first"}\n' * 50_000)[:-20])
+        (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "first"}\n' * 200_000)[:-20])
         documents = open_corpus(f"jsonl:{tmp_path}").documents("a.jsonl.gz")
         assert next(documents).text == "first"
         with pytest.raises(CorruptShardError, match="ended before the end-of-stream"):

@@ -97,7 +97,7 @@ def test_tables_under_the_name_of_json_lines_are_named(tmp_path: Path) -> None:
         (b"\x1f\x8b\x08\x00", "it is compressed with gzip as a whole; decompress it"),
         (b"", "it is an empty file"),
         (os.urandom(16).hex().encode(), "it is not Parquet, which begins with PAR1"),
-        (b"PAR1" + b"cut off before its footer", "magic bytes not found in footer"),
+        (b"PAR1" + b"cut off before its footer", "it is Parquet without its end; fetch it again"),
     ],
 )
 def test_what_is_no_parquet_is_named(tmp_path: Path, content: bytes, words: str) -> None:

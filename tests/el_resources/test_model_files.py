@@ -101,9 +101,7 @@ def test_a_revision_of_local_files_is_refused(folder: Path) -> None:
             r"model\.safetensors is a Git LFS pointer; fetch its content with `git lfs pull`",
         ),
         (
-            lambda folder: (folder / "tokenizer.json").write_text(
-                "version https://git-lfs.github.com/spec/v1\noid x\n"
-            ),
+            lambda folder: (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n"),
             r"tokenizer\.json is a Git LFS pointer; fetch its content with `git lfs pull`",
         ),
         (
