@@ -59,7 +59,7 @@ def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tu
     return Listing(root, files, others)
 
 
-class TellingFileSystem(LocalFileSystem):  # type: ignore[misc]  # fsspec ships no types
+class TellingFileSystem(LocalFileSystem):
     """This machine's files. fsspec leaves out a folder that it cannot list without a word; here the errors are kept."""
 
     cachable = False

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
@@ -28,7 +28,7 @@ def put(folder: Path, *names: str, text: str = '{"text": "x"}\n') -> None:
 
 
 class TestPassedOver:
-    OTHERS = (
+    OTHERS: ClassVar = (
         "._a.jsonl",
         ".ipynb_checkpoints/a-checkpoint.jsonl",
         ".git/lfs/x.jsonl",
@@ -39,7 +39,7 @@ class TestPassedOver:
         "_delta_log/0.jsonl",
         "sub/_temporary/0/part-0.jsonl",
     )
-    SAID = {
+    SAID: ClassVar = {
         "._a.jsonl": HIDDEN,
         ".ipynb_checkpoints": HIDDEN,
         ".git": HIDDEN,
@@ -104,9 +104,7 @@ class TestPassedOver:
     def test_a_folder_without_a_shard_says_what_it_holds(self, tmp_path: Path) -> None:
         put(tmp_path, "a.jsonl", "b.jsonl", text=LFS)
         put(tmp_path, ".c.jsonl")
-        with pytest.raises(
-            FileNotFoundError, match=r"passed over: 1 hidden.*; 2 a Git LFS pointer; .*\(a\.jsonl, b\.js"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"passed over: 1 hidden.*; 2 a Git LFS pointer; "):
             open_corpus(f"jsonl:{tmp_path}").shards()
 
     def test_a_local_repository_tells_pointers_and_other_formats(self, tmp_path: Path) -> None:
@@ -177,7 +175,7 @@ FAULTS: dict[Callable[[Path], None], str] = {
     make_a_folder: "it is a folder; name the files in it",
     link_nowhere: "it is not there: .*a link that leads nowhere",
     link_in_a_circle: "it is a link that leads in a circle",
-    close: "permission denied",
+    close: r"it may not be read \(permission denied\)",
 }
 
 
@@ -203,9 +201,7 @@ class TestUnreadable:
         assert corpus.shard_fingerprint(f"b.{scheme}") == before[1]
 
     @pytest.mark.parametrize("harm", [link_nowhere, link_in_a_circle, close])
-    def test_it_is_a_shard_that_is_listed_and_is_read_once_it_is_there_again(
-        self, harm: Callable[[Path], None]
-    ) -> None:
+    def test_it_is_listed_and_read_once_it_is_there_again(self, harm: Callable[[Path], None]) -> None:
         with open_folder() as folder:
             put(folder, "a.jsonl", "b.jsonl")
             readable = open_corpus(f"jsonl:{folder}").shard_fingerprint("a.jsonl")
@@ -223,9 +219,7 @@ class TestUnreadable:
         put(tmp_path, "a.jsonl", "spark.jsonl/part-0.jsonl")
         corpus = open_corpus(f"jsonl:{tmp_path}/*.jsonl")
         assert corpus.shards() == ["a.jsonl", "spark.jsonl"]
-        with pytest.raises(
-            CorruptShardError, match=r"spark\.jsonl: it is a folder; name the files in it, as in FOLDER/\*"
-        ):
+        with pytest.raises(CorruptShardError, match=r"spark\.jsonl: it is a folder; name the files in it"):
             list(corpus.documents("spark.jsonl"))
         assert open_corpus(f"jsonl:{tmp_path}").shards() == ["a.jsonl", "spark.jsonl/part-0.jsonl"]
 
