@@ -32,6 +32,7 @@ from el_assets.partitions import (
     selected_fractions,
 )
 from el_assets.parts import PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
+from el_assets.passed_over import print_passed_over
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.settings_command import advice, seen_by_this_command_only

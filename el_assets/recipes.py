@@ -34,7 +34,7 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "documents": Recipe(code_version="1", settings=("text_column",)),
+    "documents": Recipe(code_version="2", settings=("bad_rows_max_share", "text_column")),
     "context_chunks": Recipe(
         code_version="1", inputs=("documents",), settings=("chunk_tokens",), models=("tokenizer", "encoder")
     ),
@@ -82,7 +82,9 @@ RECIPES: dict[str, Recipe] = {
         settings=("separator", "seed", "sequence_tokens"),
         models=("tokenizer",),
     ),
-    "instruction_samples": Recipe(code_version="3", settings=("separator",), models=("tokenizer", "window")),
+    "instruction_samples": Recipe(
+        code_version="3", settings=("bad_rows_max_share", "separator"), models=("tokenizer", "window")
+    ),
     "hmg_scores": Recipe(
         code_version="2",
         inputs=("instruction_samples",),

@@ -1,24 +1,35 @@
 """Corpora that are files, read as el_resources.file_formats says: one document per row or line.
 
 Columns or keys: the text (`text`, or the one that EL_TEXT_COLUMN names), and where they are there `id`, `url` and
-`license`; those of FineWeb-Edu (text, id, url) and Cosmopedia (text) are read as they are. A text that is not UTF-8
-sets its document aside. A file without the text column is refused, and the error lists the columns that it has. A row
-without a licence has that of its repository, where the source is one.
+`license`; those of FineWeb-Edu (text, id, url) and Cosmopedia (text) are read as they are. A Parquet file without the
+text column is refused, and the error lists the columns that it has. A row without a licence has that of its repository,
+where the source is one.
+
+A row whose text cannot be read is a document that is set aside, with its line or row number in `detail`:
+| reason | what the row has |
+|---|---|
+| not_utf8 | text that is not UTF-8, or a lone surrogate |
+| not_json, not_an_object | a line that is not JSON, or is another JSON value than an object |
+| no_text | an object without the text's key |
+| text_not_text | a number, NaN, a list, … for a text |
+el_resources.bad_rows says how many of them a file may have.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from el_resources.corpus_source import CorruptShardError, SourceDocument
-from el_resources.file_formats import cells, decoded, is_text, json_lines, label, parquet_batches
+from el_resources.corpus_source import SourceDocument
+from el_resources.file_formats import BadRow, cells, decoded, is_text, json_lines, label, parquet_batches
 from el_resources.file_source import FileSource
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
-READER_VERSION = 1
+READER_VERSION = 2
 DEFAULT_TEXT_COLUMN = "text"
+FIELDS = ("id", "url", "license")
+NAMES_SHOWN = 12
 NAME_THE_COLUMN = "name the one that holds the text with EL_TEXT_COLUMN (text_column)"
 
 
@@ -35,47 +46,62 @@ class FileCorpus(FileSource[SourceDocument]):
         return self.items(shard)
 
     def _parquet(self, shard: str, path: str) -> Iterator[SourceDocument]:
-        for batch in parquet_batches(self.files.filesystem, shard, path, lambda schema: self._wanted(schema, path)):
-            columns = (cells(batch, name) for name in (self.text_column, "id", "url", "license"))
-            for text, source_id, url, license_ in zip(*columns, strict=True):
-                yield self._document(text, source_id, url, license_)
+        number = 0
+        for batch in parquet_batches(self.files.filesystem, shard, path, self._wanted):
+            for text, *fields in zip(*(cells(batch, name) for name in (self.text_column, *FIELDS)), strict=True):
+                number += 1
+                yield self._document(f"row {number}", text, dict(zip(FIELDS, fields, strict=True)))
 
-    def _wanted(self, schema: pa.Schema, path: str) -> list[str]:
+    def _wanted(self, schema: pa.Schema) -> list[str]:
         column = self.text_column
         if column not in schema.names:
-            raise ValueError(f"{path} has no column {column!r} but {', '.join(schema.names)}; {NAME_THE_COLUMN}")
+            raise ValueError(f"it has no column {column!r} but {shortened(schema.names)}; {NAME_THE_COLUMN}")
         if not is_text(schema.field(column).type):
-            raise ValueError(f"{path}: column {column!r} holds {schema.field(column).type}; {NAME_THE_COLUMN}")
-        return [name for name in dict.fromkeys([column, "id", "url", "license"]) if name in schema.names]
+            raise ValueError(f"its column {column!r} holds {schema.field(column).type}, not text; {NAME_THE_COLUMN}")
+        return [name for name in dict.fromkeys([column, *FIELDS]) if name in schema.names]
 
     def _jsonl(self, shard: str, path: str) -> Iterator[SourceDocument]:
         for number, row in json_lines(self.files.filesystem, shard, path):
-            if row is None:
-                yield SourceDocument(source_id=None, text="", license=self.files.license, set_aside_reason="not_utf8")
+            if isinstance(row, BadRow):
+                yield self._set_aside(row, {})
+            elif flaw := self._flaw(number, row):
+                yield self._set_aside(flaw, row)
             else:
-                text = self._text_of(shard, path, number, row)
-                yield self._document(text, row.get("id"), row.get("url"), row.get("license"))
+                yield self._document(f"line {number}", row[self.text_column], row)
 
-    def _text_of(self, shard: str, path: str, number: int, row: dict[str, Any]) -> str | None:
-        if self.text_column not in row:
-            reason = f"line {number} has no {self.text_column!r} but {', '.join(map(repr, row))}; {NAME_THE_COLUMN}"
-            raise CorruptShardError(shard, path, reason)
-        text = row[self.text_column]
-        if not isinstance(text, str | None):
-            reason = f"line {number}: {self.text_column!r} holds {type(text).__name__}, not text; {NAME_THE_COLUMN}"
-            raise CorruptShardError(shard, path, reason)
-        return text
+    def _flaw(self, number: int, row: Mapping[str, Any]) -> BadRow | None:
+        """The reason why a JSON object has no text, None if it has one. A null is an empty text."""
+        column = self.text_column
+        if column not in row:
+            return BadRow("no_text", f"line {number} has no {column!r} but {shortened(row)}; {NAME_THE_COLUMN}")
+        text = row[column]
+        if isinstance(text, str | None):
+            return None
+        found = "NaN" if text != text else type(text).__name__
+        return BadRow("text_not_text", f"line {number}: {column!r} holds {found}, not text")
 
-    def _document(self, text: str | bytes | None, source_id: Any, url: Any, license_: Any) -> SourceDocument:
-        """The document of one row; set aside where its text is not UTF-8."""
+    def _document(self, place: str, text: str | bytes | None, fields: Mapping[str, Any]) -> SourceDocument:
+        """The document of one row; set aside if its text is not UTF-8."""
         try:
-            content, reason = decoded(text), None
+            content = decoded(text)
         except UnicodeError:
-            content, reason = "", "not_utf8"
-        return SourceDocument(
-            source_id=label(source_id) or None,
-            text=content,
-            url=label(url),
-            license=label(license_) or self.files.license,
-            set_aside_reason=reason,
-        )
+            return self._set_aside(BadRow("not_utf8", f"{place}: the text is not UTF-8"), fields)
+        return SourceDocument(text=content, **self._labels(fields))
+
+    def _set_aside(self, flaw: BadRow, fields: Mapping[str, Any]) -> SourceDocument:
+        """A row whose text cannot be read; its other fields stay."""
+        return SourceDocument(text="", set_aside_reason=flaw.reason, detail=flaw.detail, **self._labels(fields))
+
+    def _labels(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "source_id": label(fields.get("id")) or None,
+            "url": label(fields.get("url")),
+            "license": label(fields.get("license")) or self.files.license,
+        }
+
+
+def shortened(names: Iterable[str]) -> str:
+    """Names of columns or keys for an error, the first few of them."""
+    listed = list(names)
+    more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
+    return ", ".join(map(str, listed[:NAMES_SHOWN])) + more if listed else "none"

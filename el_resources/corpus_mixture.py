@@ -3,7 +3,9 @@
     hf:HuggingFaceFW/fineweb-edu/sample-10BT [weight=0.6 tokens=2e9] +
     hf:HuggingFaceTB/cosmopedia/stanford [name=stanford weight=0.4 documents=100_000 roots=no]
 
-The plus signs and the brackets have a space before them, options are set apart by spaces.
+The plus signs and the brackets have a space before them, options are set apart by spaces. A source whose path has such
+signs itself stands in double quotes, with its scheme: `"parquet:/data/a + b [x]" [weight=0.5] + jsonl:/c`. One source
+without options needs no quotes if its path, or a folder that leads there and has those signs, exists on this disk.
 
 | option | meaning |
 |---|---|
@@ -25,6 +27,7 @@ Guarantees:
   others may join it, or its shards are new ones then.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +39,9 @@ from el_resources.corpus_source import CorpusSource, SourceDocument, unknown_sha
 
 PLUS = re.compile(r"\s+\+(?:\s+|$)")
 OPTIONS = re.compile(r"(?P<uri>.*\S)\s+\[(?P<options>[^\[\]]*)\]", re.DOTALL)
+# A source in quotes, and what follows up to the next plus sign.
+QUOTED = re.compile(r'"(?P<uri>[^"]*)"(?:\s+\[(?P<options>[^\[\]]*)\])?\s*')
+PLACES = ("parquet", "jsonl", "hf")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
 OPTION_NAMES = ("name", "weight", "documents", "tokens", "roots", "text_column")
 MAX_HASH = 2**64
@@ -68,7 +74,9 @@ def parse_mixture(text: str) -> list[SourceSpec]:
     Raises:
         ValueError: names the part, the option and what is allowed.
     """
-    specs = [_parse_source(part.strip()) for part in PLUS.split(text.strip())]
+    if _is_existing_place(text.strip()):
+        return [SourceSpec(uri=text.strip())]
+    specs = [_parse_source(part) for part in _split(text.strip())]
     if len(specs) > 1:
         specs = [replace(spec, name=spec.name or default_name(spec.uri)) for spec in specs]
     for spec in specs:
@@ -78,8 +86,39 @@ def parse_mixture(text: str) -> list[SourceSpec]:
 
 
 def is_mixture(text: str) -> bool:
-    """Whether a corpus setting is more than one source without options."""
-    return bool(PLUS.search(text.strip()) or OPTIONS.fullmatch(text.strip()))
+    """Tell whether a corpus setting is more than one plain source: several, or one with options or in quotes."""
+    return _has_syntax(text.strip()) and not _is_existing_place(text.strip())
+
+
+def _has_syntax(text: str) -> bool:
+    return text.startswith('"') or bool(PLUS.search(text) or OPTIONS.fullmatch(text))
+
+
+def _is_existing_place(text: str) -> bool:
+    """Tell whether all signs of a mixture in a setting belong to a path on this disk, be it a glob's folder."""
+    scheme, _, place = text.partition(":")
+    if scheme not in PLACES or not _has_syntax(text):
+        return False
+    path = os.path.expanduser(place.removeprefix("file://"))  # noqa: PTH111  # a Path would drop a last slash
+    ends = [match.start() for match in re.finditer("/", path)] + [len(path)]
+    existing = max((end for end in ends if end and os.path.lexists(path[:end])), default=0)
+    return bool(existing) and not _has_syntax(f"x{path[existing:]}")
+
+
+def _split(text: str) -> list[str]:
+    """The sources between the plus signs; those within quotes separate none."""
+    parts, rest = [], text
+    while (quoted := rest.startswith('"')) or PLUS.search(rest):
+        start = 0
+        if quoted:
+            match = QUOTED.match(rest)
+            start = match.end("uri") + 1 if match else len(rest)
+        plus = PLUS.search(rest, start)
+        parts.append((rest[: plus.start()] if plus else rest).strip())
+        if plus is None:
+            return parts
+        rest = rest[plus.end() :]
+    return [*parts, rest.strip()]
 
 
 def offers_roots(corpus: str, shard: str) -> bool:
@@ -99,8 +138,13 @@ def default_name(uri: str) -> str:
 
 
 def _parse_source(part: str) -> SourceSpec:
-    match = OPTIONS.fullmatch(part)
-    uri, written = (match["uri"], match["options"].split()) if match else (part, [])
+    match = (QUOTED if part.startswith('"') else OPTIONS).fullmatch(part)
+    if part.startswith('"') and not match:
+        raise ValueError(
+            f"corpus source {part} begins with a double quote; end it with another one, and write options after it, as "
+            'in "parquet:/data/a + b" [weight=0.5]'
+        )
+    uri, written = (match["uri"], (match["options"] or "").split()) if match else (part, [])
     options: dict[str, str] = {}
     for option in written:
         name, equals, value = option.partition("=")
@@ -189,6 +233,13 @@ class MixedCorpus:
         content = repr((inner, part.spec.weight, part.documents, part.tokens, counted))
         return blake2b(content.encode(), digest_size=16).hexdigest()
 
+    def passed_over(self) -> dict[str, str]:
+        return {
+            f"{spec.name}/{place}" if spec.name else place: why
+            for spec, source in self.sources
+            for place, why in source.passed_over().items()
+        }
+
     def origin(self, shard: str) -> dict[str, str]:
         part = self._part(shard)
         return dict(part.source.origin(part.shard))
@@ -243,5 +294,5 @@ def is_taken(document: SourceDocument, weight: float) -> bool:
     """Whether a weight takes a document: its hash, as a share of all hashes, is below the weight."""
     if weight == 1:
         return True
-    key = document.source_id or document.text
+    key = document.source_id or document.text or document.detail
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) < weight * MAX_HASH

@@ -4,7 +4,7 @@
 - `shards()` is deterministic; its names are readable, unique and valid Dagster partition keys.
 - A shard name is looked up, never joined to a path, so no name reaches a file outside the corpus.
 - `shard_fingerprint()` follows from the shard's content and from how it is read, never from a file's name or times.
-- `documents()` streams in bounded memory. A document that is not UTF-8 is yielded with its reason, not dropped, and
+- `documents()` streams in bounded memory. A row whose text cannot be read is yielded with its reason, not dropped, and
   every string that is yielded can be encoded as UTF-8.
 - Opening reads nothing: a path is looked at when shards are first asked for.
 """
@@ -25,7 +25,9 @@ class SourceDocument:
     Attributes:
         source_id: the source's own stable id, None if it has none.
         text: the text; empty when it could not be decoded.
-        set_aside_reason: `not_utf8` when the text could not be decoded. Every other reason is decided downstream.
+        set_aside_reason: why the text could not be read (el_resources.corpus_files lists the reasons). Every other
+            reason is decided downstream.
+        detail: what is wrong, in words, with the line or row, if the document is set aside.
     """
 
     source_id: str | None
@@ -33,6 +35,7 @@ class SourceDocument:
     url: str = ""
     license: str = ""
     set_aside_reason: str | None = None
+    detail: str = ""
 
 
 class CorpusSource(Protocol):
@@ -43,6 +46,10 @@ class CorpusSource(Protocol):
 
     def shards(self) -> list[str]:
         """Names of the shards, which are partition keys."""
+        ...
+
+    def passed_over(self) -> Mapping[str, str]:
+        """What was listed and is no shard, by its path, and why: hidden files, pointers, …"""
         ...
 
     def shard_fingerprint(self, shard: str) -> str:
@@ -98,7 +105,8 @@ def _open_source(uri: str, text_column: str | None, hub_endpoint: str) -> Corpus
     if not colon or scheme not in SCHEMES:
         raise ValueError(
             f"corpus {uri!r} has no known scheme; use one of {', '.join(f'{name}:' for name in SCHEMES)}"
-            " (files need theirs too, as in parquet:data/*.parquet)"
+            " (files need theirs too, as in parquet:data/*.parquet; a path with ' + ' or ' [' in it that is one of "
+            "several, or is not there yet, needs double quotes around scheme and path)"
         )
     # The readers import this module's types, so they are imported when their scheme is named.
     if scheme == "python-docs":

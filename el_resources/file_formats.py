@@ -1,6 +1,7 @@
 """Parquet and JSON lines through fsspec: rows in bounded memory, and whose fault it is when a file cannot be read.
 
-- Parquet is read a batch of rows at a time, only the columns that are wanted; JSON lines one line at a time.
+- Parquet is read a batch of rows at a time, only the columns that are wanted; JSON lines one line at a time, plain or
+  compressed (el_resources.compression), whatever the name says. Content that is neither is named for what it is.
 - What a decoder refuses is a CorruptShardError that names the file. A fault of the disk or the network is none: it is
   raised as it is, so that no shard is taken for corrupt, or for complete, because a connection broke.
 """
@@ -10,27 +11,43 @@ import errno
 import gzip
 import io
 import json
+import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem  # type: ignore[import-untyped]  # no types
 
+from el_resources.compression import READ_BUFFER_BYTES, buffered, decompressed
 from el_resources.corpus_source import CorruptShardError
+from el_resources.file_kinds import HEAD_BYTES, compression_of, other_than_json_lines, other_than_parquet
 
 FileFormat = Literal["parquet", "jsonl"]
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 SUFFIXES: dict[FileFormat, tuple[str, ...]] = {
     "parquet": (".parquet",),
-    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
+    "jsonl": tuple(f"{plain}{packed}" for plain in (".jsonl", ".ndjson") for packed in ("", *COMPRESSED)),
 }
-GZIP_MAGIC = b"\x1f\x8b"
 BATCH_ROWS = 256
-READ_BUFFER_BYTES = 1 << 20
 CACHED_BLOCKS = 8  # of a remote file, 5 MiB each unless its file system says otherwise
 DECODER_OSERRORS = (OSError, gzip.BadGzipFile)
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be read.
+
+    Attributes:
+        reason: `not_utf8`, `not_json` or `not_an_object`.
+        detail: its line and what is wrong with it, in words.
+    """
+
+    reason: str
+    detail: str
 
 
 def format_of(path: str) -> FileFormat | None:
@@ -41,51 +58,111 @@ def format_of(path: str) -> FileFormat | None:
 def parquet_batches(
     filesystem: AbstractFileSystem, shard: str, path: str, columns: Callable[[pa.Schema], list[str]]
 ) -> Iterator[pa.RecordBatch]:
-    """A Parquet file's rows, batch by batch; `columns` says which it wants, or refuses the schema."""
+    """A Parquet file's rows, batch by batch.
+
+    Args:
+        columns: the names of the wanted columns of a schema; raises ValueError for a schema that it refuses, and then
+            the shard is a corrupt one.
+    """
     # Columns are read in turns: one window that moves ahead, fsspec's default, would fetch the same bytes again.
     kept = {"cache_type": "blockcache", "cache_options": {"maxblocks": CACHED_BLOCKS}}
     with filesystem.open(path, "rb", **kept) as file, corruption_named(shard, path):
+        parquet = _opened_parquet(shard, path, file)
+        yield from parquet.iter_batches(BATCH_ROWS, columns=_wanted(shard, path, parquet.schema_arrow, columns))
+
+
+def _opened_parquet(shard: str, path: str, file: Any) -> pq.ParquetFile:
+    try:
         # `pre_buffer` would read a row group's whole columns, however large, before the first row.
-        parquet = pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES, page_checksum_verification=True, pre_buffer=False)
-        yield from parquet.iter_batches(BATCH_ROWS, columns=columns(parquet.schema_arrow))
-
-
-def json_lines(filesystem: AbstractFileSystem, shard: str, path: str) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Number and object of every line that is not blank, plain or gzip; None for a line that is not UTF-8."""
-    with opened(filesystem, path) as file, corruption_named(shard, path):
-        zipped = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-        if path.endswith(".gz") and not zipped:
-            raise CorruptShardError(shard, path, "named .gz but not a gzip file")
+        return pq.ParquetFile(file, buffer_size=READ_BUFFER_BYTES, page_checksum_verification=True, pre_buffer=False)
+    except pa.ArrowInvalid as error:
         file.seek(0)
-        for number, line in enumerate(gzip.GzipFile(fileobj=file) if zipped else file, start=1):
+        problem = other_than_parquet(file.read(HEAD_BYTES))
+        if problem is None and "magic bytes not found in footer" in str(error):
+            problem = "Parquet without its end; fetch it again"
+        raise CorruptShardError(shard, path, f"it is {problem}" if problem else str(error)) from error
+
+
+def _wanted(shard: str, path: str, schema: pa.Schema, columns: Callable[[pa.Schema], list[str]]) -> list[str]:
+    repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if repeated:
+        names = ", ".join(map(repr, repeated))
+        raise CorruptShardError(shard, path, f"it has more than one column {names}; rename or drop all but one")
+    try:
+        return columns(schema)
+    except ValueError as error:
+        raise CorruptShardError(shard, path, str(error)) from error
+
+
+def json_lines(filesystem: AbstractFileSystem, shard: str, path: str) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """Number and object of every line that is not blank; a BadRow for a line that holds none. Compressed or not."""
+    with opened(filesystem, path) as file, corruption_named(shard, path):
+        for number, line in enumerate(plain_text(shard, path, file), start=1):
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
-                yield number, _json_object(shard, path, number, line)
+                yield number, json_object(number, line)
+
+
+def plain_text(shard: str, path: str, file: IO[bytes]) -> IO[bytes]:
+    """The text of an opened file of JSON lines, decompressed if it is compressed.
+
+    Raises:
+        CorruptShardError: the content is no JSON lines; says what it is.
+    """
+    text: io.BufferedReader = file if isinstance(file, io.BufferedReader) else buffered(file)
+    head, compression = text.peek(HEAD_BYTES), compression_of(text.peek(HEAD_BYTES))
+    if compression:
+        text = decompressed(text, compression)
+        head = text.peek(HEAD_BYTES)
+        if again := compression_of(head):
+            twice = f"it is compressed twice ({again} within {compression})"
+            raise CorruptShardError(shard, path, f"{twice}; decompress it once")
+    if not head and not compression and path.lower().endswith(COMPRESSED):
+        raise CorruptShardError(shard, path, "it is empty (0 bytes), which no compressed file is; fetch it again")
+    if problem := other_than_json_lines(head):
+        within = f" within {compression}" if compression else ""
+        raise CorruptShardError(shard, path, f"it is {problem}{within}")
+    return text
 
 
 @contextmanager
 def opened(filesystem: AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
-    """A file for reading from its start to its end; OSError where a file of the network ends before its end."""
+    """A file for reading from its start to its end; OSError if a file of the network ends before its end."""
     with filesystem.open(path, "rb") as file:
-        if not isinstance(file, AbstractBufferedFile):
-            yield file
-            return
         # fsspec's own line reader fetches a whole block for every line.
-        yield io.BufferedReader(file, READ_BUFFER_BYTES)
-        if file.tell() < file.size:
-            raise OSError(errno.EIO, f"the transfer ended at byte {file.tell()} of {file.size}", path)
+        yield buffered(WholeFile(file)) if isinstance(file, AbstractBufferedFile) else file
 
 
-def _json_object(shard: str, path: str, number: int, line: bytes) -> dict[str, Any] | None:
+class WholeFile(io.RawIOBase):
+    """A file of the network, whose size is known; a transfer that ends before is an OSError and no end of the file."""
+
+    def __init__(self, file: AbstractBufferedFile) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        n_bytes = int(self._file.readinto(buffer))
+        if not n_bytes and (at := self._file.tell()) < self._file.size:
+            raise OSError(errno.EIO, f"the transfer ended at byte {at} of {self._file.size}", self._file.path)
+        return n_bytes
+
+
+def json_object(number: int, line: bytes) -> dict[str, Any] | BadRow:
+    """The object of a line; `number` counts from 1."""
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.rstrip().decode("utf-8"))
     except UnicodeDecodeError:
-        return None
+        return BadRow("not_utf8", f"line {number} is not UTF-8")
+    except json.JSONDecodeError as error:
+        cut = "" if line.endswith(b"\n") else "; it is the last and has no end, so the file may be cut off"
+        return BadRow("not_json", f"line {number} is not JSON ({error.msg} at character {error.pos + 1}{cut})")
     except (ValueError, RecursionError) as error:
-        raise CorruptShardError(shard, path, f"line {number} is not JSON ({error})") from error
+        return BadRow("not_json", f"line {number} is not JSON ({error})")
     if not isinstance(row, dict):
-        raise CorruptShardError(shard, path, f"line {number} is not a JSON object but {type(row).__name__}")
+        return BadRow("not_an_object", f"line {number} is not a JSON object but {type(row).__name__}")
     return row
 
 
@@ -97,10 +174,15 @@ def corruption_named(shard: str, path: str) -> Iterator[None]:
     """
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, EOFError, zlib.error, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and (error.errno is not None or type(error) not in DECODER_OSERRORS):
             raise
-        raise CorruptShardError(shard, path, str(error)) from error
+        raise CorruptShardError(shard, path, _in_words(error)) from error
+
+
+def _in_words(error: Exception) -> str:
+    needs_memory = any(words in str(error) for words in ("too much memory", "Memory usage limit"))
+    return f"{error}; compress it with a window of at most 128 MiB" if needs_memory else str(error)
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from el_resources.corpus_source import CorruptShardError
 from el_resources.shard_files import ShardFiles
 
 Item = TypeVar("Item")
@@ -23,6 +24,10 @@ class FileSource(ABC, Generic[Item]):
     def shards(self) -> list[str]:
         return self.files.shards()
 
+    def passed_over(self) -> dict[str, str]:
+        """What was listed and is no shard, and why."""
+        return self.files.passed_over()
+
     def origin(self, shard: str) -> dict[str, str]:
         return self.files.origin(shard)
 
@@ -33,7 +38,12 @@ class FileSource(ABC, Generic[Item]):
     def _items(self, shard: str, path: str) -> Iterator[Item]:
         read = self._parquet if self.files.format(path) == "parquet" else self._jsonl
         with self.files.faults():
-            yield from read(shard, path)
+            try:
+                yield from read(shard, path)
+            except OSError as error:
+                if fault := self.files.fault(error):
+                    raise CorruptShardError(shard, path, fault) from error
+                raise
 
     @abstractmethod
     def _parquet(self, shard: str, path: str) -> Iterator[Item]: ...

@@ -29,6 +29,7 @@ from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]  # fs
 
 from el_resources.file_formats import FileFormat, format_of
 from el_resources.hub_repositories import LocalRepository, Repository, find_local_repository, hub_repository
+from el_resources.not_shards import OTHER_FORMAT, in_words, pointers
 from el_resources.shard_files import ShardFiles, shard_name
 
 DEFAULT_SPLIT = "train"
@@ -82,21 +83,41 @@ class HubFiles(ShardFiles):
 
         return license_of(self._card)
 
+    @property
+    def root(self) -> str:
+        # A commit of the hub holds all of its files, so one that is missing is the hub's fault and not the file's.
+        return self._address[0].base if isinstance(self._address[0], LocalRepository) else ""
+
     @cached_property
-    def paths(self) -> dict[str, str]:
+    def _found(self) -> tuple[dict[str, str], dict[str, str]]:
+        """(file by its path in the repository, why others of the split are passed over)."""
         from el_resources.hub_layout import split_files
 
         repository, config, split = self._address
         with self.faults():
-            found = split_files(self.uri, repository, self._card, config, split)
-        paths = {repository.path_in(file): file for file in found if format_of(file)}
-        if not paths:
-            others = ", ".join(sorted({file.rpartition("/")[2] for file in found})[:5])
-            raise FileNotFoundError(
-                f"source {self.uri!r} has no Parquet or JSON lines file in split {split!r}, but {others}; "
-                "name a folder that has some, or convert the files"
+            found = {
+                repository.path_in(file): file for file in split_files(self.uri, repository, self._card, config, split)
+            }
+        others = {name: OTHER_FORMAT for name in found if not format_of(name)}
+        if isinstance(repository, LocalRepository):
+            others |= pointers(
+                repository.filesystem, {name: file for name, file in found.items() if name not in others}
             )
-        return {shard_name(name): repository.path(file) for name, file in sorted(paths.items())}
+        paths = {name: file for name, file in found.items() if name not in others}
+        if not paths:
+            raise FileNotFoundError(
+                f"source {self.uri!r} has no Parquet or JSON lines file in split {split!r} (passed over: "
+                f"{in_words(others)}); name a folder that has some, or convert the files"
+            )
+        return paths, others
+
+    @cached_property
+    def paths(self) -> dict[str, str]:
+        repository = self._address[0]
+        return {shard_name(name): repository.path(file) for name, file in sorted(self._found[0].items())}
+
+    def passed_over(self) -> dict[str, str]:
+        return dict(self._found[1])
 
     def format(self, path: str) -> FileFormat:
         name = format_of(path)

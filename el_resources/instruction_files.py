@@ -12,6 +12,7 @@ Why rows are set aside:
 | reason | what the row has |
 |---|---|
 | not_utf8 | text that is not UTF-8, or a lone surrogate |
+| not_json, not_an_object | a line that is not JSON, or is another JSON value than an object |
 | malformed_messages | `messages` that are no list, or one that is no object |
 | missing_role | a message without a role |
 | unknown_role | a role other than system (in front), user and assistant |
@@ -32,7 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from el_resources.corpus_source import CorruptShardError
-from el_resources.file_formats import array_values, cells, decoded, is_text, json_lines, label, parquet_batches
+from el_resources.file_formats import BadRow, array_values, cells, decoded, is_text, json_lines, label, parquet_batches
 from el_resources.file_source import FileSource
 from el_resources.instruction_source import SourceSample
 
@@ -58,8 +59,8 @@ class FileInstructions(FileSource[SourceSample]):
 
     def _jsonl(self, shard: str, path: str) -> Iterator[SourceSample]:
         for number, row in json_lines(self.files.filesystem, shard, path):
-            if row is None:
-                yield set_aside(None, self.files.license, NotASample("not_utf8", f"line {number} is not UTF-8"))
+            if isinstance(row, BadRow):
+                yield set_aside(None, self.files.license, NotASample(row.reason, row.detail))
             elif (read := row_reader(row)) is None:
                 raise CorruptShardError(shard, path, f"line {number} has {listed(row)}; {SCHEMAS}")
             else:

@@ -53,6 +53,10 @@ class InstructionSource(Protocol):
         """Names of the shards, which are partition keys."""
         ...
 
+    def passed_over(self) -> Mapping[str, str]:
+        """What was listed and is no shard, by its path, and why: hidden files, pointers, …"""
+        ...
+
     def shard_fingerprint(self, shard: str) -> str:
         """Hash of the shard's content and of what decides how it is read, but for the tokenizer."""
         ...

@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from el_resources.file_kinds import refuse_other_than_data
+
 REFERENCE_PREFIX = "reference:"
 REFERENCE_FOLDER = Path(__file__).parent / "reference_models"
 REFERENCE_NAMES = ("short", "long")
@@ -106,6 +108,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model folder."""
+    if path.is_file():
+        refuse_other_than_data(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -168,7 +172,9 @@ def _checked(folder: Path, name: str) -> Path:
         raise ValueError(f"model {name!r}: {folder} holds no config.json; give a folder in Hugging Face format")
     for weights in _weight_files(folder):
         _check_safetensors(weights)
-    _tokenizer_files(folder)
+    for file in [folder / "config.json", folder / "tokenizer_config.json", *_tokenizer_files(folder)]:
+        if file.is_file():
+            refuse_other_than_data(file)
     return folder
 
 
@@ -195,23 +201,21 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_safetensors(path: Path) -> None:
-    """Refuse a file that is not all there: a download that broke off, or a Git LFS pointer.
+    """Refuse a file that is not all there, a download that broke off, or is another: a pointer, an error page, …
 
     Layout: 8 bytes of header length, little endian; the header, a JSON object with each tensor's offsets; the tensors.
     """
     size = path.stat().st_size
-    broken = f"{path} is not a whole safetensors file ({size} bytes); fetch it again (`git lfs pull` in a Git clone)"
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
-        if header_bytes > size - 8:
-            raise ValueError(broken)
         try:
-            header = json.loads(file.read(header_bytes))
+            header = json.loads(file.read(header_bytes) if header_bytes <= size - 8 else "")
         except ValueError as error:
-            raise ValueError(broken) from error
+            refuse_other_than_data(path)
+            raise ValueError(f"{path} is not a whole safetensors file ({size} bytes); fetch it again") from error
     ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
     if 8 + header_bytes + max(ends, default=0) != size:
-        raise ValueError(broken)
+        raise ValueError(f"{path} is not a whole safetensors file ({size} bytes); fetch it again")
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:

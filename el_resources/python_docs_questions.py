@@ -127,6 +127,9 @@ class PythonDocsQuestions:
     def shards(self) -> list[str]:
         return [f"python-docs-questions-{number}" for number in range(N_SHARDS)]
 
+    def passed_over(self) -> dict[str, str]:
+        return {}
+
     def shard_fingerprint(self, shard: str) -> str:
         """Hash of the library and the parameters. Not of the tokenizer, which stays unloaded: hash that beside it."""
         made_as = (READER_VERSION, self._number(shard), self.samples_per_kind, self.short_window, self.long_window)

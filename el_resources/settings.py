@@ -63,9 +63,18 @@ class Settings(dg.ConfigurableResource):
         default="python-docs:",
         description="Where documents come from: `python-docs:`, `parquet:PLACE`, `jsonl:PLACE` (a file, folder or "
         "glob, also `s3://BUCKET/PREFIX`) or `hf:OWNER/NAME/CONFIG@REVISION#SPLIT`. Several: `SOURCE [weight=0.6 "
-        "tokens=2e9] + SOURCE [weight=0.4 documents=100_000 roots=no name=NAME text_column=NAME]`.",
+        "tokens=2e9] + SOURCE [weight=0.4 documents=100_000 roots=no name=NAME text_column=NAME]`; a SOURCE whose path "
+        'has a plus sign or bracket after a space stands in double quotes, as in `"jsonl:/data/a + b" [weight=0.5]`.',
     )
     text_column: str = Field(default="", description="Text column of the corpus where it is not called `text`.")
+    bad_rows_max_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of a file's rows that may be unreadable (not UTF-8, not JSON, without text): they are set "
+        "aside; a file with more is refused. One row always may.",
+    )
     hub_endpoint: str = Field(
         default="",
         description="Address of the Hugging Face hub for `hf:` sources, such as a mirror, which is sent HF_TOKEN too; "

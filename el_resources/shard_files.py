@@ -4,6 +4,9 @@ Guarantees:
 - A shard's name is the file's path relative to the folder, or to the part of the glob before its first wildcard. It
   depends on no other file, so new files rename nothing. Characters that a partition key may not hold are
   percent-encoded, and so is the percent sign, which keeps any two names apart.
+- Hidden files, bookkeeping and pointers are no shards, and `passed_over` says so; a file that is named outright always
+  is one.
+- A file that cannot be opened stays a shard, which fails alone. Its fingerprint says what is wrong with it.
 - The listing is taken once per object, at first use; open the source again to see files that came later.
 - A fingerprint is the hash of a file's bytes, remembered while its size and times stand still; in an object store it is
   the entity tag, which the store makes anew whenever an object is written, so that nothing is downloaded to compare.
@@ -12,6 +15,8 @@ Bytes are reached through fsspec: a path on this machine, or an address of any s
 (`parquet:s3://bucket/prefix/*.parquet`, `jsonl:gs://…`); el_resources.object_stores says where credentials come from.
 """
 
+import errno
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,22 +25,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
 from el_resources.corpus_source import unknown_shard
 from el_resources.file_formats import SUFFIXES, FileFormat
+from el_resources.file_listing import Listing, list_files
+from el_resources.not_shards import Info
 from el_resources.object_stores import faults_named, is_remote, open_filesystem
 
 # Dagster refuses control characters and "..." in partition keys; the surrogates are a name's bytes that are not UTF-8.
 NOT_IN_SHARD_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff%]|\.(?=\.\.)")
-WILDCARD = re.compile(r"[*?\[]")
 # Where file systems keep the hash or tag of what a file holds: S3, Google Cloud Storage, Azure.
 ENTITY_TAGS = ("ETag", "md5Hash", "content_md5", "etag")
-
-Info = Mapping[str, Any]  # what a file system says of a file
 
 
 @dataclass(kw_only=True)
@@ -57,8 +60,21 @@ class ShardFiles(ABC):
         """Hash of the shard's content and of what decides how it is read."""
         path = self.path(shard)
         with self.faults():
-            content = f"{(self.format(path), self.license, *reader)} {self.content_digest(path)}"
+            content = f"{(self.format(path), self.license, *reader)} {self._digest(path)}"
         return blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def _digest(self, path: str) -> str:
+        """The content's digest; that of a file that cannot be read follows from what is wrong with it."""
+        try:
+            return self.content_digest(path)
+        except OSError as error:
+            if fault := self.fault(error):
+                return f"unreadable: {fault}"
+            raise
+
+    def fault(self, error: OSError) -> str | None:
+        """What is wrong with one file that cannot be opened, in words; None if the whole source may be affected."""
+        return fault_of_a_file(self.filesystem, self.root, error) if self.root else None
 
     def origin(self, shard: str) -> dict[str, str]:
         """What a table records of where the shard comes from."""
@@ -72,6 +88,15 @@ class ShardFiles(ABC):
     @property
     @abstractmethod
     def filesystem(self) -> AbstractFileSystem: ...
+
+    @property
+    @abstractmethod
+    def root(self) -> str:
+        """The folder that holds the files; empty if they cannot go one by one."""
+
+    @abstractmethod
+    def passed_over(self) -> dict[str, str]:
+        """What was listed and is no shard, by its path below the root, and why (el_resources.not_shards)."""
 
     @property
     @abstractmethod
@@ -97,7 +122,6 @@ class LocatedFiles(ShardFiles):
     location: str
     file_format: FileFormat
     _digests: "FileDigests" = field(default_factory=lambda: FileDigests(), init=False, repr=False)
-    _listed: Mapping[str, Info] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def _place(self) -> tuple[AbstractFileSystem, str]:
@@ -114,17 +138,27 @@ class LocatedFiles(ShardFiles):
         return self._place[0]
 
     @cached_property
-    def paths(self) -> dict[str, str]:
+    def _listing(self) -> Listing:
         filesystem, path = self._place
         with self.faults():
-            root, self._listed = list_files(filesystem, self.uri, path, SUFFIXES[self.file_format])
-        return dict(sorted((shard_name(file.removeprefix(root)), file) for file in self._listed))
+            return list_files(filesystem, self.uri, path, SUFFIXES[self.file_format])
+
+    @property
+    def root(self) -> str:
+        return self._listing.root
+
+    @cached_property
+    def paths(self) -> dict[str, str]:
+        return dict(sorted((shard_name(file.removeprefix(self.root)), file) for file in self._listing.files))
+
+    def passed_over(self) -> dict[str, str]:
+        return dict(self._listing.others)
 
     def format(self, path: str) -> FileFormat:
         return self.file_format
 
     def content_digest(self, path: str) -> str:
-        return self._digests.of(self.filesystem, path, self._listed.get(path))
+        return self._digests.of(self.filesystem, path, self._listing.files.get(path))
 
     def faults(self) -> AbstractContextManager[None]:
         return faults_named(self.location)
@@ -159,37 +193,27 @@ class FileDigests:
         return known[key]
 
 
-def list_files(
-    filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tuple[str, ...]
-) -> tuple[str, dict[str, Info]]:
-    """The folder that shard names are relative to, and the files that `path` means with their facts; never none."""
-    if filesystem.isfile(path):
-        return folder_of(path), {path: filesystem.info(path)}
-    if filesystem.isdir(path):
-        found = _only_files(filesystem, filesystem.find(path, detail=True))
-        files = {file: info for file, info in found.items() if file.lower().endswith(suffixes)}
-        if not files:
-            expected = f"no file below {path} ends in {' or '.join(suffixes)}"
-            raise FileNotFoundError(f"source {uri!r}: {expected}; name files that are called otherwise by a glob")
-        return folder_of(f"{path.rstrip('/')}/"), files
-    if not (wildcard := WILDCARD.search(path)):
-        raise FileNotFoundError(f"source {uri!r}: {path} does not exist; name a file, a folder or a glob")
-    files = _only_files(filesystem, filesystem.glob(path, detail=True))
-    if not files:
-        raise FileNotFoundError(f"source {uri!r}: no file matches {path}; name a file, a folder or a glob that does")
-    return folder_of(path[: wildcard.start()]), files
+# What one file can have, in words; any other fault may be one of the disk or the network.
+FAULTS_OF_A_FILE = {
+    errno.ENOENT: "it is not there: it went since it was listed, or it is a link that leads nowhere",
+    errno.EACCES: "it may not be read (permission denied)",
+    errno.EPERM: "it may not be read (permission denied)",
+    errno.EISDIR: "it is a folder; name the files in it, as in FOLDER/*",
+    errno.ENOTDIR: "it is not there: a part of its path is no folder",
+    errno.ELOOP: "it is a link that leads in a circle",
+}
 
 
-def _only_files(filesystem: AbstractFileSystem, found: Mapping[str, Info]) -> dict[str, Info]:
-    """The listing says what is a file; asking again would be a request for each. On disk a link may lead to one."""
-    if isinstance(filesystem, LocalFileSystem):
-        return {path: info for path, info in found.items() if filesystem.isfile(path)}
-    return {path: info for path, info in found.items() if info["type"] == "file"}
+def fault_of_a_file(filesystem: AbstractFileSystem, root: str, error: OSError) -> str | None:
+    """What is wrong with a file that cannot be opened, in words; None if more than this file may be affected."""
+    if not isinstance(filesystem, LocalFileSystem):
+        return FAULTS_OF_A_FILE[errno.ENOENT] if _went(error) and filesystem.exists(root) else None
+    number = errno.ENOENT if _went(error) else error.errno
+    return FAULTS_OF_A_FILE.get(number or 0) if os.access(root, os.R_OK | os.X_OK) else None
 
 
-def folder_of(path: str) -> str:
-    """The path up to and with its last slash."""
-    return path[: path.rindex("/") + 1]
+def _went(error: OSError) -> bool:
+    return isinstance(error, FileNotFoundError)
 
 
 def shard_name(relative_path: str) -> str:

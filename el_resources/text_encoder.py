@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from el_resources.file_kinds import refuse_pointers
 from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.shard_tables import digest
 from el_resources.tokenization import ModelTokenizer
@@ -224,6 +225,7 @@ def _sentence_transformers_folder(name: str, revision: str | None) -> Path:
         )
     folder = Path(model).expanduser()
     if folder.is_dir():
+        refuse_pointers(folder)
         if revision:
             raise ValueError(f"encoder {name!r} is local and has no revision {revision!r}; leave the revision empty")
         return folder

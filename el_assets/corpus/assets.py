@@ -15,9 +15,10 @@ from el_assets.progress import progress
 from el_assets.schemas import dagster_schema
 from el_assets.shard_assets import shard_asset, with_seen_settings
 from el_assets.shard_runs import Made, materialize_shards, open_corpus_of
+from el_resources.bad_rows import within_share
 from el_resources.causal_lm import ModelChoice
 from el_resources.context_store import ContextStore, ShardChunks, build_tag
-from el_resources.corpus_source import CorruptShardError
+from el_resources.corpus_source import CorpusSource, CorruptShardError, SourceDocument
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp, refuse_mixed_settings
 from el_resources.text_encoder import TextEncoder, open_encoder
@@ -35,16 +36,17 @@ corpus_asset = partial(shard_asset, group="corpus", partitions=corpus_shards)
 def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per source document of the shard, in the source's order.
 
-    Documents that cannot serve (empty, whitespace only, with NUL characters, not UTF-8, exact duplicates within the
-    shard) stay as rows with their reason and without text. A file that cannot be read gives an empty table that names
-    the file and the cause; the check `sources_are_readable` fails for it, and the other shards go on.
+    Documents that cannot serve (empty, whitespace only, with NUL characters, exact duplicates within the shard) stay as
+    rows with their reason and without text, and so do rows that cannot be read, with their line. A file that cannot be
+    read, or with too many such rows (`bad_rows_max_share`), gives an empty table that names the file and the cause; the
+    check `sources_are_readable` fails for it, and the other shards go on.
     """
     source = open_corpus_of(settings)
 
     def make(shard: str) -> Made:
         origin = dict(source.origin(shard))
         try:
-            table = documents_table(source.documents(shard), origin["source"])
+            table = documents_table(_readable(source, shard, origin, settings), origin["source"])
         except CorruptShardError as error:
             context.log.error(f"{error}; repair or remove the file, the other shards go on")
             empty = documents_table([], origin["source"])
@@ -52,6 +54,14 @@ def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.Mater
         return Made(frame=table, facts={**document_facts(table), "origin": origin})
 
     return materialize_shards(context, settings, make, source=source)
+
+
+def _readable(
+    source: CorpusSource, shard: str, origin: Mapping[str, str], settings: Settings
+) -> Iterator[SourceDocument]:
+    """A shard's documents, as long as few enough of them could not be read."""
+    path, max_share = origin.get("file", shard), settings.bad_rows_max_share
+    return within_share(source.documents(shard), max_share=max_share, shard=shard, path=path)
 
 
 @corpus_asset("context_chunks", [documents, "text_encoder"], kinds={"parquet"})

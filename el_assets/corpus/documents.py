@@ -40,6 +40,7 @@ def documents_table(documents: Iterable[SourceDocument], source_uri: str) -> pl.
                 "n_chars": len(document.text),
                 "content_hash": content_hash,
                 "set_aside_reason": reason,
+                "set_aside_detail": document.detail or None,
             }
         )
     return pl.DataFrame(rows, schema=polars_schema("documents"), orient="row")

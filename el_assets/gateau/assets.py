@@ -14,6 +14,7 @@ from el_assets.partitions import instruction_shards, registered_shards, selected
 from el_assets.recipes import RECIPES
 from el_assets.shard_assets import GPU_POOL, shard_asset, with_seen_settings
 from el_assets.shard_runs import Made, materialize_shards
+from el_resources.bad_rows import within_share
 from el_resources.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.corpus_source import CorruptShardError
 from el_resources.instruction_source import InstructionSource, open_instructions
@@ -38,7 +39,12 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
         origin = dict(source.origin(shard))
         try:
             table = samples_table(
-                source.samples(shard),
+                within_share(
+                    source.samples(shard),
+                    max_share=settings.bad_rows_max_share,
+                    shard=shard,
+                    path=origin.get("file", shard),
+                ),
                 tokenizer,
                 window=model.window(),
                 separator=len(tokenizer.encode(settings.separator)),

@@ -146,9 +146,9 @@ class TestSchemas:
         assert read_rows(tmp_path, "jsonl", rows) == [sample("A", "B", "C"), sample("D", "E", "F")]
 
     def test_a_parquet_file_of_neither_schema_lists_its_columns(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"'prompt', 'response'; .*`messages`.*`context`, `instruction`") as raised:
+        schemas = r"'prompt', 'response'; .*`messages`.*`context`, `instruction`"
+        with pytest.raises(CorruptShardError, match=schemas):
             read_rows(tmp_path, "parquet", [{"prompt": "a", "response": "b"}])
-        assert not isinstance(raised.value, CorruptShardError)
 
     @pytest.mark.parametrize(
         "column",
@@ -268,6 +268,19 @@ class TestSetAside:
             sample("c", "i", "r"),
         ]
 
+    @pytest.mark.parametrize(
+        ("line", "reason", "detail"),
+        [
+            (b'{"messages"', "not_json", "line 2 is not JSON (Expecting ':' delimiter at character 12)"),
+            (b"[1]", "not_an_object", "line 2 is not a JSON object but list"),
+        ],
+    )
+    def test_a_line_that_is_no_object(self, tmp_path: Path, line: bytes, reason: str, detail: str) -> None:
+        good = b'{"context": "c", "instruction": "i", "response": "r"}\n'
+        (tmp_path / "a.jsonl").write_bytes(good + line + b"\n" + good)
+        _, bad, _ = only_shard(f"jsonl:{tmp_path}")
+        assert bad == set_aside(reason, detail)
+
     def test_parquet_text_that_is_not_utf8(self, tmp_path: Path) -> None:
         struct = pa.struct({"role": pa.string(), "content": pa.binary()})
         row = [{"role": "user", "content": b"caf\xe9"}, {"role": "assistant", "content": b"Both."}]
@@ -283,8 +296,7 @@ class TestCorruptShards:
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            (b'{"messages": []}\n\n{"messages"\n', "line 3 is not JSON"),
-            (b"[]\n", "line 1 is not a JSON object but list"),
+            (b"[]\n", "it is a JSON array, not JSON lines"),
             (b'{"prompt": "a", "response": "b"}\n', "line 1 has 'prompt', 'response'; samples have `messages`"),
             (b"{}\n", "line 1 has none; samples have `messages`"),
         ],

@@ -1,5 +1,6 @@
 """Names lead to whole model folders or to an error that says what to do; fingerprints follow contents."""
 
+import gzip
 import json
 import os
 import shutil
@@ -97,8 +98,25 @@ def test_a_revision_of_local_files_is_refused(folder: Path) -> None:
         ),
         (
             lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
-            r"not a whole safetensors file \(43 bytes\).*git lfs pull",
+            r"model\.safetensors is a Git LFS pointer; fetch its content with `git lfs pull`",
         ),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n"),
+            r"tokenizer\.json is a Git LFS pointer; fetch its content with `git lfs pull`",
+        ),
+        (
+            lambda folder: (folder / "tokenizer_config.json").write_text("<!DOCTYPE html><title>Log in</title>"),
+            r"tokenizer_config\.json is an HTML or XML page",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text("# xet version 0\nfilesize = 1\n"),
+            r"config\.json is a Xet pointer; fetch its content with `git xet` or `hf download`",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(gzip.compress(b"weights")),
+            r"model\.safetensors is compressed with gzip; decompress it",
+        ),
+        (lambda folder: (folder / "tokenizer.json").write_text(""), r"tokenizer\.json is an empty file"),
         (
             lambda folder: os.truncate(folder / "model.safetensors", 1_000_000),
             r"not a whole safetensors file \(1000000 bytes\)",

@@ -1,8 +1,10 @@
 """Tables, index and sources in a real S3 server on loopback, with its faults; sources by other schemes of fsspec."""
 
+import bz2
 import gzip
 import json
-from collections.abc import Iterator
+import lzma
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +228,7 @@ class TestSources:
         with pytest.raises(error, match=rf"s3://{BUCKET}/in (refuses access|cannot be reached)"):
             list(corpus.documents("a.parquet"))
 
-    @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.gz"])
+    @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz"])
     def test_a_truncated_object_is_named(self, s3: S3, name: str) -> None:
         path, scheme = f"s3://{BUCKET}/in/{name}", "parquet" if name.endswith("parquet") else "jsonl"
         (put_parquet if scheme == "parquet" else put_json_lines)(path, ROWS)
@@ -235,6 +237,38 @@ class TestSources:
         corpus = open_corpus(f"{scheme}:{path}")
         with pytest.raises(CorruptShardError, match=rf"shard '{name}' cannot be read from {BUCKET}/in/{name}"):
             list(corpus.documents(name))
+
+    def test_a_line_that_was_cut_off_says_so(self, s3: S3) -> None:
+        s3.filesystem().pipe_file(f"s3://{BUCKET}/in/a.jsonl", b'{"text": "whole"}\n{"text": "cut o')
+        whole, cut = open_corpus(f"jsonl:s3://{BUCKET}/in").documents("a.jsonl")
+        assert (whole.text, cut.set_aside_reason) == ("whole", "not_json")
+        assert "the file may be cut off" in cut.detail
+
+    @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
+    def test_compressed_objects_stream(self, s3: S3, pack: Callable[[bytes], bytes]) -> None:
+        lines = b"".join(b'{"text": "%d"}\n' % number for number in range(1000))
+        s3.filesystem().pipe_file(f"s3://{BUCKET}/in/a.jsonl", pack(lines))
+        documents = open_corpus(f"jsonl:s3://{BUCKET}/in").documents("a.jsonl")
+        assert [document.text for document in documents] == [str(number) for number in range(1000)]
+
+    def test_only_tiny_objects_are_looked_into_for_pointers(self, s3: S3) -> None:
+        files = s3.filesystem()
+        files.pipe_file(f"s3://{BUCKET}/in/pointer.jsonl", b"version https://git-lfs.github.com/spec/v1\nsize 9\n")
+        files.pipe_file(f"s3://{BUCKET}/in/.hidden/a.jsonl", b"{}")
+        put_json_lines(f"s3://{BUCKET}/in/a.jsonl", [{"text": "x" * 2000}])
+        corpus = open_corpus(f"jsonl:s3://{BUCKET}/in")
+        assert corpus.shards() == ["a.jsonl"]
+        assert set(corpus.passed_over()) == {"pointer.jsonl", ".hidden"}
+
+    def test_an_object_that_went_fails_alone(self, s3: S3) -> None:
+        for name in ("a", "b"):
+            put_json_lines(f"s3://{BUCKET}/in/{name}.jsonl", ROWS[:2])
+        corpus = open_corpus(f"jsonl:s3://{BUCKET}/in")
+        assert corpus.shards() == ["a.jsonl", "b.jsonl"]
+        s3.filesystem().rm(f"s3://{BUCKET}/in/a.jsonl")
+        with pytest.raises(CorruptShardError, match="it is not there"):
+            list(corpus.documents("a.jsonl"))
+        assert len(list(corpus.documents("b.jsonl"))) == 2
 
     @pytest.mark.parametrize(
         "location", ["s3://nowhere/x.parquet", f"s3://{BUCKET}/absent", f"s3://{BUCKET}/*.parquet"]

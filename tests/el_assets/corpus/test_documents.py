@@ -16,7 +16,7 @@ def document(text: str, source_id: str | None = None, reason: str | None = None)
 def test_a_usable_document_stands_as_it_is() -> None:
     table = documents_table([document("abc", "id 1")], "jsonl:x")
     assert table.schema == polars_schema("documents")
-    assert table.row(0) == ("id 1", "abc", "jsonl:x", "u", "l", 3, HASH_OF_ABC, None)
+    assert table.row(0) == ("id 1", "abc", "jsonl:x", "u", "l", 3, HASH_OF_ABC, None, None)
 
 
 def test_documents_that_cannot_serve_stay_with_their_reason_and_without_text() -> None:

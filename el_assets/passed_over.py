@@ -1,0 +1,30 @@
+"""What a source's listing holds beside shards, said where shards are registered: nothing is left out without a word."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from el_resources.not_shards import lines
+
+
+class ListedSource(Protocol):
+    """A corpus or a pool of instruction samples."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def passed_over(self) -> Mapping[str, str]: ...
+
+
+def passed_over_lines(source: ListedSource) -> list[str]:
+    """A line for each reason why something in the source is no shard: how many, why, and the first names.
+
+    Example:
+        >>> passed_over_lines(source)
+        ['  passed over: 2 hidden: the name begins with a dot (.ipynb_checkpoints, ._a.jsonl)']
+    """
+    return [f"  passed over: {line}" for line in lines(source.passed_over())]
+
+
+def print_passed_over(source: ListedSource) -> None:
+    for line in passed_over_lines(source):
+        print(line, flush=True)

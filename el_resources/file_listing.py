@@ -1,0 +1,106 @@
+"""The files that a path, a folder or a glob means, and what is passed over on the way."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
+from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
+
+from el_resources.not_shards import UNREADABLE_FOLDER, Info, in_words, is_broken_link, spelled, without_others
+
+WILDCARD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a place means.
+
+    Attributes:
+        root: the folder that shard names are relative to.
+        files: the shards' files with what the file system says of them; never none.
+        others: what was passed over, by its path below the root, and why.
+    """
+
+    root: str
+    files: Mapping[str, Info]
+    others: Mapping[str, str] = field(default_factory=dict)
+
+
+def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tuple[str, ...]) -> Listing:
+    """The files that a path means: one, those below a folder, or those that match a glob.
+
+    Raises:
+        FileNotFoundError: there is none; says what was passed over.
+    """
+    if filesystem.isfile(path) or is_broken_link(filesystem, path):
+        return Listing(folder_of(path), {path: filesystem.info(path)})
+    lister = TellingFileSystem() if isinstance(filesystem, LocalFileSystem) else filesystem
+    if filesystem.isdir(path):
+        root, wanted, takes_hidden = folder_of(f"{path.rstrip('/')}/"), suffixes, False
+        found = lister.find(path, detail=True)
+        nothing = f"no file below {path} ends in {spelled(suffixes)}"
+        remedy = "name files that are called otherwise by a glob"
+    elif wildcard := WILDCARD.search(path):
+        root, wanted = folder_of(path[: wildcard.start()]), ()
+        takes_hidden = any(part.startswith(".") for part in path.removeprefix(root).split("/"))
+        found = lister.glob(path, detail=True)
+        nothing, remedy = f"no file matches {path}", "name a file, a folder or a glob that does"
+    else:
+        raise FileNotFoundError(f"source {uri!r}: {path} does not exist; name a file, a folder or a glob")
+    listed = _only_files(filesystem, found, suffixes)
+    files, others = without_others(filesystem, root, listed, wanted, takes_hidden)
+    if isinstance(lister, TellingFileSystem):
+        others |= lister.denied(root)
+    if not files:
+        passed = f" (passed over: {in_words(others)})" if others else ""
+        raise FileNotFoundError(f"source {uri!r}: {nothing}{passed}; {remedy}")
+    return Listing(root, files, others)
+
+
+class TellingFileSystem(LocalFileSystem):
+    """This machine's files. fsspec leaves out a folder that it cannot list without a word; here the errors are kept."""
+
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[OSError] = []
+
+    def ls(self, path: str, detail: bool = False, **options: Any) -> Any:
+        try:
+            return super().ls(path, detail=detail, **options)
+        except OSError as error:
+            self.errors.append(error)
+            raise
+
+    def denied(self, root: str) -> dict[str, str]:
+        """The folders that may not be listed, below the root; raises another error of those that there were."""
+        for error in self.errors:
+            if not isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError):
+                raise error
+        refused = [str(error.filename) for error in self.errors if isinstance(error, PermissionError)]
+        return {path.removeprefix(root): UNREADABLE_FOLDER for path in refused}
+
+
+def _only_files(
+    filesystem: AbstractFileSystem, found: Mapping[str, Info], suffixes: tuple[str, ...]
+) -> dict[str, Info]:
+    """A listing without folders, but for those that are named like a file: reading those fails and says so.
+
+    The listing says what is a file; asking again would be a request for each. On disk a link may lead to one, or to
+    nothing.
+    """
+
+    def is_file(path: str, info: Info) -> bool:
+        if isinstance(filesystem, LocalFileSystem):
+            return filesystem.isfile(path) or is_broken_link(filesystem, path)
+        return bool(info["type"] == "file")
+
+    return {path: info for path, info in found.items() if is_file(path, info) or path.lower().endswith(suffixes)}
+
+
+def folder_of(path: str) -> str:
+    """The path up to and with its last slash."""
+    return path[: path.rindex("/") + 1]

@@ -1,0 +1,118 @@
+"""What a listing holds beside shards, and why each of it is passed over. A file that is named outright never is.
+
+| reason | which |
+|---|---|
+| hidden | a file or folder whose name begins with a dot: `._x`, `.ipynb_checkpoints`, `.git` |
+| bookkeeping | what Spark, Hadoop, Dask and Delta Lake write next to data |
+| pointer | a Git LFS, Xet or git-annex pointer, whose content was not fetched |
+| named otherwise | in a folder: a file without the format's suffix |
+| unreadable folder | what is in it cannot be listed |
+
+Only files below POINTER_BYTES are opened, and their size is known from the listing.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
+from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
+
+from el_resources.file_kinds import POINTER_BYTES, pointer
+
+Info = Mapping[str, Any]  # what a file system says of a file
+
+HIDDEN = "hidden: the name begins with a dot"
+BOOKKEEPING = "written by Spark, Dask or Delta Lake next to data"
+UNREADABLE_FOLDER = "a folder that may not be listed; grant access to it"
+OTHER_FORMAT = "neither Parquet nor JSON lines"
+BOOKKEEPING_NAME = re.compile(r"_SUCCESS|_(?:committed|started)_.*|_metadata|_common_metadata|_delta_log|_temporary")
+ANNEX_OBJECTS = "/annex/objects/"
+NAMES_SHOWN = 5
+
+
+def without_others(
+    filesystem: AbstractFileSystem, root: str, listed: Mapping[str, Info], suffixes: tuple[str, ...], takes_hidden: bool
+) -> tuple[dict[str, Info], dict[str, str]]:
+    """The files of a listing that are shards, and the reasons of the others by their path below the root.
+
+    Args:
+        suffixes: of the format; empty if any name is taken.
+        takes_hidden: the user's pattern names hidden files.
+    """
+    shards: dict[str, Info] = {}
+    others: dict[str, str] = {}
+    for path, info in listed.items():
+        relative = path.removeprefix(root)
+        if found := _by_name(relative, suffixes, takes_hidden):
+            others.update([found])
+        elif words := _pointer(filesystem, path, info):
+            others[relative] = words
+        else:
+            shards[path] = info
+    return shards, others
+
+
+def pointers(filesystem: AbstractFileSystem, files: Mapping[str, str]) -> dict[str, str]:
+    """The files that are pointers, by name, and which; `files` are paths on this machine by name."""
+    found = {name: _pointer(filesystem, path, {"size": _size(path)}) for name, path in files.items()}
+    return {name: words for name, words in found.items() if words}
+
+
+def _size(path: str) -> int:
+    return Path(path).stat().st_size if Path(path).is_file() else 0
+
+
+def _by_name(relative: str, suffixes: tuple[str, ...], takes_hidden: bool) -> tuple[str, str] | None:
+    """The file, or the folder that it is in, and why it is no shard; None if its name does not say so."""
+    parts = relative.split("/")
+    for depth, part in enumerate(parts, start=1):
+        if part.startswith(".") and not takes_hidden:
+            return "/".join(parts[:depth]), HIDDEN
+        if BOOKKEEPING_NAME.fullmatch(part):
+            return "/".join(parts[:depth]), BOOKKEEPING
+    if suffixes and not relative.lower().endswith(suffixes):
+        return relative, f"named otherwise than {spelled(suffixes)}"
+    return None
+
+
+def _pointer(filesystem: AbstractFileSystem, path: str, info: Info) -> str | None:
+    """Which pointer a file is, in words; None if it is none."""
+    if is_broken_link(filesystem, path):
+        return pointer(ANNEX_OBJECTS.encode()) if ANNEX_OBJECTS in str(Path(path).readlink()) else None
+    if info.get("type") == "directory" or not 0 < (info.get("size") or 0) < POINTER_BYTES:
+        return None
+    try:
+        with filesystem.open(path, "rb") as file:
+            return pointer(file.read(POINTER_BYTES))
+    except (PermissionError, FileNotFoundError):  # said when it is read
+        return None
+
+
+def is_broken_link(filesystem: AbstractFileSystem, path: str) -> bool:
+    return isinstance(filesystem, LocalFileSystem) and Path(path).is_symlink() and not Path(path).exists()
+
+
+def spelled(suffixes: tuple[str, ...]) -> str:
+    """A format's suffixes, without those of its compressed files one by one."""
+    plain = [suffix for suffix in suffixes if suffix.count(".") == 1]
+    return " or ".join(plain) + (", compressed or not" if len(plain) < len(suffixes) else "")
+
+
+def in_words(others: Mapping[str, str]) -> str:
+    """What was passed over, by reason: count, the first names and why.
+
+    Example:
+        >>> in_words({"._a.jsonl": HIDDEN, "b.jsonl": "a Git LFS pointer; fetch its content"})
+        '1 hidden: the name begins with a dot (._a.jsonl); 1 a Git LFS pointer; fetch its content (b.jsonl)'
+    """
+    return "; ".join(lines(others))
+
+
+def lines(others: Mapping[str, str]) -> Iterator[str]:
+    """A line for each reason."""
+    for reason in dict.fromkeys(others.values()):
+        names = sorted(name for name, why in others.items() if why == reason)
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        yield f"{len(names)} {reason} ({', '.join(names[:NAMES_SHOWN])}{more})"
