@@ -9,9 +9,11 @@ from typing import Protocol
 
 import dagster as dg
 
+from el_assets.parts import FRACTIONS
+
 corpus_shards = dg.DynamicPartitionsDefinition(name="corpus_shards")
 instruction_shards = dg.DynamicPartitionsDefinition(name="instruction_shards")
-selected_fractions = dg.StaticPartitionsDefinition(["top_10_percent", "top_30_percent", "top_50_percent"])
+selected_fractions = dg.StaticPartitionsDefinition(list(FRACTIONS))
 
 
 class ShardedSource(Protocol):

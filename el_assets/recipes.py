@@ -82,7 +82,11 @@ RECIPES: dict[str, Recipe] = {
         settings=("separator", "seed", "sequence_tokens"),
         models=("tokenizer",),
     ),
-    "instruction_samples": Recipe(code_version="3", settings=("separator",), models=("tokenizer", "window")),
+    "instruction_samples": Recipe(
+        code_version="4",
+        settings=("instruction_columns", "keep_columns", "scored_exchange", "separator"),
+        models=("tokenizer", "window"),
+    ),
     "hmg_scores": Recipe(
         code_version="2",
         inputs=("instruction_samples",),
@@ -107,7 +111,7 @@ RECIPES: dict[str, Recipe] = {
             "influence_scale",
         ),
     ),
-    "selected_subsets": Recipe(code_version="2"),
+    "selected_subsets": Recipe(code_version="3"),
 }
 
 
