@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import dagster as dg
 from dagster import DagsterInstance
@@ -29,7 +30,7 @@ from el_assets.partitions import (
     registered_shards,
     selected_fractions,
 )
-from el_assets.parts import PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
+from el_assets.parts import FRACTIONS, PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.shard_runs import open_corpus_of
@@ -57,10 +58,12 @@ def register() -> int:
 def status(options: argparse.Namespace) -> int:
     """Say what is done, missing and stale; 0 where everything is done, else 1."""
     settings, parts = Settings.load(), _chosen(options.select, list(PARTS), "part")
+    fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
+    pool_of_these = partial(pool_status, fractions=fractions)
     with DagsterInstance.get() as instance:
         found = [
             look(instance, settings).only([name for part in chosen for name in assets[part]])
-            for look, assets in ((corpus_status, PARTS_OF_CORPUS), (pool_status, PARTS_OF_POOL))
+            for look, assets in ((corpus_status, PARTS_OF_CORPUS), (pool_of_these, PARTS_OF_POOL))
             if (chosen := [part for part in parts if part in assets])
         ]
     if options.json:
@@ -74,11 +77,12 @@ def run(options: argparse.Namespace) -> int:
     """Materialize the chosen part of the chosen shards; 0 where all of it succeeded and every source could be read."""
     settings = Settings.load(force=options.force or None, refresh_candidates=options.refresh or None)
     parts = _chosen(options.select, list(PARTS), "part")
+    fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     with DagsterInstance.get() as instance:
         _close_lost_runs(instance)
         chosen = _register(instance, settings, parts, options.shards)
         started, stages, succeeded = time.monotonic(), [], True
-        runs = [run for part in parts if part != "reports" for run in _runs(instance, part, chosen)]
+        runs = [run for part in parts if part != "reports" for run in _runs(instance, part, chosen, fractions)]
         for job, tags in [("observe_models", {}), *runs]:
             result = _execute(instance, job, tags, settings)
             stages += _stages(instance, result)
@@ -130,6 +134,7 @@ def backfill(options: argparse.Namespace) -> int:
         raise ValueError(
             f"reports end a backfill of {' or '.join(REPORTS)}; select one of them too, or launch the job build_reports"
         )
+    fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     with DagsterInstance.get() as instance:
         chosen = _register(instance, settings, parts, options.shards)
         launcher = type(instance.run_launcher).__name__
@@ -137,7 +142,7 @@ def backfill(options: argparse.Namespace) -> int:
             together = [part for part in parts if part in SHARDED_PARTS and SHARDED_PARTS[part][0] == kind]
             if shards:
                 reports = ["reports"] if "reports" in parts and set(together) & set(REPORTS) else []
-                identifier = submit_backfill(instance, settings, [*together, *reports], chosen)
+                identifier = submit_backfill(instance, settings, [*together, *reports], chosen, fractions)
                 print(f"backfill {identifier}: {', '.join([*together, *reports])}, by {launcher}, once the daemon runs")
     return 0
 
@@ -159,14 +164,16 @@ def _register(
     return chosen
 
 
-def _runs(instance: DagsterInstance, part: str, chosen: dict[str, list[str]]) -> list[tuple[str, dict[str, str]]]:
-    """(job, tags) of a part, in order; a job over shards runs once per contiguous range."""
+def _runs(
+    instance: DagsterInstance, part: str, chosen: dict[str, list[str]], fractions: Sequence[str]
+) -> list[tuple[str, dict[str, str]]]:
+    """(job, tags) of a part, in order; a job over shards or subsets runs once per contiguous range."""
     kind, job = SHARDED_PARTS[part]
     registered = registered_shards(instance, corpus_shards if kind == "corpus" else instruction_shards)
     runs = [(job, range_tags(*ends)) for ends in contiguous_ranges(set(chosen.get(kind, ())), registered)]
     if part in WHOLE_JOBS and runs:
-        fractions = selected_fractions.get_partition_keys()
-        runs.append((WHOLE_JOBS[part], range_tags(fractions[0], fractions[-1])))
+        ranges = contiguous_ranges(set(fractions), selected_fractions.get_partition_keys())
+        runs += [(WHOLE_JOBS[part], range_tags(*ends)) for ends in ranges]
     return runs
 
 
