@@ -28,9 +28,10 @@ from el_assets.definitions import defs
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.gateau.cam import contextual_awareness
 from el_assets.gateau.hmg import FORMS
-from el_assets.gateau.influence import FRACTIONS, InfluenceRule, rank_correlation, roc_auc, subset_size
+from el_assets.gateau.influence import InfluenceRule, rank_correlation, roc_auc, subset_size
 from el_assets.gateau.scales import Values, rank
 from el_assets.partitions import instruction_shards, register_shards
+from el_assets.parts import FRACTIONS
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from el_assets.parts import PARTS
+from el_assets.parts import FRACTIONS, PARTS
 from el_resources.environment import Environment
 
 # Command-line option -> (variable of the settings, help).
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _add_options(run)
     run.add_argument("--shards", metavar="A,B", help="only these shards, by name (default: all)")
     run.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
+    _add_subsets(run)
     run.add_argument("--force", action="store_true", help="recompute tables even if they are up to date")
     run.add_argument(
         "--refresh",
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     backfill.add_argument(
         "--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all but reports)"
     )
+    _add_subsets(backfill)
     register = commands.add_parser("register", help="register the corpus's shards, so that the UI offers them")
     _add_options(register)
     status = commands.add_parser(
@@ -77,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_options(status)
     status.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
+    _add_subsets(status)
     status.add_argument("--shards", action="store_true", help="name every shard, not the first few of each reason")
     status.add_argument("--json", action="store_true", help="one JSON object for machines")
     settings = commands.add_parser(
@@ -128,6 +131,11 @@ def flags_of(options: argparse.Namespace) -> dict[str, str]:
 def _add_options(command: argparse.ArgumentParser) -> None:
     for name, (variable, text) in OPTIONS.items():
         command.add_argument(f"--{name}", metavar=name.upper(), help=f"{text} [{variable}]")
+
+
+def _add_subsets(command: argparse.ArgumentParser) -> None:
+    names = ", ".join(FRACTIONS)
+    command.add_argument("--subsets", metavar="A,B", help=f"only these selected subsets, of {names} (default: all)")
 
 
 def _set_home(variables: Mapping[str, str]) -> None:

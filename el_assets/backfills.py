@@ -18,13 +18,17 @@ from dagster._core.utils import make_new_backfill_id
 
 from el_assets.definitions import build_definitions
 from el_assets.partitions import corpus_shards, instruction_shards, selected_fractions
-from el_assets.parts import REPORTS, SHARDED_PARTS, WHOLE_JOBS
+from el_assets.parts import FRACTIONS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.run_needs import ray_tags
 from el_resources.settings import Settings
 
 
 def submit_backfill(
-    instance: dg.DagsterInstance, settings: Settings, parts: Sequence[str], chosen: Mapping[str, Sequence[str]]
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    parts: Sequence[str],
+    chosen: Mapping[str, Sequence[str]],
+    fractions: Sequence[str] = tuple(FRACTIONS),
 ) -> str:
     """Add a backfill of the parts' assets over the chosen shards; returns its id. The daemon launches its runs.
 
@@ -34,6 +38,7 @@ def submit_backfill(
     Args:
         parts: of PARTS; `reports` are those on the other parts.
         chosen: shards by what they are shards of, `corpus` or `instructions`.
+        fractions: subsets that are selected.
     """
     definitions = build_definitions(settings)
     backfill = PartitionBackfill.from_asset_graph_subset(
@@ -42,7 +47,8 @@ def submit_backfill(
         tags=ray_tags(settings, parts),
         dynamic_partitions_store=instance,
         asset_graph_subset=AssetGraphSubset.from_asset_partition_set(
-            set(_asset_partitions(definitions, parts, chosen)), definitions.resolve_asset_graph()
+            set(_asset_partitions(definitions, parts, {**chosen, "subsets": fractions})),
+            definitions.resolve_asset_graph(),
         ),
         title=None,
         description=None,
@@ -73,7 +79,7 @@ def _keys(partitions: dg.PartitionsDefinition | None, chosen: Mapping[str, Seque
     if partitions is None:
         return [None]
     if partitions == selected_fractions:
-        return selected_fractions.get_partition_keys()
+        return chosen["subsets"]
     if partitions == corpus_shards:
         return chosen["corpus"]
     assert partitions == instruction_shards, partitions

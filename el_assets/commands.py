@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import dagster as dg
 from dagster import DagsterInstance
@@ -31,7 +32,7 @@ from el_assets.partitions import (
     registered_shards,
     selected_fractions,
 )
-from el_assets.parts import PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
+from el_assets.parts import FRACTIONS, PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.passed_over import print_passed_over
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.reports.assets import makeable_reports, report_path
@@ -64,10 +65,12 @@ def register(environment: Environment) -> int:
 def status(options: argparse.Namespace, environment: Environment) -> int:
     """Say what is done, missing and stale; 0 if everything is done, else 1."""
     settings, parts = Settings.load(environment.values()), _chosen(options.select, list(PARTS), "part")
+    fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
+    pool_of_these = partial(pool_status, fractions=fractions)
     with DagsterInstance.get() as instance:
         found = [
             look(instance, settings).only([name for part in chosen for name in assets[part]])
-            for look, assets in ((corpus_status, PARTS_OF_CORPUS), (pool_status, PARTS_OF_POOL))
+            for look, assets in ((corpus_status, PARTS_OF_CORPUS), (pool_of_these, PARTS_OF_POOL))
             if (chosen := [part for part in parts if part in assets])
         ]
     if options.json:
@@ -85,13 +88,14 @@ def run(options: argparse.Namespace, environment: Environment) -> int:
         environment.values(), force=options.force or None, refresh_candidates=options.refresh or None
     )
     parts = _chosen(options.select, list(PARTS), "part")
+    fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     with DagsterInstance.get() as instance:
         _close_lost_runs(instance)
         chosen = _register(instance, settings, parts, options.shards)
         here = _Here(instance, settings, build_definitions(settings), [field_of(variable) for variable in flags])
         corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
         started, stages, succeeded = time.monotonic(), [], True
-        runs = [run for part in parts if part != "reports" for run in _runs(instance, part, chosen)]
+        runs = [run for part in parts if part != "reports" for run in _runs(instance, part, chosen, fractions)]
         for job, tags in [("observe_models", {}), *runs]:
             result = here.execute(job, tags)
             stages += _stages(instance, result)
@@ -184,6 +188,7 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
         raise ValueError(
             f"reports end a backfill of {' or '.join(REPORTS)}; select one of them too, or launch the job build_reports"
         )
+    fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     with DagsterInstance.get() as instance:
         chosen = _register(instance, settings, parts, options.shards)
         launcher = type(instance.run_launcher).__name__
@@ -191,7 +196,7 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
             together = [part for part in parts if part in SHARDED_PARTS and SHARDED_PARTS[part][0] == kind]
             if shards:
                 reports = ["reports"] if "reports" in parts and set(together) & set(REPORTS) else []
-                identifier = submit_backfill(instance, settings, [*together, *reports], chosen)
+                identifier = submit_backfill(instance, settings, [*together, *reports], chosen, fractions)
                 print(f"backfill {identifier}: {', '.join([*together, *reports])}, by {launcher}, once the daemon runs")
     return 0
 
@@ -214,25 +219,26 @@ def _register(
 
 
 def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> list[str]:
-    """Register the shards of a source, and say which are not registered any more."""
-    open_source = open_corpus_of if kind == "corpus" else open_instructions_of
+    """Register the shards of a source; say which are not registered any more, and which files are no shards."""
+    source = open_corpus_of(settings) if kind == "corpus" else open_instructions_of(settings)
     partitions = corpus_shards if kind == "corpus" else instruction_shards
-    registration = register_shards(
-        instance, open_source(settings), partitions, may_lose_many=settings.remove_many_shards
-    )
+    registration = register_shards(instance, source, partitions, may_lose_many=settings.remove_many_shards)
     for line in registration.in_words():
         print(line, flush=True)
+    print_passed_over(source)
     return registration.shards
 
 
-def _runs(instance: DagsterInstance, part: str, chosen: dict[str, list[str]]) -> list[tuple[str, dict[str, str]]]:
-    """(job, tags) of a part, in order; a job over shards runs once per contiguous range."""
+def _runs(
+    instance: DagsterInstance, part: str, chosen: dict[str, list[str]], fractions: Sequence[str]
+) -> list[tuple[str, dict[str, str]]]:
+    """(job, tags) of a part, in order; a job over shards or subsets runs once per contiguous range."""
     kind, job = SHARDED_PARTS[part]
     registered = registered_shards(instance, corpus_shards if kind == "corpus" else instruction_shards)
     runs = [(job, range_tags(*ends)) for ends in contiguous_ranges(set(chosen.get(kind, ())), registered)]
     if part in WHOLE_JOBS and runs:
-        fractions = selected_fractions.get_partition_keys()
-        runs.append((WHOLE_JOBS[part], range_tags(fractions[0], fractions[-1])))
+        ranges = contiguous_ranges(set(fractions), selected_fractions.get_partition_keys())
+        runs += [(WHOLE_JOBS[part], range_tags(*ends)) for ends in ranges]
     return runs
 
 

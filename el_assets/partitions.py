@@ -10,9 +10,11 @@ from typing import Protocol
 
 import dagster as dg
 
+from el_assets.parts import FRACTIONS
+
 corpus_shards = dg.DynamicPartitionsDefinition(name="corpus_shards")
 instruction_shards = dg.DynamicPartitionsDefinition(name="instruction_shards")
-selected_fractions = dg.StaticPartitionsDefinition(["top_10_percent", "top_30_percent", "top_50_percent"])
+selected_fractions = dg.StaticPartitionsDefinition(list(FRACTIONS))
 
 
 class ShardedSource(Protocol):
@@ -124,7 +126,7 @@ def _name(partitions: dg.DynamicPartitionsDefinition) -> str:
     return partitions.name
 
 
-def contiguous_ranges(wanted: set[str], registered: list[str]) -> list[tuple[str, str]]:
+def contiguous_ranges(wanted: set[str], registered: Sequence[str]) -> list[tuple[str, str]]:
     """The fewest (first, last) ranges, in registration order, that hold the wanted shards and no other."""
     ranges: list[tuple[str, str]] = []
     previous_is_wanted = False

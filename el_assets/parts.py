@@ -1,5 +1,7 @@
 """What a run from the command line consists of; apart, so that `--help` loads nothing."""
 
+from fractions import Fraction
+
 # Parts that are made shard by shard: what their shards are shards of, and the job that makes them.
 SHARDED_PARTS = {
     "index": ("corpus", "build_index"),
@@ -9,4 +11,6 @@ SHARDED_PARTS = {
 # What follows from a part's shards taken together: the job that makes it, and the report on it.
 WHOLE_JOBS = {"gateau": "select_samples"}
 REPORTS = {"entropylong": "entropylong_report", "gateau": "gateau_report"}
+# The selected subsets, smallest first: each one's share of the pool.
+FRACTIONS = {f"top_{percent}_percent": Fraction(percent, 100) for percent in (10, 30, 50)}
 PARTS = (*SHARDED_PARTS, "reports")

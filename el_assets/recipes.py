@@ -83,7 +83,9 @@ RECIPES: dict[str, Recipe] = {
         models=("tokenizer",),
     ),
     "instruction_samples": Recipe(
-        code_version="3", settings=("bad_rows_max_share", "separator"), models=("tokenizer", "window")
+        code_version="4",
+        settings=("bad_rows_max_share", "instruction_columns", "keep_columns", "scored_exchange", "separator"),
+        models=("tokenizer", "window"),
     ),
     "hmg_scores": Recipe(
         code_version="2",
@@ -109,7 +111,7 @@ RECIPES: dict[str, Recipe] = {
             "influence_scale",
         ),
     ),
-    "selected_subsets": Recipe(code_version="2"),
+    "selected_subsets": Recipe(code_version="3"),
 }
 
 

@@ -152,15 +152,36 @@ PACKING_LEFTOVERS: TableSchema = {
 _SAMPLE_ID = Column(pl.String(), "Sample's id: the source's own, else a hash of its texts; without texts, its place.")
 _SHARD = Column(pl.String(), "Instruction shard that holds the sample.")
 
+MESSAGE = pl.Struct({"role": pl.String(), "content": pl.String()})
+EXCHANGE = pl.Struct({"instruction": pl.String(), "response": pl.String()})
+
+_MESSAGES = Column(
+    pl.List(MESSAGE),
+    "The whole conversation: every turn with its role and text as they came in, whatever of it is scored. Of a row of "
+    "three texts: user (context, blank line, instruction), assistant.",
+)
+_ORIGINAL = Column(
+    pl.String(),
+    "The row's conversation as it came in, as JSON with all keys: its list of messages, or its three texts.",
+)
+_KEPT = Column(pl.String(), "Further columns of the row (keep_columns), as a JSON object; null if none is kept.")
+
 INSTRUCTION_SAMPLES: TableSchema = {
     "sample_id": _SAMPLE_ID,
     "context": Column(pl.String(), "The long context; empty where the sample has none."),
     "instruction": Column(pl.String(), "What is asked."),
     "response": Column(pl.String(), "The response to be learnt."),
+    "later_exchanges": Column(
+        pl.List(EXCHANGE), "Exchanges after the first that are scored with it (scored_exchange all); else empty."
+    ),
     "n_context_tokens": Column(pl.Int32(), "Tokens of the whole context by the long model's tokenizer."),
-    "n_instruction_tokens": Column(pl.Int32(), "Tokens of the instruction."),
-    "n_response_tokens": Column(pl.Int32(), "Tokens of the response."),
-    "n_turns": Column(pl.Int32(), "Exchanges in the source; the first one is scored."),
+    "n_instruction_tokens": Column(pl.Int32(), "Tokens of the instruction, or of all that are scored."),
+    "n_response_tokens": Column(pl.Int32(), "Tokens of the response, or of all that are scored."),
+    "n_turns": Column(pl.Int32(), "Exchanges in the source; `scored_exchange` says which are scored."),
+    "messages": _MESSAGES,
+    "original": _ORIGINAL,
+    "kept_columns": _KEPT,
+    "content_hash": Column(pl.String(), "Hash of the conversation's turns, 32 hex digits; null without texts."),
     "evidence": Column(pl.String(), "Embedded pool: where the needed passage is (near, far, absent); null elsewhere."),
     "evidence_distance_tokens": Column(pl.Int32(), "Embedded pool: tokens from the passage's end to the response."),
     "source": Column(pl.String(), "Instruction URI that the sample came from."),
@@ -202,13 +223,11 @@ INFLUENCE_SCORES: TableSchema = {
     "rank": Column(pl.Int32(), "Place in the pool by score, from 0."),
 }
 
-MESSAGE = pl.Struct({"role": pl.String(), "content": pl.String()})
-
 SELECTED_SUBSETS: TableSchema = {
     "sample_id": _SAMPLE_ID,
-    "messages": Column(
-        pl.List(MESSAGE), "The sample in chat form: user (context, blank line, instruction), assistant."
-    ),
+    "messages": _MESSAGES,
+    "original": _ORIGINAL,
+    "kept_columns": _KEPT,
     "score": Column(pl.Float64(), "Influence: α·HMP' + (1 - α)·CAS', both brought to one scale over the pool."),
     "rank": Column(pl.Int32(), "Place in the pool, from 0."),
     "shard": _SHARD,

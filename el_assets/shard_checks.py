@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from el_assets.partitions import registered_shards
+from el_assets.partitions import corpus_shards, registered_shards
 from el_resources.settings import Settings
 from el_resources.shard_tables import MixedSettingsError, ShardTables
 
@@ -37,7 +37,11 @@ def shard_check(asset: Any, problems: Problems, *, remedy: str, blocking: bool =
 
 
 def all_shards_check(
-    asset: Any, problems: Callable[[ShardTables, list[str]], dict[str, list[str]]], *, remedy: str
+    asset: Any,
+    problems: Callable[[ShardTables, list[str]], dict[str, list[str]]],
+    *,
+    remedy: str,
+    partitions: dg.DynamicPartitionsDefinition = corpus_shards,
 ) -> dg.AssetChecksDefinition:
     """A warning over all registered shards: `problems` gives what is wrong, by shard or by thing.
 
@@ -48,7 +52,7 @@ def all_shards_check(
     @dg.asset_check(asset=asset, name=problems.__name__, description=problems.__doc__)
     def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
         tables = ShardTables(settings.store)
-        registered = registered_shards(context.instance)
+        registered = registered_shards(context.instance, partitions)
         existing = [shard for shard in registered if tables.exists(name, shard)]
         try:
             found = problems(tables, registered) if existing else {}

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from el_assets.automation import corpus_inventory, pool_inventory
-from el_assets.partitions import selected_fractions
+from el_assets.parts import FRACTIONS
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.staleness import Finding, Inventory
 from el_resources.settings import Settings
@@ -83,12 +83,13 @@ def corpus_status(instance: dg.DagsterInstance, settings: Settings) -> SourceSta
     return _status(settings.corpus, inventory, [*first, index, *rest])
 
 
-def pool_status(instance: dg.DagsterInstance, settings: Settings) -> SourceStatus:
-    """Instruction samples to selected subsets."""
+def pool_status(
+    instance: dg.DagsterInstance, settings: Settings, fractions: Sequence[str] = tuple(FRACTIONS)
+) -> SourceStatus:
+    """Instruction samples to selected subsets, those of these fractions."""
     inventory = pool_inventory(instance, settings)
     samples = _by_shard(inventory, SAMPLE_TABLES)
     influence = AssetStatus.of("influence_scores", [(UNPARTITIONED, inventory.influence())])
-    fractions = selected_fractions.get_partition_keys()
     subsets = AssetStatus.of("selected_subsets", ((fraction, inventory.subset(fraction)) for fraction in fractions))
     return _status(settings.instructions, inventory, [*samples, influence, subsets])
 

@@ -1,146 +1,175 @@
 """Instruction samples in files, read as el_resources.file_formats says: one sample per row or line, in two schemas.
 
-- `messages`, as LongAlign has it: a list of {role, content}. The first user message holds context, blank line and
-  instruction: the instruction is what follows the last blank line ("\\n\\n"; white space at the message's end does not
-  count), and without a blank line the whole message. The response is the assistant message after it. A system message
-  in front is neither; later exchanges are counted in `n_turns` and not read.
+- A conversation: `messages`, as LongAlign has it, or `conversations`, as ShareGPT has it; el_resources.conversations
+  says how its turns are read and which exchange is scored.
 - `context`, `instruction` and `response`, each a text.
-Both may have an `id` and a `license`; a row without a licence has that of its repository, where the source is one. A
-row with both schemas is read as `messages`. A null is an empty text.
+Both may have an `id` and a `license`; a row without a licence has that of its repository, if the source is one. A row
+with both schemas is read as a conversation, unless that is null. A null is an empty text. Columns, keys and roles that
+are called otherwise are named by EL_INSTRUCTION_COLUMNS (el_resources.instruction_columns), and EL_KEEP_COLUMNS names
+further columns that go out with the sample.
 
-Why rows are set aside:
-| reason | what the row has |
-|---|---|
-| not_utf8 | text that is not UTF-8, or a lone surrogate |
-| not_json, not_an_object | a line that is not JSON, or is another JSON value than an object |
-| malformed_messages | `messages` that are no list, or one that is no object |
-| missing_role | a message without a role |
-| unknown_role | a role other than system (in front), user and assistant |
-| no_user_turn, no_assistant_turn | no message of that role |
-| roles_do_not_alternate | an assistant before the first user, or two messages of one role in a row |
-| content_not_text | a text that is a number, a list of parts, … |
-| empty_instruction, empty_response | nothing but white space |
+A row's conversation is kept as JSON, all keys in their order. Arrow's values become JSON's: times are in ISO 8601,
+durations, decimals and bytes are texts (bytes that are not UTF-8 in base64), and a map is a list of pairs.
 
-A file with neither schema is refused, and the error lists the columns that it has.
+Rows are set aside for the reasons of el_resources.conversations, and a line without either schema as `other_columns`. A
+file of which no row has a schema, a Parquet file whose columns hold something else, and a file without a column that is
+to be kept are refused, and the error lists the columns that there are.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, time
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from el_resources.conversations import (
+    NotASample,
+    ScoredTexts,
+    read_turns,
+    refuse_empty,
+    scored_texts,
+    text_of,
+)
 from el_resources.corpus_source import CorruptShardError
-from el_resources.file_formats import BadRow, array_values, cells, decoded, is_text, json_lines, label, parquet_batches
+from el_resources.file_formats import BadRow, cells, is_text, json_lines, label, parquet_batches
 from el_resources.file_source import FileSource
-from el_resources.instruction_source import SourceSample
+from el_resources.instruction_columns import InstructionColumns, PoolReading, nearest
+from el_resources.instruction_source import SourceSample, Turn
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
-READER_VERSION = 2
-TEXTS = ("context", "instruction", "response")
-SCHEMAS = "samples have `messages`, a list of {role, content}, or the texts `context`, `instruction` and `response`"
-BLANK_LINE = "\n\n"
-LONGEST_QUOTED_CHARS = 80
+READER_VERSION = 3
 
 Row = Mapping[str, Any]
 
 
 @dataclass(kw_only=True)
 class FileInstructions(FileSource[SourceSample]):
-    """The samples in a source's files; lines of both schemas may mix, a Parquet file has one."""
+    """The samples in a source's files; lines of both schemas may mix, a Parquet file has one or both."""
+
+    reading: PoolReading
 
     def shard_fingerprint(self, shard: str) -> str:
-        return self.files.fingerprint(shard, ("instructions", READER_VERSION))
+        return self.files.fingerprint(shard, ("instructions", READER_VERSION, *self.reading.fingerprint()))
 
     def samples(self, shard: str) -> Iterator[SourceSample]:
         return self.items(shard)
 
     def _jsonl(self, shard: str, path: str) -> Iterator[SourceSample]:
+        seen = SeenColumns(self.reading)
         for number, row in json_lines(self.files.filesystem, shard, path):
             if isinstance(row, BadRow):
                 yield set_aside(None, self.files.license, NotASample(row.reason, row.detail))
-            elif (read := row_reader(row)) is None:
-                raise CorruptShardError(shard, path, f"line {number} has {listed(row)}; {SCHEMAS}")
             else:
-                yield sample_of(row, read, self.files.license)
+                seen.add(number, row)
+                yield self._sample_of(row, f"line {number}")
+        if problem := seen.problem():
+            raise CorruptShardError(shard, path, problem)
 
     def _parquet(self, shard: str, path: str) -> Iterator[SourceSample]:
-        filesystem = self.files.filesystem
-        for batch in parquet_batches(filesystem, shard, path, lambda schema: wanted_columns(schema, path)):
-            read = row_reader(batch.schema.names)
-            assert read, "wanted_columns refuses other schemas"
-            values = (message_lists(batch) if name == "messages" else cells(batch, name) for name in batch.schema.names)
+        def wanted(schema: pa.Schema) -> list[str]:
+            try:
+                return wanted_columns(schema, self.reading)
+            except ValueError as error:
+                raise CorruptShardError(shard, path, str(error)) from error
+
+        for batch in parquet_batches(self.files.filesystem, shard, path, wanted):
+            names = batch.schema.names
+            values = (values_of(batch, name, self.reading) for name in names)
             for row in zip(*values, strict=True):
-                yield sample_of(dict(zip(batch.schema.names, row, strict=True)), read, self.files.license)
+                yield self._sample_of(dict(zip(names, row, strict=True)), "the row")
+
+    def _sample_of(self, row: Row, place: str) -> SourceSample:
+        """The sample of a row, or what is left of one that is set aside."""
+        columns = self.reading.columns
+        source_id = label(row.get(columns.id)) or None
+        license_ = label(row.get(columns.license)) or self.files.license
+        try:
+            texts, turns, original = read_row(row, self.reading, place)
+            kept = kept_columns(row, self.reading.keep)
+        except NotASample as flaw:
+            return set_aside(source_id, license_, flaw)
+        return SourceSample(
+            source_id=source_id,
+            context=texts.context,
+            instruction=texts.instruction,
+            response=texts.response,
+            later=texts.later,
+            n_turns=texts.n_turns,
+            turns=tuple(turns),
+            original=as_json(original),
+            kept_columns=kept,
+            license=license_,
+        )
 
 
-def wanted_columns(schema: pa.Schema, path: str) -> list[str]:
-    """The columns that samples are read from; ValueError where they are not there or hold no text."""
-    read = row_reader(schema.names)
-    if read is None:
-        raise ValueError(f"{path} has the columns {listed(schema.names)}; {SCHEMAS}")
-    names = ["messages"] if read is first_exchange else list(TEXTS)
-    for name in names:
-        kind = schema.field(name).type
-        if not (holds_messages(kind) if name == "messages" else is_text(kind)):
-            raise ValueError(f"{path}: column {name!r} holds {kind}; {SCHEMAS}")
-    return [*names, *(name for name in ("id", "license") if name in schema.names)]
+@dataclass
+class SeenColumns:
+    """What the lines of a file have for keys, as far as it decides whether the file is refused."""
+
+    reading: PoolReading
+    first_other: str = ""
+    has_schema: bool = False
+    found: set[str] = field(default_factory=set)
+    others: dict[str, None] = field(default_factory=dict)
+
+    def add(self, number: int, row: Row) -> None:
+        if has_schema(row, self.reading.columns):
+            self.has_schema = True
+        elif not self.first_other:
+            self.first_other = f"line {number} has {listed(row)}; {self.reading.columns.described()}"
+        if len(self.found) < len(self.reading.keep):
+            self.found.update(name for name in self.reading.keep if name in row)
+            self.others.update(dict.fromkeys(row))
+
+    def problem(self) -> str:
+        """Why the file is refused; empty if it is not."""
+        if self.first_other and not self.has_schema:
+            return self.first_other
+        missing = [name for name in self.reading.keep if name not in self.found]
+        return missing_column(missing[0], list(self.others)) if missing and self.others else ""
 
 
-def holds_messages(kind: pa.DataType) -> bool:
-    """Whether a column is a list of structs with the texts `role` and `content`."""
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(kind.value_type):
-        return False
-    fields = {field.name: field.type for field in kind.value_type}
-    return all(name in fields and is_text(fields[name]) for name in ("role", "content"))
+def has_schema(row: Row | Sequence[str], columns: InstructionColumns) -> bool:
+    """Whether these are the keys of a sample."""
+    return any(name in row for name in columns.messages) or all(name in row for name in columns.texts)
 
 
-def message_lists(batch: pa.RecordBatch) -> list[list[dict[str, Any]] | None]:
-    """The messages of each row, texts as bytes."""
-    column = batch.column("messages")
-    structs = column.flatten()
-    roles, contents = (array_values(pc.struct_field(structs, name)) for name in ("role", "content"))
-    messages = ({"role": role, "content": content} for role, content in zip(roles, contents, strict=True))
-    lengths = pc.list_value_length(column).to_pylist()
-    return [None if length is None else [next(messages) for _ in range(length)] for length in lengths]
+def read_row(row: Row, reading: PoolReading, place: str) -> tuple[ScoredTexts, Sequence[Turn], Any]:
+    """What is scored of a row, its turns, and its conversation as it came in; raises NotASample."""
+    columns = reading.columns
+    if not has_schema(row, columns):
+        raise NotASample("other_columns", f"{place} has {listed(row)}; {columns.described()}")
+    lists = [name for name in columns.messages if name in row]
+    name = next((name for name in lists if row[name] is not None), None)
+    if name is None and all(text in row for text in columns.texts):
+        texts = explicit_texts(row, columns)
+        return texts, (), dict(zip(columns.texts, (texts.context, texts.instruction, texts.response), strict=True))
+    messages = row[name or lists[0]]
+    if isinstance(messages, NotASample):
+        raise messages
+    turns = read_turns(messages, columns)
+    return scored_texts(turns, reading.exchange), turns, messages
 
 
-class NotASample(Exception):
-    """Why a row is set aside."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-
-def row_reader(names: Sequence[str] | Row) -> Callable[[Row], tuple[str, str, str, int]] | None:
-    """What reads (context, instruction, response, exchanges) from rows with these keys; None for neither schema."""
-    if "messages" in names:
-        return first_exchange
-    return explicit_texts if all(name in names for name in TEXTS) else None
+def explicit_texts(row: Row, columns: InstructionColumns) -> ScoredTexts:
+    """The texts of a row with a column for each."""
+    context, instruction, response = (text_of(row[name], f"the {name}") for name in columns.texts)
+    texts = ScoredTexts(context=context, instruction=instruction, response=response)
+    refuse_empty(texts)
+    return texts
 
 
-def sample_of(row: Row, read: Callable[[Row], tuple[str, str, str, int]], license_: str) -> SourceSample:
-    """The sample of a row, or what is left of one that is set aside; `license_` is for rows that name none."""
-    source_id, license_ = label(row.get("id")) or None, label(row.get("license")) or license_
-    try:
-        context, instruction, response, n_turns = read(row)
-        for name, text in (("instruction", instruction), ("response", response)):
-            if not text.strip():
-                raise NotASample(f"empty_{name}", f"the {name} holds no text")
-    except NotASample as flaw:
-        return set_aside(source_id, license_, flaw)
-    return SourceSample(
-        source_id=source_id,
-        context=context,
-        instruction=instruction,
-        response=response,
-        n_turns=n_turns,
-        license=license_,
-    )
+def kept_columns(row: Row, names: Sequence[str]) -> str | None:
+    """The columns that are kept, as a JSON object; a key that a line lacks is not in it. None if none is asked for."""
+    if not names:
+        return None
+    kept = {name: row[name] for name in names if name in row}
+    if flaw := next((value for value in kept.values() if isinstance(value, NotASample)), None):
+        raise flaw
+    return as_json(kept)
 
 
 def set_aside(source_id: str | None, license_: str, flaw: NotASample) -> SourceSample:
@@ -157,64 +186,87 @@ def set_aside(source_id: str | None, license_: str, flaw: NotASample) -> SourceS
     )
 
 
-def explicit_texts(row: Row) -> tuple[str, str, str, int]:
-    """The sample of a row with `context`, `instruction` and `response`."""
-    context, instruction, response = (text_of(row[name], f"the {name}") for name in TEXTS)
-    return context, instruction, response, 1
+def wanted_columns(schema: pa.Schema, reading: PoolReading) -> list[str]:
+    """The columns of a Parquet file that are read; ValueError if they are not there or hold no text."""
+    columns, names = reading.columns, schema.names
+    if not has_schema(names, columns):
+        raise ValueError(f"its columns are {listed(names)}; {columns.described()}")
+    lists = [name for name in columns.messages if name in names]
+    texts = [*columns.texts] if all(name in names for name in columns.texts) else []
+    for name in lists or texts:
+        kind = schema.types[names.index(name)]
+        if not (holds_messages(kind, columns) if name in lists else is_text(kind)):
+            raise ValueError(f"column {name!r} holds {kind}; {columns.described()}")
+    if missing := [name for name in reading.keep if name not in names]:
+        raise ValueError(missing_column(missing[0], names))
+    more = [name for name in (columns.id, columns.license) if name in names]
+    wanted = list(dict.fromkeys([*lists, *texts, *more, *reading.keep]))
+    if twice := [name for name in wanted if names.count(name) > 1]:
+        raise ValueError(f"{names.count(twice[0])} columns are called {twice[0]!r}; give each a name of its own")
+    return wanted
 
 
-def first_exchange(row: Row) -> tuple[str, str, str, int]:
-    """The sample of a row with `messages`."""
-    messages = checked_messages(row["messages"])
-    roles = [label(message["role"]) for message in messages]
-    start = 1 if roles and roles[0] == "system" else 0
-    check_roles(roles, start)
-    turn = text_of(messages[start].get("content"), f"message {start + 1} (user)").rstrip()
-    response = text_of(messages[start + 1].get("content"), f"message {start + 2} (assistant)")
-    context, _, instruction = turn.rpartition(BLANK_LINE)
-    return context, instruction, response, roles.count("assistant")
+def holds_messages(kind: pa.DataType, columns: InstructionColumns) -> bool:
+    """Whether a column is a list of structs with a role, which is a text, and a content, which is a text or parts."""
+    if pa.types.is_null(kind):
+        return True
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(kind.value_type):
+        return False
+    fields = {one.name: one.type for one in kind.value_type}
+    roles, contents = ([fields[name] for name in names if name in fields] for names in (columns.role, columns.content))
+    return any(map(is_text, roles)) and any(is_text(one) or holds_parts(one) for one in contents)
 
 
-def checked_messages(messages: Any) -> list[Row]:
-    """The messages, each of which has a role."""
-    if not isinstance(messages, list | None):
-        raise NotASample("malformed_messages", f"`messages` holds {type(messages).__name__}, not a list")
-    for number, message in enumerate(messages or [], start=1):
-        if not isinstance(message, Mapping):
-            raise NotASample("malformed_messages", f"message {number} is no object but {type(message).__name__}")
-        if message.get("role") in (None, "", b""):
-            raise NotASample("missing_role", f"message {number} has no role")
-    return messages or []
+def holds_parts(kind: pa.DataType) -> bool:
+    """Whether a message's content is a list of parts."""
+    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_struct(kind.value_type)
 
 
-def check_roles(roles: list[str], start: int) -> None:
-    """From `start` on, users and assistants take turns, a user first, and at least one assistant answers."""
-    for number, role in enumerate(roles[start:], start=start + 1):
-        if role not in ("user", "assistant"):
-            raise NotASample("unknown_role", f"message {number} has the role {quoted(role)}")
-    for role in ("user", "assistant"):
-        if role not in roles:
-            raise NotASample(f"no_{role}_turn", f"the roles are: {quoted(', '.join(roles)) if roles else 'none'}")
-    if roles[start] != "user":
-        raise NotASample("roles_do_not_alternate", f"message {start + 1} is the assistant's, before any user's")
-    for number, (role, following) in enumerate(pairwise(roles[start:]), start=start + 1):
-        if role == following:
-            raise NotASample("roles_do_not_alternate", f"messages {number} and {number + 1} are both the {role}'s")
-
-
-def text_of(value: Any, place: str) -> str:
-    """A text, None as the empty one."""
-    if not isinstance(value, str | bytes | None):
-        raise NotASample("content_not_text", f"{place} holds {type(value).__name__}, not text")
+def values_of(batch: pa.RecordBatch, name: str, reading: PoolReading) -> list[Any]:
+    """A column's values, one for each row; texts that are columns of their own as bytes, which may not be UTF-8."""
+    columns = reading.columns
+    if name not in reading.keep and name in (*columns.texts, columns.id, columns.license):
+        return cells(batch, name)
+    column = batch.column(name)
     try:
-        return decoded(value)
-    except UnicodeError:
-        raise NotASample("not_utf8", f"{place} is not UTF-8") from None
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return [_value(scalar, name) for scalar in column]
 
 
-def quoted(text: str) -> str:
-    """A text in quotes, shortened."""
-    return repr(text if len(text) <= LONGEST_QUOTED_CHARS else text[:LONGEST_QUOTED_CHARS] + "…")
+def _value(scalar: pa.Scalar, name: str) -> Any:
+    """A row's value, or why the row is set aside: Arrow does not check that text is UTF-8."""
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return NotASample("not_utf8", f"{name} holds text that is not UTF-8")
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON that UTF-8 can hold."""
+    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate, which stays an escape
+        return json.dumps(value, default=_plain)
+    return text
+
+
+def _plain(value: Any) -> Any:
+    """A value of Arrow's that JSON has no form for."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode("ascii")
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    return str(value)
+
+
+def missing_column(name: str, names: Sequence[str]) -> str:
+    """The error for a column to be kept that a file does not have."""
+    return f"it has no column {name!r} (EL_KEEP_COLUMNS){nearest(name, names)}, only {listed(names)}"
 
 
 def listed(names: Sequence[str] | Row) -> str:

@@ -6,14 +6,32 @@ shards whose names are partition keys and never become paths, fingerprints of co
 nothing read on opening. Beside that:
 - Every row is yielded. A row that is not a whole sample comes with its reason, what is wrong in words, and no texts.
 - Texts are as stored, not trimmed and not shortened, and can be encoded as UTF-8. What a model's window holds, and
-  which ids repeat, is decided downstream.
+  which ids and conversations repeat, is decided downstream.
+- A sample carries its row's whole conversation as it came in, whatever of it is scored.
 """
 
+import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from el_resources.instruction_columns import PoolReading
 from el_resources.tokenization import ModelTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A message of a conversation.
+
+    Attributes:
+        kind: `system`, `user` or `assistant`.
+        role: the source's own name of the role, such as `human`.
+    """
+
+    kind: str
+    role: str
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +40,12 @@ class SourceSample:
 
     Attributes:
         source_id: the source's own id, None if it has none; ids may repeat.
-        context: what the instruction is about; may be empty.
-        n_turns: exchanges of a user and an assistant in the source. The texts are those of the first.
+        context, instruction, response: the texts that are scored; which exchange they are of is `scored_exchange`.
+        later: instruction and response of every exchange that is scored with the first (`scored_exchange` all).
+        n_turns: exchanges of a user and an assistant in the source.
+        turns: the whole conversation; empty if it is the three texts.
+        original: the row's conversation as it came in, as JSON; empty if it is the three texts.
+        kept_columns: JSON object of the further columns that go out with the sample; None if none is asked for.
         set_aside_reason: why the row is no sample; its texts are empty then.
         detail: what is wrong, in words, where a row is set aside.
         evidence: `near`, `far` or `absent`, where the source knows how far what the response needs stands from it.
@@ -35,12 +57,33 @@ class SourceSample:
     context: str
     instruction: str
     response: str
+    later: tuple[tuple[str, str], ...] = ()
     n_turns: int = 1
+    turns: tuple[Turn, ...] = ()
+    original: str = ""
+    kept_columns: str | None = None
     license: str = ""
     set_aside_reason: str | None = None
     detail: str = ""
     evidence: str | None = None
     evidence_distance_tokens: int | None = None
+
+    @property
+    def conversation(self) -> tuple[Turn, ...]:
+        """The turns; of three texts a user's, which is context, blank line and instruction, and an assistant's."""
+        if self.turns or self.set_aside_reason is not None:
+            return self.turns
+        asked = f"{self.context}\n\n{self.instruction}" if self.context else self.instruction
+        return (
+            Turn(kind="user", role="user", text=asked),
+            Turn(kind="assistant", role="assistant", text=self.response),
+        )
+
+    @property
+    def original_json(self) -> str:
+        """The row's conversation as JSON."""
+        texts = {"context": self.context, "instruction": self.instruction, "response": self.response}
+        return self.original or json.dumps(texts, ensure_ascii=False)
 
 
 class InstructionSource(Protocol):
@@ -77,6 +120,7 @@ def open_instructions(
     samples_per_kind: int,
     windows: Callable[[], tuple[int, int]],
     hub_endpoint: str = "",
+    reading: PoolReading | None = None,
 ) -> InstructionSource:
     """The pool that `uri` names: `python-docs-questions:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`.
 
@@ -89,6 +133,7 @@ def open_instructions(
         windows: tokens that the short-window and the long-window model read at once; called for the embedded pool only,
             so that opening files never resolves a model.
         hub_endpoint: address of the Hugging Face hub or a mirror (EL_HUB_ENDPOINT); empty means the library's own.
+        reading: how files are read; None reads the first exchange under the usual names.
     """
     scheme, colon, location = uri.partition(":")
     if not colon or scheme not in _SCHEMES:
@@ -101,12 +146,16 @@ def open_instructions(
         from el_resources.file_schemes import open_files
         from el_resources.instruction_files import FileInstructions
 
-        return FileInstructions(files=open_files(uri, hub_endpoint))
+        return FileInstructions(files=open_files(uri, hub_endpoint), reading=reading or PoolReading())
     from el_resources.python_docs_questions import PythonDocsQuestions
 
     if location:
         raise ValueError(
             f"instructions {uri!r}: python-docs-questions: is one pool, write it with nothing after the colon"
+        )
+    if reading is not None and reading.names_columns:
+        warnings.warn(
+            "instruction_columns and keep_columns are not used: python-docs-questions: has no columns", stacklevel=2
         )
     short_window, long_window = windows()
     return PythonDocsQuestions(

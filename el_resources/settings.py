@@ -12,10 +12,11 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal, cast
 
 import dagster as dg
-from pydantic import Field, ValidationError, create_model, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator, model_validator
 
 from el_resources.bounds import bounds_described
 from el_resources.environment import Environment, settings_in, suggested, variable_of
+from el_resources.instruction_columns import parse_columns, parse_names
 
 UNLIMITED = 0  # what a cap is set to when it is switched off
 
@@ -167,8 +168,24 @@ class Settings(dg.ConfigurableResource):
     instructions: str = Field(
         default="python-docs-questions:",
         description="Where instruction samples come from: `python-docs-questions:`, `jsonl:PLACE`, `parquet:PLACE` or "
-        "`hf:OWNER/NAME/CONFIG`, as for `corpus`, with LongAlign's `messages` or with `context`, `instruction` and "
-        "`response`.",
+        "`hf:OWNER/NAME/CONFIG`, as for `corpus`, with LongAlign's `messages`, ShareGPT's `conversations`, or "
+        "`context`, `instruction` and `response`.",
+    )
+    instruction_columns: str = Field(
+        default="",
+        description="Names of columns, keys and roles of instruction files that are called otherwise, such as "
+        "`messages=dialog role=speaker content=text user=Human assistant=Bot`; also `system`, `tool`, `context`, "
+        "`instruction`, `response`, `id` and `license`.",
+    )
+    keep_columns: str = Field(
+        default="",
+        description="Further columns of instruction files that go out with the selected samples, apart by commas.",
+    )
+    scored_exchange: Literal["first", "last", "all"] = Field(
+        default="first",
+        description="The exchange of a conversation that is scored; the whole conversation is selected either way. "
+        "`first`, which has the long context before it in most pools, as in LongAlign; `last`, with everything before "
+        "it as context; or `all` responses jointly.",
     )
     samples_per_kind: int = Field(
         default=20,
@@ -257,6 +274,12 @@ class Settings(dg.ConfigurableResource):
         description="Let a sensor remove shards and their tables even where more than half of those registered are "
         "gone from the source at once, which is otherwise taken for a fault of the source.",
     )
+
+    @field_validator("instruction_columns", "keep_columns")
+    @classmethod
+    def _names_of_columns(cls, text: str, info: ValidationInfo) -> str:
+        parse_columns(text) if info.field_name == "instruction_columns" else parse_names(text)
+        return text
 
     @model_validator(mode="after")
     def _bounds_that_span_fields(self) -> "Settings":

@@ -1,6 +1,6 @@
 """GATEAU as assets: from instruction samples to the influential subset. How a shard comes about stands in `steps`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import dagster as dg
@@ -8,7 +8,7 @@ import polars as pl
 
 from el_assets.gateau.cam import with_awareness
 from el_assets.gateau.influence import InfluenceRule, influence_table, select_subset, shares
-from el_assets.gateau.samples import sample_facts, samples_table
+from el_assets.gateau.samples import sample_facts, samples_table, why_no_sample
 from el_assets.gateau.steps import SampleStep, refuse_different_tokenizers, score_awareness, score_guidance
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
 from el_assets.recipes import RECIPES
@@ -17,6 +17,7 @@ from el_assets.shard_runs import Made, materialize_shards
 from el_resources.bad_rows import within_share
 from el_resources.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.corpus_source import CorruptShardError
+from el_resources.instruction_columns import PoolReading, parse_columns, parse_names
 from el_resources.instruction_source import InstructionSource, open_instructions
 from el_resources.settings import Settings
 from el_resources.shard_tables import MissingTableError, MixedSettingsError, ShardTables, Stamp, refuse_mixed_settings
@@ -26,11 +27,12 @@ sample_asset = partial(shard_asset, group="gateau", partitions=instruction_shard
 
 @sample_asset("instruction_samples", ["source_instructions", "long_model"], kinds={"parquet"})
 def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per long instruction sample: context, instruction, response, and their lengths in tokens.
+    """One row per instruction sample: its whole conversation, and the context, instruction and response that are
+    scored, with their lengths in tokens.
 
-    Samples that cannot be scored (missing roles, empty response, a response longer than the window, ids that stand
-    twice) stay as rows with their reason. Of several exchanges the first is taken. The embedded pool also holds where
-    the needed passage is.
+    Samples that cannot be scored (missing roles, tool turns, empty response, a response longer than the window, exact
+    copies within the shard) stay as rows with their reason. `scored_exchange` says which exchange of several is scored.
+    The embedded pool also holds where the needed passage is.
     """
     source, model = open_instructions_of(settings), ModelChoice.long(settings)
     tokenizer = model.tokenizer()
@@ -141,10 +143,10 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
 )
 @with_seen_settings("selected_subsets")
 def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per selected sample, best first, as chat messages ready to train on: the top 10, 30 and 50 % by
+    """One row per selected sample, best first, with its whole conversation as it came in: the top 10, 30 and 50 % by
     influence.
 
-    The subsets are nested. GATEAU trains on 10 to 50 % of LongAlign-10k.
+    The subsets are nested, and rounded up. GATEAU trains on 10 to 50 % of LongAlign-10k.
     """
     tables = ShardTables(settings.store)
     influence = tables.require_stamp("influence_scores")
@@ -152,11 +154,13 @@ def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> d
     samples = tables.stamps("instruction_samples", shards)
     refuse_changed_samples(influence.facts["samples_fingerprints"], samples)
     refuse_old_samples(samples)
+    refuse_empty_pool(tables, shards, samples)
 
     def make(fraction: str) -> Made:
         pool = tables.scan_many("instruction_samples", shards)
         usable = pool.filter(pl.col("set_aside_reason").is_null())
-        wanted = usable.select("shard", "sample_id", "context", "instruction", "response", "source", "license")
+        columns = ("messages", "original", "kept_columns", "source", "license")
+        wanted = usable.select("shard", "sample_id", *columns)
         table = select_subset(tables.read("influence_scores"), wanted.collect(), fraction)
         return Made(frame=table, facts={"samples": table.height, "pool": int(influence.facts["samples"])})
 
@@ -171,6 +175,11 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
         samples_per_kind=settings.samples_per_kind,
         windows=lambda: (short_window(settings), ModelChoice.long(settings).window()),
         hub_endpoint=settings.hub_endpoint,
+        reading=PoolReading(
+            exchange=settings.scored_exchange,
+            columns=parse_columns(settings.instruction_columns),
+            keep=parse_names(settings.keep_columns),
+        ),
     )
 
 
@@ -183,6 +192,17 @@ def refuse_old_samples(samples: Mapping[str, Stamp]) -> None:
             f"instruction_samples of {len(old)} shards, the first is {old[0]!r}, were made by an earlier version; "
             "run the job score_samples, then select_samples again"
         )
+
+
+def refuse_empty_pool(tables: ShardTables, shards: Sequence[str], samples: Mapping[str, Stamp]) -> None:
+    """Raise ValueError if no shard of the pool has a sample, with the first shard's cause."""
+    if any(samples[shard].facts["samples"] for shard in shards):
+        return
+    columns = ["sample_id", "detail"]
+    first = min(shards, key=lambda shard: "unreadable" not in samples[shard].facts)
+    cause = why_no_sample(first, samples[first].facts, tables.read("instruction_samples", first, columns))
+    more = f" (and {len(shards) - 1} more shards without a sample)" if len(shards) > 1 else ""
+    raise ValueError(f"there is nothing to select from: {cause}{more}; mend the file, then run job score_samples again")
 
 
 def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stamp]) -> None:

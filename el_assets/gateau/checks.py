@@ -1,13 +1,16 @@
 """Facts about instruction samples, their scores, and the selected subsets."""
 
+import math
 from itertools import pairwise
 
 import dagster as dg
 import polars as pl
 
 from el_assets.gateau.assets import cam_scores, hmg_scores, influence_scores, instruction_samples, selected_subsets
-from el_assets.gateau.influence import FRACTIONS, roc_auc, share
-from el_assets.shard_checks import result, shard_check
+from el_assets.gateau.influence import is_small_for, roc_auc, subset_size
+from el_assets.partitions import instruction_shards
+from el_assets.parts import FRACTIONS
+from el_assets.shard_checks import all_shards_check, result, shard_check
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 
@@ -19,6 +22,22 @@ def samples_are_readable(tables: ShardTables, shard: str) -> list[str]:
     """Every shard's source file could be read as its format."""
     problem = tables.require_stamp("instruction_samples", shard).facts.get("unreadable")
     return [str(problem)] if problem else []
+
+
+def rows_add_up(tables: ShardTables, shard: str) -> list[str]:
+    """The samples that are scored and those that were set aside, by reason, are all the rows of the source."""
+    facts = tables.require_stamp("instruction_samples", shard).facts
+    set_aside = sum(facts.get("set_aside", {}).values())
+    counted = f"{facts['samples']} are scored and {set_aside} set aside"
+    return [] if facts["samples"] + set_aside == facts["rows"] else [f"of {facts['rows']} rows {counted}"]
+
+
+def conversations_are_unique_over_shards(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
+    """No conversation stands in two shards; copies take places in the subsets that other samples could have."""
+    samples = tables.scan_many("instruction_samples", tables.stamps("instruction_samples", shards))
+    used = samples.filter(pl.col("set_aside_reason").is_null()).select("sample_id", "shard", "content_hash").collect()
+    twins = used.filter(pl.col("content_hash").is_duplicated()).group_by("content_hash").agg("sample_id", "shard")
+    return {hash_[:8]: [f"{ids} in {where}"] for hash_, ids, where in twins.sort("content_hash").iter_rows()}
 
 
 def every_sample_is_guided(tables: ShardTables, shard: str) -> list[str]:
@@ -94,22 +113,36 @@ def far_samples_rank_above_the_others(settings: Settings) -> dg.AssetCheckResult
 
 @dg.asset_check(asset=selected_subsets, blocking=True)
 def subsets_are_nested_and_of_the_asked_size(settings: Settings) -> dg.AssetCheckResult:
-    """Each subset has the asked share of the pool, rounded down, and holds the smaller ones."""
+    """Each subset has the asked share of the pool, rounded up, and holds the smaller ones."""
     tables = ShardTables(settings.store)
     pool = tables.read("influence_scores").height
     subsets = {
         name: tables.read("selected_subsets", name) for name in FRACTIONS if tables.exists("selected_subsets", name)
     }
     found = {
-        name: [f"has {subset.height} of {pool} samples, not {share(pool, name)}"]
+        name: [f"has {subset.height} of {pool} samples, not {subset_size(pool, name)}"]
         for name, subset in subsets.items()
-        if subset.height != share(pool, name)
+        if subset.height != subset_size(pool, name)
     }
     ordered = sorted(subsets.items(), key=lambda item: FRACTIONS[item[0]])
     for (small_name, small), (large_name, large) in pairwise(ordered):
         if small.select("shard", "sample_id").join(large, on=["shard", "sample_id"], how="anti").height:
             found.setdefault(large_name, []).append(f"does not hold all of {small_name}")
     return result(found, shards=len(subsets), remedy="Materialize influence_scores, then all selected_subsets")
+
+
+@dg.asset_check(asset=selected_subsets)
+def the_pool_is_large_enough(settings: Settings) -> dg.AssetCheckResult:
+    """The pool has a sample for each subset's fraction; a subset of a smaller pool is its single best sample."""
+    tables = ShardTables(settings.store)
+    pool = tables.read("influence_scores", columns=["rank"]).height
+    found = {
+        name: [f"a pool of {pool} samples is smaller than {math.ceil(1 / fraction)}, so the subset is its best sample"]
+        for name, fraction in FRACTIONS.items()
+        if tables.exists("selected_subsets", name) and is_small_for(pool, name)
+    }
+    remedy = "Score more samples, or take a larger subset"
+    return result(found, shards=1, remedy=remedy, severity=dg.AssetCheckSeverity.WARN)
 
 
 def _unscored(tables: ShardTables, shard: str, asset: str, columns: list[str]) -> list[str]:
@@ -128,6 +161,13 @@ def _with_evidence(tables: ShardTables) -> pl.DataFrame:
 
 CHECKS = [
     shard_check(instruction_samples, samples_are_readable, remedy="Repair or remove the file"),
+    shard_check(instruction_samples, rows_add_up, remedy="Report this: every row is scored or set aside"),
+    all_shards_check(
+        instruction_samples,
+        conversations_are_unique_over_shards,
+        remedy="Deduplicate the pool over its files",
+        partitions=instruction_shards,
+    ),
     shard_check(hmg_scores, every_sample_is_guided, remedy=REDO, blocking=True),
     shard_check(cam_scores, every_sample_has_awareness, remedy=REDO, blocking=True),
     shard_check(cam_scores, attention_sums_to_one, remedy=REDO, blocking=True),
@@ -135,4 +175,5 @@ CHECKS = [
     awareness_is_a_cosine,
     far_samples_rank_above_the_others,
     subsets_are_nested_and_of_the_asked_size,
+    the_pool_is_large_enough,
 ]

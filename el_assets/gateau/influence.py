@@ -6,6 +6,7 @@ one scale before they are added; left on their own scales, the larger one alone 
 correlation.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,9 +15,8 @@ import polars as pl
 
 from el_assets.gateau.cam import HIGHEST_NLL_NATS
 from el_assets.gateau.scales import Values, rank, scaled
+from el_assets.parts import FRACTIONS
 from el_assets.schemas import polars_schema
-
-FRACTIONS: dict[str, float] = {"top_10_percent": 0.1, "top_30_percent": 0.3, "top_50_percent": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,43 +83,25 @@ def shares(table: pl.DataFrame) -> dict[str, float | None]:
     }
 
 
-def share(n_samples: int, fraction: str) -> int:
-    """The named fraction of a pool, rounded down."""
-    return int(n_samples * FRACTIONS[fraction] + 1e-9)
-
-
 def subset_size(n_samples: int, fraction: str) -> int:
-    """Samples in a selected subset, at least one.
+    """Samples in the named fraction of a pool, rounded up: at least one of any pool that has one."""
+    return math.ceil(n_samples * FRACTIONS[fraction])
 
-    Raises:
-        ValueError: the pool is too small to give a single sample.
-    """
-    size = share(n_samples, fraction)
-    if size < 1:
-        raise ValueError(
-            f"a pool of {n_samples} samples has no {fraction}; score more samples or choose a larger subset"
-        )
-    return size
+
+def is_small_for(n_samples: int, fraction: str) -> bool:
+    """Whether a pool's subset is more than the fraction that its name says, because it is a single sample."""
+    return 0 < n_samples * FRACTIONS[fraction] < 1
 
 
 def select_subset(influence: pl.DataFrame, samples: pl.DataFrame, fraction: str) -> pl.DataFrame:
-    """The `selected_subsets` table: the best samples, ready to train on, best first.
+    """The `selected_subsets` table: the best samples with their whole conversations, best first.
 
     Args:
         samples: `instruction_samples` of all shards, with `shard`.
     """
     chosen = influence.filter(pl.col("rank") < subset_size(influence.height, fraction))
     joined = chosen.join(samples, on=["shard", "sample_id"], how="left").sort("rank")
-    user = (
-        pl.when(pl.col("context") == "")
-        .then("instruction")
-        .otherwise(pl.col("context") + "\n\n" + pl.col("instruction"))
-    )
-    turns = [
-        pl.struct(role=pl.lit("user"), content=user),
-        pl.struct(role=pl.lit("assistant"), content=pl.col("response")),
-    ]
-    return joined.with_columns(messages=pl.concat_list(turns)).select(list(polars_schema("selected_subsets")))
+    return joined.select(list(polars_schema("selected_subsets")))
 
 
 def roc_auc(positive: Values, negative: Values, *, seed: int, samples: int = 2000) -> Mapping[str, float]:

@@ -2,9 +2,11 @@
 
 The parts are tokenized by themselves and concatenated as ids, so the response's rows are known exactly and never found
 by tokenizing a prefix again. A context that does not fit is cut, by a named policy, and what was dropped is counted;
-instruction and response are never cut. A sample without context starts with its instruction.
+instruction and response are never cut. A sample without context starts with its instruction. Later exchanges that are
+scored with the first (`scored_exchange` all) follow as `sep instruction sep response`, and are never cut either.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +14,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Parts:
-    """Token ids of a sample's parts."""
+    """Token ids of a sample's parts.
+
+    Attributes:
+        later: instruction and response of every later exchange that is scored with the first.
+    """
 
     context: np.ndarray
     instruction: np.ndarray
     response: np.ndarray
+    later: Sequence[tuple[np.ndarray, np.ndarray]] = ()
 
 
 @dataclass(frozen=True)
@@ -24,17 +31,28 @@ class Prompt:
     """A sample as one sequence of token ids, without BOS.
 
     Attributes:
-        context, response: their positions [start, end) in the sequence.
+        context: its positions [start, end) in the sequence.
+        responses: those of every response, first to last; the last ends the sequence.
         n_dropped: context tokens that were cut away.
     """
 
     token_ids: np.ndarray
     context: tuple[int, int]
-    response: tuple[int, int]
+    responses: tuple[tuple[int, int], ...]
     n_dropped: int
 
     def response_positions(self) -> np.ndarray:
-        return np.arange(*self.response)
+        return np.concatenate([np.arange(*response) for response in self.responses])
+
+    def with_context(self, start: int, end: int) -> "Prompt":
+        """The prompt with the tokens [start, end) of its context in place of all of it."""
+        by = self.context[1] - (end - start)
+        return Prompt(
+            token_ids=np.concatenate([self.token_ids[start:end], self.token_ids[self.context[1] :]]),
+            context=(0, end - start),
+            responses=tuple((first - by, last - by) for first, last in self.responses),
+            n_dropped=0,
+        )
 
 
 def build_prompt(parts: Parts, separator: np.ndarray, *, window: int, cut: str) -> Prompt:
@@ -45,20 +63,30 @@ def build_prompt(parts: Parts, separator: np.ndarray, *, window: int, cut: str) 
         `middle` keeps
             both ends, as LongBench does.
 
-    Where instruction and response alone fill the window the context is dropped as a whole, and the sequence may exceed
-    the window; the caller decides whether that is allowed.
+    Where instructions and responses alone fill the window the context is dropped as a whole, and the sequence may
+    exceed the window; the caller decides whether that is allowed.
     """
-    rest = np.concatenate([parts.instruction, separator, parts.response])
+    rest, spans = exchanges_of(parts, separator)
     room = max(0, window - 1 - len(rest) - len(separator))
     context = cut_context(parts.context, room, cut)
     head = np.concatenate([context, separator]) if len(context) else context
-    token_ids = np.concatenate([head, rest])
     return Prompt(
-        token_ids=token_ids,
+        token_ids=np.concatenate([head, rest]),
         context=(0, len(context)),
-        response=(len(token_ids) - len(parts.response), len(token_ids)),
+        responses=tuple((start + len(head), end + len(head)) for start, end in spans),
         n_dropped=len(parts.context) - len(context),
     )
+
+
+def exchanges_of(parts: Parts, separator: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Everything after the context, and where each response is in it."""
+    pieces: list[np.ndarray] = []
+    spans = []
+    for instruction, response in [(parts.instruction, parts.response), *parts.later]:
+        pieces += [separator, instruction, separator, response] if pieces else [instruction, separator, response]
+        end = sum(map(len, pieces))
+        spans.append((end - len(response), end))
+    return np.concatenate(pieces), spans
 
 
 def cut_context(context: np.ndarray, room: int, cut: str) -> np.ndarray:

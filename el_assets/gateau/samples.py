@@ -1,13 +1,20 @@
 """Source samples to the `instruction_samples` table: token counts, and a reason for every sample that is not scored.
 
-Nothing is dropped: a sample that cannot be scored stays as a row with its reason, and without texts where its source
-had none. A sample is named by its source's id, else by a hash of its texts; without texts, by its place in the shard.
+Nothing is dropped: a sample that cannot be scored stays as a row with its reason, and without texts if its source had
+none. A sample is named by its source's id, else by a hash of its conversation; without texts, by its place in the
+shard. Reasons that are given here, beside the source's own (el_resources.conversations):
+
+| reason | what the sample has |
+|---|---|
+| exact_duplicate | the conversation of an earlier sample of the shard: the same turns, whatever their keys are called |
+| duplicate_id | the id of an earlier sample, and another conversation |
+| does_not_fit_window | instructions and responses longer than the model's window |
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from el_assets.schemas import polars_schema
@@ -23,40 +30,86 @@ def samples_table(
     """The `instruction_samples` table of one shard, in the source's order.
 
     Args:
-        window: tokens of the long-window model. Instruction, response, their joints and BOS must fit it; contexts are
-        cut later. separator: tokens of one joint.
+        window: tokens of the long-window model. Instructions, responses, their joints and BOS must fit it; contexts are
+            cut later.
+        separator: tokens of one joint.
     """
     listed = list(samples)
-    counts = {part: _token_counts(tokenizer, [getattr(sample, part) for sample in listed]) for part in PARTS}
-    rows, seen = [], set()
-    for number, sample in enumerate(listed):
-        sample_id = sample.source_id or _own_id(sample, number)
-        n_tokens = {part: int(counts[part][number]) for part in PARTS}
-        needed = 1 + n_tokens["instruction"] + separator + n_tokens["response"]
+    rows = []
+    ids: set[str] = set()
+    conversations: dict[str, str] = {}
+    for number, (sample, counts) in enumerate(zip(listed, token_counts(tokenizer, listed), strict=True)):
+        content_hash = conversation_hash(sample)
+        sample_id = sample.source_id or content_hash or f"sample {number + 1} of the shard"
         reason, detail = sample.set_aside_reason, sample.detail
-        if reason is None and sample_id in seen:
+        if reason is None and content_hash in conversations:
+            reason, detail = "exact_duplicate", f"the conversation is that of sample {conversations[content_hash]!r}"
+        elif reason is None and sample_id in ids:
             reason, detail = "duplicate_id", f"id {sample_id!r} stood in the shard before"
-        if reason is None and needed > window:
-            reason, detail = (
-                "does_not_fit_window",
-                f"instruction and response need {needed} tokens, the window is {window}",
-            )
-        seen.add(sample_id)
-        rows.append(
-            {
-                "sample_id": sample_id,
-                **{part: getattr(sample, part) for part in PARTS},
-                **{f"n_{part}_tokens": n for part, n in n_tokens.items()},
-                "n_turns": sample.n_turns,
-                "evidence": sample.evidence,
-                "evidence_distance_tokens": sample.evidence_distance_tokens,
-                "source": source_uri,
-                "license": sample.license,
-                "set_aside_reason": reason,
-                "detail": detail or None,
-            }
-        )
+        elif reason is None and (needed := tokens_needed(counts, separator)) > window:
+            reason = "does_not_fit_window"
+            detail = f"instruction and response need {needed} tokens, the window is {window}"
+        ids.add(sample_id)
+        if content_hash:
+            conversations.setdefault(content_hash, sample_id)
+        rows.append(sample_row(sample, sample_id, content_hash, counts, source_uri, reason, detail))
     return pl.DataFrame(rows, schema=polars_schema("instruction_samples"), orient="row")
+
+
+def sample_row(
+    sample: SourceSample,
+    sample_id: str,
+    content_hash: str,
+    counts: Mapping[str, Sequence[int]],
+    source_uri: str,
+    reason: str | None,
+    detail: str,
+) -> dict[str, Any]:
+    """A row of `instruction_samples`."""
+    later = [{"instruction": instruction, "response": response} for instruction, response in sample.later]
+    return {
+        "sample_id": sample_id,
+        **{part: getattr(sample, part) for part in PARTS},
+        "later_exchanges": later,
+        **{f"n_{part}_tokens": sum(counts[part]) for part in PARTS},
+        "n_turns": sample.n_turns,
+        "messages": [{"role": turn.role, "content": turn.text} for turn in sample.conversation],
+        "original": None if sample.set_aside_reason else sample.original_json,
+        "kept_columns": sample.kept_columns,
+        "content_hash": content_hash or None,
+        "evidence": sample.evidence,
+        "evidence_distance_tokens": sample.evidence_distance_tokens,
+        "source": source_uri,
+        "license": sample.license,
+        "set_aside_reason": reason,
+        "detail": detail or None,
+    }
+
+
+def token_counts(tokenizer: ModelTokenizer, samples: Sequence[SourceSample]) -> list[dict[str, list[int]]]:
+    """Tokens of each sample's parts; of instructions and responses those of every exchange that is scored."""
+    texts = {
+        "context": [[sample.context] for sample in samples],
+        "instruction": [[sample.instruction, *(asked for asked, _ in sample.later)] for sample in samples],
+        "response": [[sample.response, *(answer for _, answer in sample.later)] for sample in samples],
+    }
+    counted = {}
+    for part, lists in texts.items():
+        lengths = iter([len(ids) for ids in tokenizer.encode_batch([text for texts in lists for text in texts])])
+        counted[part] = [[next(lengths) for _ in texts] for texts in lists]
+    return [{part: counted[part][number] for part in PARTS} for number in range(len(samples))]
+
+
+def tokens_needed(counts: Mapping[str, Sequence[int]], separator: int) -> int:
+    """Tokens of a sample without its context: BOS, instructions, responses and the joints between them."""
+    n_joints = 2 * len(counts["response"]) - 1
+    return 1 + sum(counts["instruction"]) + sum(counts["response"]) + n_joints * separator
+
+
+def conversation_hash(sample: SourceSample) -> str:
+    """Hash of the sample's turns, 32 hex digits; empty for one without texts."""
+    turns = [f"{turn.kind}\0{len(turn.text)}\0{turn.text}" for turn in sample.conversation]
+    return blake2b("\0".join(turns).encode("utf-8"), digest_size=16).hexdigest() if turns else ""
 
 
 def scorable(samples: pl.DataFrame) -> pl.DataFrame:
@@ -65,7 +118,7 @@ def scorable(samples: pl.DataFrame) -> pl.DataFrame:
 
 
 def sample_facts(table: pl.DataFrame) -> dict[str, object]:
-    """Counts for the materialization."""
+    """Counts for the materialization; `samples` and what is set aside add up to the source's rows."""
     reasons = table["set_aside_reason"].drop_nulls().value_counts().sort("set_aside_reason")
     kinds = table["evidence"].drop_nulls().value_counts().sort("evidence")
     return {
@@ -77,12 +130,15 @@ def sample_facts(table: pl.DataFrame) -> dict[str, object]:
     }
 
 
-def _token_counts(tokenizer: ModelTokenizer, texts: Sequence[str]) -> np.ndarray:
-    return np.array([len(ids) for ids in tokenizer.encode_batch(list(texts))], dtype=np.int64)
-
-
-def _own_id(sample: SourceSample, number: int) -> str:
-    if sample.set_aside_reason is not None:
-        return f"sample {number + 1} of the shard"
-    text = "\0".join(getattr(sample, part) for part in PARTS)
-    return blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+def why_no_sample(shard: str, facts: Mapping[str, Any], table: pl.DataFrame) -> str:
+    """Why a shard gives no sample, in words: its file was refused, or what its rows were set aside for."""
+    if "unreadable" in facts:
+        return f"instruction_samples of shard {shard!r}: its file was refused: {facts['unreadable']}"
+    if table.is_empty():
+        return f"instruction_samples of shard {shard!r}: its file has no row"
+    reasons = ", ".join(f"{count} as {reason}" for reason, count in facts["set_aside"].items())
+    first = table.row(0, named=True)
+    return (
+        f"instruction_samples of shard {shard!r}: all {table.height} rows were set aside, {reasons}; "
+        f"the first, {first['sample_id']!r}: {first['detail']}"
+    )

@@ -1,6 +1,6 @@
 """One shard of each GATEAU table: reads what the step needs, calls the pure functions, counts what it did."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,16 @@ class SampleStep(ShardStep):
     def parts(self, samples: pl.DataFrame) -> list[Parts]:
         """Token ids of each sample's parts, each part tokenized by itself."""
         ids = {part: self.tokenizer.encode_batch(samples[part].to_list()) for part in PARTS}
-        return [Parts(*row) for row in zip(*(ids[part] for part in PARTS), strict=True)]
+        later = samples["later_exchanges"].to_list()
+        rows = zip(*(ids[part] for part in PARTS), later, strict=True)
+        return [
+            Parts(context, instruction, response, [self._exchange(one) for one in more])
+            for context, instruction, response, more in rows
+        ]
+
+    def _exchange(self, texts: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
+        instruction, response = self.tokenizer.encode_batch([texts["instruction"], texts["response"]])
+        return instruction, response
 
     def prompts(self, parts: Sequence[Parts], window: int) -> list[Prompt]:
         """Each sample within a window."""
@@ -71,7 +80,7 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
         for short, long in zip(short_prompts, long_prompts, strict=True)
     ]
     to_score = [prompt for prompt, other in zip(short_prompts, differs, strict=True) if other]
-    total = sum(prompt.response[1] for prompt in [*long_prompts, *to_score])
+    total = sum(len(prompt.token_ids) for prompt in [*long_prompts, *to_score])
     with Meter(long_engine, short_engine) as meter, step.show(f"guidance {shard}", total, "tokens") as advance:
         long_nll = _response_nll(long_engine, long_prompts, advance)
         scored = iter(_response_nll(short_engine, to_score, advance))
@@ -118,13 +127,13 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
     engine = step.causal_lm.engine(ModelChoice.long(settings))
     prompts = step.prompts(step.parts(samples), engine.window)
     segments = [segments_of(prompt.context, settings.segment_tokens) for prompt in prompts]
-    alone = [_with_segment_alone(prompt, spans) for prompt, spans in zip(prompts, segments, strict=True)]
-    total = sum(one.response[1] for one in [*prompts, *(one for ones in alone for one in ones)])
+    alone = [[prompt.with_context(*span) for span in spans] for prompt, spans in zip(prompts, segments, strict=True)]
+    total = sum(len(one.token_ids) for one in [*prompts, *(one for ones in alone for one in ones)])
     with Meter(engine) as meter, step.show(f"awareness {shard}", total, "tokens") as advance:
         attention = engine.segment_attention(
             [prompt.token_ids for prompt in prompts],
             segments,
-            [prompt.response for prompt in prompts],
+            [prompt.responses for prompt in prompts],
             on_progress=advance,
         )
         flat = iter(_response_nll(engine, [one for ones in alone for one in ones], advance))
@@ -143,14 +152,3 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
         )
     facts = {**meter.facts(), **step.made_from(shard), "segments": sum(len(spans) for spans in segments)}
     return Made(frame=cam_table(rows), facts=facts)
-
-
-def _with_segment_alone(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> list[Prompt]:
-    """The prompt with each of its segments in place of the whole context."""
-    rest = prompt.token_ids[prompt.context[1] :]
-    found = []
-    for start, end in spans:
-        token_ids = np.concatenate([prompt.token_ids[start:end], rest])
-        n_response = prompt.response[1] - prompt.response[0]
-        found.append(Prompt(token_ids, (0, end - start), (len(token_ids) - n_response, len(token_ids)), 0))
-    return found

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from el_assets.gateau.influence import FRACTIONS, roc_auc
+from el_assets.gateau.influence import is_small_for, roc_auc
+from el_assets.parts import FRACTIONS
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 
@@ -33,7 +34,16 @@ def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) ->
         ("share in the ranking", "rank correlation with HMP {}, with CAS {}".format(*map(_two_digits, correlations))),
         *_auc_row(settings, tables, list(influence.facts["shards"])),
         ("selected", ", ".join(f"{name} {stamp.facts['samples']:,}" for name, stamp in subsets.items())),
+        *_small_pool_row(int(influence.facts["samples"]), list(subsets)),
     ]
+
+
+def _small_pool_row(n_samples: int, subsets: Sequence[str]) -> list[tuple[str, str]]:
+    """A warning if a subset is a single sample because the pool is too small for its fraction."""
+    small = [name for name in subsets if is_small_for(n_samples, name)]
+    if not small:
+        return []
+    return [("small pool", f"{n_samples} samples are too few for {', '.join(small)}, which is the best sample alone")]
 
 
 def _auc_row(settings: Settings, tables: ShardTables, shards: list[str]) -> list[tuple[str, str]]:

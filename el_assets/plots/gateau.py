@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from el_assets.gateau.influence import FRACTIONS, share
+from el_assets.gateau.influence import subset_size
+from el_assets.parts import FRACTIONS
 from el_assets.plots.drawing import BLUE, GREEN, INK, ORANGE, RED, dots, note_if_empty, panels
 
 if TYPE_CHECKING:
@@ -14,12 +15,10 @@ if TYPE_CHECKING:
 # Contexts of different lengths are laid over each other in so many places.
 PLACES = 20
 NOT_SELECTED = "not selected"
-LOOKS = {
-    "top_10_percent": (RED, "*", 60),
-    "top_30_percent": (ORANGE, "^", 26),
-    "top_50_percent": (BLUE, "s", 16),
-    NOT_SELECTED: (INK, "o", 8),
-}
+# Of the subsets, smallest first, and of the rest.
+LOOKS = dict(
+    zip([*FRACTIONS, NOT_SELECTED], [(RED, "*", 60), (ORANGE, "^", 26), (BLUE, "s", 16), (INK, "o", 8)], strict=True)
+)
 
 
 def influence_plane(influence: pl.DataFrame) -> "Figure":
@@ -40,7 +39,7 @@ def smallest_subset(n_samples: int) -> pl.Expr:
     """Name of the smallest selected subset that a sample of this rank is in."""
     subset = pl.lit(NOT_SELECTED)
     for name in reversed(FRACTIONS):
-        subset = pl.when(pl.col("rank") < share(n_samples, name)).then(pl.lit(name)).otherwise(subset)
+        subset = pl.when(pl.col("rank") < subset_size(n_samples, name)).then(pl.lit(name)).otherwise(subset)
     return subset
 
 

@@ -10,8 +10,8 @@ function showSample(entry) {
     element("h3", {}, entry.id),
     facts({ shard: entry.shard, source: entry.source, "needed passage": entry.evidence }),
     element("h4", {}, `Rank ${count(entry.rank + 1)} of ${count(data.n_samples)}`),
-    element("div", { class: "place", role: "img", "aria-label": `rank ${entry.rank + 1} of ${data.n_samples}` }, marker),
-    element("p", { class: "faint keys" }, "best first: top 10 %, 30 % and 50 % are coloured"),
+    bandedPlace(entry.rank, marker),
+    element("p", { class: "faint keys" }, `best first; coloured: ${data.subsets.map((one) => one.name).join(", ")}`),
     facts({ score: fixed(entry.score, 3), HMP: fixed(entry.hmp, 3), CAS: fixed(entry.cas, 3), "perplexity, short window": fixed(short), "perplexity, long window": fixed(long),
       "context tokens": count(entry.n_context_tokens), "not in the short window": count(entry.n_dropped_short), "cut from the long window": count(entry.n_dropped_context_tokens),
       "response tokens": count(entry.n_response_tokens), "attention outside the context": percent(entry.rest_attention) }),
@@ -19,6 +19,16 @@ function showSample(entry) {
     element("h4", {}, "Response"), element("div", { class: "text tokens", tabindex: 0 }, entry.response),
     element("h4", {}, `Context, ${count(entry.lengths.length)} segments`),
     ...(entry.lengths.length ? segments(entry) : [element("p", {}, "This sample has no context.")]));
+}
+
+/** A sample's place in the pool, with a band for each subset. */
+function bandedPlace(rank, marker) {
+  const colours = ["var(--red)", "var(--orange)", "var(--blue)"];
+  const ends = data.subsets.map((one) => 100 * one.share);
+  const bands = ends.map((end, i) => `${colours[i]} ${ends[i - 1] ?? 0}% ${end}%`);
+  const bar = element("div", { class: "place", role: "img", "aria-label": `rank ${rank + 1} of ${data.n_samples}` }, marker);
+  bar.style.background = `linear-gradient(to right, ${bands.join(", ")}, var(--rule) ${ends.at(-1)}%)`;
+  return bar;
 }
 
 /** The segments in their order: attention a token beside importance, text on demand. */
@@ -42,7 +52,7 @@ function segments(entry) {
 place("subject").textContent = `${count(data.n_samples)} ranked samples of ${count(data.shards.length)} shards in ${data.store}`;
 place("funnel").append(funnel(data.funnel));
 place("correlations").textContent = `Rank correlation of the final score with HMP ${fixed(data.correlations[0])}, with CAS ${fixed(data.correlations[1])}: what each term contributes to the order.`;
-if (data.evidence.length) place("evidence").append(table("Where the needed passage is, and where such samples rank", ["passage", "samples", "median rank", "in top 10 %", "in top 30 %", "in top 50 %"], data.evidence));
+if (data.evidence.length) place("evidence").append(table("Where the needed passage is, and where such samples rank", ["passage", "samples", "median rank", ...data.subsets.map((one) => `in ${one.name}`)], data.evidence));
 place("samples-shown").textContent = shownOf(data.samples.length, data.n_samples, "samples");
 const best = data.samples.reduce((found, entry, index) => (entry.rank < data.samples[found].rank ? index : found), 0);
 chooser(place("sample-list"), "sample", data.samples, (entry) => [entry.id, `#${entry.rank + 1}`], showSample, best);

@@ -10,8 +10,9 @@ import polars as pl
 
 from el_assets.gateau.assets import refuse_changed_samples
 from el_assets.gateau.cam import HIGHEST_NLL_NATS, importance
-from el_assets.gateau.influence import FRACTIONS
+from el_assets.gateau.influence import subset_size
 from el_assets.gateau.prompts import cut_context
+from el_assets.parts import FRACTIONS
 from el_assets.plots import gateau as figures
 from el_assets.plots.drawing import svg
 from el_assets.recipes import SAMPLE_TABLES
@@ -95,6 +96,7 @@ def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
         ],
         "funnel": funnel(ranked),
         "correlations": [ranked.influence.facts[f"rank_correlation_with_{term}"] for term in ("hmp", "cas")],
+        "subsets": [{"name": subset_name(name), "share": float(share)} for name, share in FRACTIONS.items()],
         "evidence": evidence_rows(ranked.pool),
         "samples": sample_entries(ranked, settings),
         "n_samples": ranked.pool.height,
@@ -108,7 +110,7 @@ def funnel(ranked: RankedPool) -> list[list[Any]]:
     stamps = ranked.tables.stamps("selected_subsets", FRACTIONS)
     subsets = [
         [
-            name.replace("_", " ").replace("percent", "%"),
+            subset_name(name),
             ranked.tables.read("selected_subsets", name).height,
             "selected",
         ]
@@ -127,13 +129,18 @@ def funnel(ranked: RankedPool) -> list[list[Any]]:
     ]
 
 
+def subset_name(fraction: str) -> str:
+    """`top 10 %`."""
+    return fraction.replace("_", " ").replace("percent", "%")
+
+
 def evidence_rows(pool: pl.DataFrame) -> list[list[Any]]:
-    """(kind, samples, median rank, selected in the top 10, 30, 50 %) where the pool knows what a sample needs."""
+    """(kind, samples, median rank, selected in each subset) if the pool knows what a sample needs."""
     rows = []
     for kind in EVIDENCE:
         of_kind = pool.filter(pl.col("evidence") == kind)
         if of_kind.height:
-            within = [int((of_kind["rank"] < int(pool.height * f + 1e-9)).sum()) for f in FRACTIONS.values()]
+            within = [int((of_kind["rank"] < subset_size(pool.height, name)).sum()) for name in FRACTIONS]
             rows.append([kind, of_kind.height, of_kind["rank"].median(), *within])
     return rows
 
@@ -151,7 +158,7 @@ def sample_entries(ranked: RankedPool, settings: Settings) -> list[dict[str, Any
     """A sample of the pool: scores, rank, and each context segment with attention and importance."""
     tokenizer = tokenizer_of(settings, ranked.cam)
     rows = {(row["shard"], row["sample_id"]): row for row in ranked.pool.iter_rows(named=True)}
-    names = ("context", "instruction", "response")
+    names = ("context", "instruction", "response", "later_exchanges")
 
     def entries() -> Iterator[dict[str, Any]]:
         for shard, sample_id in sampled(rows):
@@ -163,7 +170,7 @@ def sample_entries(ranked: RankedPool, settings: Settings) -> list[dict[str, Any
 
 
 def _sample(
-    row: Mapping[str, Any], texts: Mapping[str, str], tokenizer: ModelTokenizer, made_under: Mapping[str, Any]
+    row: Mapping[str, Any], texts: Mapping[str, Any], tokenizer: ModelTokenizer, made_under: Mapping[str, Any]
 ) -> dict[str, Any]:
     lengths = row["segment_tokens"] or []
     sign = importance(np.asarray(row["segment_nll_nats"] or [], dtype=np.float64), made_under["importance_sign"])
@@ -179,13 +186,19 @@ def _sample(
         "evidence": row["evidence"] if row["evidence"] in EVIDENCE else None,
         "evidence_segment": _evidence_segment(row),
         "instruction": shortened(texts["instruction"], ANSWER_CHARACTERS),
-        "response": shortened(texts["response"], ANSWER_CHARACTERS),
+        "response": shortened(_scored_text(texts), ANSWER_CHARACTERS),
         "lengths": lengths,
         "attention": rounded(row["segment_attention"] or [], 5),
         "nll_alone": rounded(row["segment_nll_nats"] or []),
         "importance": rounded(sign.tolist()),
         "segments": _segment_texts(texts["context"], lengths, tokenizer, made_under["context_cut"]),
     }
+
+
+def _scored_text(texts: Mapping[str, Any]) -> str:
+    """The response, and the exchanges after it that are scored with it."""
+    later = [text for one in texts["later_exchanges"] for text in (f"[user] {one['instruction']}", one["response"])]
+    return "\n\n".join([texts["response"], *later])
 
 
 def _perplexity(nll_nats: float) -> float:

@@ -44,7 +44,15 @@ from el_resources.scoring.readers import PackedReader, choose_reader
 from el_resources.scoring.requests import check_ids, checked_requests
 from el_resources.scoring.results import OnItsWay, TokenScores, split_scores
 from el_resources.scoring.rope import LengthScaledRope, RopeScaling, readable_window
-from el_resources.scoring.segment_mass import AttentionWatcher, SegmentScores, Span, check_spans, segment_masses
+from el_resources.scoring.segment_mass import (
+    AttentionWatcher,
+    Response,
+    SegmentScores,
+    Span,
+    check_spans,
+    pieces_of,
+    segment_masses,
+)
 
 # Inputs of a batch, and logits alive at once. What fits its caches suits a CPU; a GPU wants to be filled.
 CPU_BATCH_TOKENS, CPU_HEAD_LOGITS = 2048, 2**20
@@ -202,7 +210,7 @@ class ScoringEngine:
         self,
         sequences: Sequence[IntArray],
         segments: Sequence[Sequence[Span]],
-        responses: Sequence[Span],
+        responses: Sequence[Response],
         on_progress: Callable[[int], None] | None = None,
     ) -> list[SegmentScores]:
         """Find where the prediction of each sequence's response looks, and the response's NLL; one pass for each.
@@ -211,7 +219,8 @@ class ScoringEngine:
             sequences: token ids without BOS.
             segments: for each sequence the positions [start, end) of its segments: disjoint, before the response, in
                 any order, with gaps or without, or none at all.
-            responses: for each sequence the positions [start, end) of its response. What follows is not read.
+            responses: for each sequence the positions [start, end) of its response, or of each piece of it, first to
+                last. What follows is not read.
             on_progress: called after each sequence with its input tokens, as many as the end of its response.
 
         Raises:
@@ -221,12 +230,13 @@ class ScoringEngine:
         with self._timed():
             if self._not_packed:
                 raise ValueError(f"the attention of {type(self._model).__name__} cannot be watched: {self._not_packed}")
-            check_spans(sequences, segments, responses)
-            wanted = [np.arange(start, end) for start, end in responses]
+            pieces = [pieces_of(response) for response in responses]
+            check_spans(sequences, segments, pieces)
+            wanted = [np.concatenate([np.arange(start, end) for start, end in spans]) for spans in pieces]
             requests = checked_requests(sequences, wanted, window=self.window, vocab_size=self.vocab_size)
             scores = []
-            for request, spans in zip(requests, segments, strict=True):
-                scores.append(self._run_watched(request, spans))
+            for request, spans, rows in zip(requests, segments, pieces, strict=True):
+                scores.append(self._run_watched(request, spans, rows))
                 self._count([request], [_alone(request)], on_progress)
             return scores
 
@@ -240,10 +250,10 @@ class ScoringEngine:
             finally:
                 self.seconds += time.perf_counter() - started
 
-    def _run_watched(self, request: ScoreRequest, segments: Sequence[Span]) -> SegmentScores:
-        """One forward for one sequence, whose last rows are watched."""
+    def _run_watched(self, request: ScoreRequest, segments: Sequence[Span], rows: Sequence[Span]) -> SegmentScores:
+        """One forward for one sequence, of which some rows are watched: row t predicts token t."""
         assert isinstance(self._reader, PackedReader)
-        watcher = AttentionWatcher(n_rows=len(request.positions))
+        watcher = AttentionWatcher(rows=rows)
         with torch.inference_mode(), self._rope.reading(request.whole_length):
             hidden_RD, targets_R = self._reader.read([request], [_alone(request)], watcher)
             _, nll_R = self._head.scores(hidden_RD, targets_R, self.head_rows)

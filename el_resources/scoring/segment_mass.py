@@ -35,6 +35,8 @@ from el_resources.scoring.attention import visible
 CPU_WEIGHTS, CUDA_WEIGHTS = 2**20, 2**26
 
 Span = tuple[int, int]
+# A response in one piece, or in several.
+Response = Span | Sequence[Span]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,32 +56,34 @@ class SegmentScores:
 
 @dataclass
 class AttentionWatcher:
-    """Collects how much of the attention of one sequence's last `n_rows` rows lies on each input.
+    """Collects how much of the attention of some rows of one sequence lies on each input.
 
     Attributes:
+        rows: the rows [start, end), of which the last is the sequence's last.
         max_weights: attention weights alive at once; a default for the device if None.
         layers_N: of each layer, the mean over heads and wanted rows.
     """
 
-    n_rows: int
+    rows: Sequence[Span]
     max_weights: int | None = None
     layers_N: list[Tensor] = field(default_factory=list)
 
     def add_layer(self, query_HNE: Tensor, key_KNE: Tensor, *, window: int | None, scale: float | None) -> None:
         """Keep one layer's mean over heads and wanted rows."""
         (n_heads, n_inputs, width), n_key_heads = query_HNE.shape, key_KNE.shape[0]
-        assert n_inputs == key_KNE.shape[1] >= self.n_rows, "one sequence, whole"
+        assert n_inputs == key_KNE.shape[1] == self.rows[-1][1], "one sequence, whole"
         scale = width**-0.5 if scale is None else scale
         mass_N = torch.zeros(n_inputs, dtype=torch.float64, device=query_HNE.device)
         chunk = max(1, self._weights_alive(query_HNE) // (n_heads * n_inputs))
-        for start in range(n_inputs - self.n_rows, n_inputs, chunk):
-            end = min(start + chunk, n_inputs)  # inputs behind it are seen by no row of the chunk
+        chunks = [(start, min(start + chunk, last)) for first, last in self.rows for start in range(first, last, chunk)]
+        for start, end in chunks:  # inputs after `end` are seen by no row of the chunk
             # Neighbouring query heads share a key head: H × r is K × (heads that share it × r).
             query_KqE = query_HNE[:, start:end].reshape(n_key_heads, -1, width)
             weights_HrM = products_in_fp32(query_KqE, key_KNE[:, :end]).mul_(scale).view(n_heads, -1, end)
             weights_HrM.masked_fill_(~visible(start, end, 0, end, window, weights_HrM.device), -torch.inf)
             mass_N[:end] += weights_HrM.softmax(dim=-1).sum(dim=(0, 1))
-        self.layers_N.append(mass_N / (n_heads * self.n_rows))
+        n_rows = sum(last - first for first, last in self.rows)
+        self.layers_N.append(mass_N / (n_heads * n_rows))
 
     def mass(self) -> NDArray[np.float64]:
         """The mass on each input; sums to 1."""
@@ -106,17 +110,34 @@ def segment_masses(mass_N: NDArray[np.float64], segments: Sequence[Span]) -> tup
     return masses_S.astype(np.float32), float(mass_N[free_N].sum())
 
 
-def check_spans(sequences: Sequence[Any], segments: Sequence[Sequence[Span]], responses: Sequence[Span]) -> None:
-    """Refuse responses that are empty or not there, and segments that overlap or reach into the response."""
+def pieces_of(response: Response) -> list[Span]:
+    """The pieces of a response, in the order of the request."""
+    pieces: Any = response if not response or isinstance(response[0], Sequence) else [response]
+    return [(start, end) for start, end in pieces]
+
+
+def check_spans(
+    sequences: Sequence[Any], segments: Sequence[Sequence[Span]], responses: Sequence[Sequence[Span]]
+) -> None:
+    """Refuse responses that are empty, not there or out of order, and segments that overlap or reach into them."""
     if not len(sequences) == len(segments) == len(responses):
         raise ValueError(
             f"{len(segments)} lists of segments and {len(responses)} responses for {len(sequences)} sequences; "
             "give one of each for each"
         )
     for index, sequence in enumerate(sequences):
-        _check_span(responses[index], len(sequence), f"the response of sequence {index}")
+        if not responses[index]:
+            raise ValueError(f"the response of sequence {index} has no piece; give [start, end) of at least one")
+        for piece in responses[index]:
+            _check_span(piece, len(sequence), f"the response of sequence {index}")
+        for one, other in pairwise(responses[index]):
+            if one[1] > other[0]:
+                raise ValueError(
+                    f"the pieces {[*one]} and {[*other]} of the response of sequence {index} overlap or are out of "
+                    "order; give disjoint ones, first to last"
+                )
         for span in segments[index]:
-            _check_span(span, responses[index][0], f"a segment before the response of sequence {index}")
+            _check_span(span, responses[index][0][0], f"a segment before the response of sequence {index}")
         for one, other in pairwise(sorted(segments[index])):
             if one[1] > other[0]:
                 raise ValueError(

@@ -1,6 +1,7 @@
 import gzip
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,14 @@ def set_aside(reason: str, detail: str, source_id: str | None = None) -> SourceS
     return sample("", "", "", source_id=source_id, n_turns=0, set_aside_reason=reason, detail=detail)
 
 
+def scored(read: list[SourceSample]) -> list[SourceSample]:
+    """The samples without their conversations, of which test_instruction_files tells."""
+    return [replace(one, turns=(), original="") for one in read]
+
+
 def read_rows(folder: Path, scheme: str, rows: list[Row]) -> list[SourceSample]:
     WRITERS[scheme](folder / f"a.{scheme}", rows)
-    return only_shard(f"{scheme}:{folder}")
+    return scored(only_shard(f"{scheme}:{folder}"))
 
 
 class TestOpening:
@@ -115,10 +121,21 @@ class TestSchemas:
         rows = [
             messages(*first, ("user", "Why?"), ("assistant", "So.")),
             messages(*first, ("user", "Why?")),
-            messages(("system", "Be brief.\n\nAlways."), *first, ("user", "Why?"), ("assistant", "")),
+            messages(*first, ("user", "Why?"), ("assistant", "")),
         ]
         assert read_rows(tmp_path, scheme, rows) == [
             sample("One.", "Which?", "Both.", n_turns=n_turns) for n_turns in (2, 1, 2)
+        ]
+
+    @every_format
+    @pytest.mark.parametrize("role", ["system", "developer"])
+    def test_a_system_prompt_is_context_in_front(self, tmp_path: Path, scheme: str, role: str) -> None:
+        rows = [
+            messages((role, "Be brief.\n\nAlways."), ("user", turn), ("assistant", "B")) for turn in ("C\n\nI", "I")
+        ]
+        assert read_rows(tmp_path, scheme, rows) == [
+            sample("Be brief.\n\nAlways.\n\nC", "I", "B"),
+            sample("Be brief.\n\nAlways.", "I", "B"),
         ]
 
     @every_format
@@ -155,7 +172,7 @@ class TestSchemas:
         [
             {"messages": "[]"},
             {"messages": ["user: hello"]},
-            {"messages": [{"from": "human", "value": "hello"}]},
+            {"messages": [{"speaker": "human", "value": "hello"}]},
             {"messages": [{"role": "user", "content": ["hello"]}]},
             {"context": "a", "instruction": "b", "response": 1},
         ],
@@ -196,7 +213,9 @@ class TestSetAside:
             ([USER], "no_assistant_turn", "the roles are: 'user'"),
             ([USER, (None, "Both.")], "missing_role", "message 2 has no role"),
             ([USER, ("", "Both.")], "missing_role", "message 2 has no role"),
-            ([("human", "Which?"), ASSISTANT], "unknown_role", "message 1 has the role 'human'"),
+            ([("Human", "Which?"), ASSISTANT], "unknown_role", "message 1 has the role 'Human'"),
+            ([USER, ("tool", "7"), ASSISTANT], "tool_turns", "message 2 is a tool's"),
+            ([USER, ("observation", None), ASSISTANT], "tool_turns", "message 2 is a tool's"),
             ([USER, ("system", "Now."), ASSISTANT], "unknown_role", "message 2 has the role 'system'"),
             ([USER, ("r" * 99, "x")], "unknown_role", f"message 2 has the role '{'r' * 80}…'"),
             (
@@ -242,9 +261,25 @@ class TestSetAside:
             ({"messages": [{"content": "x"}]}, "missing_role", "message 1 has no role"),
             (messages((1, "x")), "unknown_role", "message 1 has the role '1'"),
             (
-                messages(("user", [{"type": "text", "text": "x"}]), ASSISTANT),
+                messages(("user", [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": "y"}]), ASSISTANT),
                 "content_not_text",
-                "message 1 (user) holds list, not text",
+                "part 2 of message 1 (user) has the type 'image_url', not 'text'",
+            ),
+            (
+                messages(("user", ["x"]), ASSISTANT),
+                "content_not_text",
+                "part 1 of message 1 (user) holds str, not a part of text",
+            ),
+            (messages(("system", 1), USER, ASSISTANT), "content_not_text", "message 1 (system) holds int, not text"),
+            (
+                messages(USER, ASSISTANT, ("user", {"text": "x"})),
+                "content_not_text",
+                "message 3 (user) holds dict, not text",
+            ),
+            (
+                {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+                "tool_turns",
+                "message 2 (assistant) calls a tool",
             ),
             (messages(USER, ("assistant", 1)), "content_not_text", "message 2 (assistant) holds int, not text"),
             (
@@ -262,7 +297,7 @@ class TestSetAside:
     def test_a_line_that_is_not_utf8(self, tmp_path: Path) -> None:
         good = b'{"context": "c", "instruction": "i", "response": "r"}\n'
         (tmp_path / "a.jsonl").write_bytes(good + good.replace(b"c", b"\xe9") + good)
-        assert only_shard(f"jsonl:{tmp_path}") == [
+        assert scored(only_shard(f"jsonl:{tmp_path}")) == [
             sample("c", "i", "r"),
             set_aside("not_utf8", "line 2 is not UTF-8"),
             sample("c", "i", "r"),
@@ -287,9 +322,13 @@ class TestSetAside:
         pq.write_table(pa.table({"messages": pa.array([row], pa.list_(struct))}), tmp_path / "a.parquet")
         assert only_shard(f"parquet:{tmp_path}") == [set_aside("not_utf8", "message 1 (user) is not UTF-8")]
 
-    def test_content_that_is_not_read_sets_nothing_aside(self, tmp_path: Path) -> None:
-        row = messages(("system", 1), USER, ASSISTANT, ("user", ["x"]))
-        assert read_rows(tmp_path, "jsonl", [row]) == [sample("One.", "Which?", "Both.")]
+    def test_a_line_of_neither_schema_does_not_drop_its_file(self, tmp_path: Path) -> None:
+        rows = [{"prompt": "a"}, {"context": "c", "instruction": "i", "response": "r"}]
+        first, second = read_rows(tmp_path, "jsonl", rows)
+        assert (first.set_aside_reason, second) == ("other_columns", sample("c", "i", "r"))
+        assert first.detail.startswith(
+            "line 1 has 'prompt'; samples have `messages` or `conversations`, a list of {role"
+        )
 
 
 class TestCorruptShards:
@@ -353,7 +392,7 @@ class TestRoundTrip:
         lines = "".join(json.dumps(row, ensure_ascii=ensure_ascii) + "\n" for row in rows).encode()
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "a.jsonl").write_bytes(gzip.compress(lines) if zipped else lines)
-            assert only_shard(f"jsonl:{folder}") == [as_sample(*parts) for parts in written]
+            assert scored(only_shard(f"jsonl:{folder}")) == [as_sample(*parts) for parts in written]
 
 
 def as_sample(context: str, instruction: str, response: str, source_id: str) -> SourceSample:

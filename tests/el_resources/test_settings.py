@@ -74,7 +74,7 @@ def other_values() -> dict[str, Any]:
             found[name] = 6
         else:
             found[name] = default + 1 if isinstance(default, int) else default / 2
-    return {**found, "root_tokens_min": 64}
+    return {**found, "root_tokens_min": 64, "instruction_columns": "messages=dialog"}
 
 
 def test_every_value_of_an_instance_arrives_in_a_run_whose_launch_config_is_empty() -> None:

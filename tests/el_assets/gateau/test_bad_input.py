@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import polars as pl
 import pytest
 
-from el_assets.gateau.influence import FRACTIONS
+from el_assets.parts import FRACTIONS
 from el_resources.shard_tables import MissingTableError
 from tests.conftest import Workspace, chat, failed_checks, library_samples, tiny_model
 
@@ -78,11 +79,27 @@ def test_a_shard_without_a_single_good_sample_still_works(workspace: Workspace) 
     assert (stamp.facts["shards"], stamp.facts["samples"]) == ([A, B], 10)
 
 
-def test_a_pool_without_a_single_good_sample_has_no_subset(workspace: Workspace) -> None:
-    workspace.write_instructions(A, [{"id": "no-answer", "messages": [USER]}])
+def test_a_pool_without_a_single_good_sample_says_what_its_rows_were_set_aside_for(workspace: Workspace) -> None:
+    workspace.write_instructions(A, [{"id": "no-answer", "messages": [USER]}, {"messages": [{"content": "x"}]}])
     workspace.register_instructions()
     assert failed_checks(workspace.run("score_samples")) == set()
-    with pytest.raises(ValueError, match="a pool of 0 samples has no top_10_percent; score more samples"):
+    with pytest.raises(
+        ValueError,
+        match=r"nothing to select from: instruction_samples of shard 'a\.jsonl': all 2 rows were set aside, "
+        r"1 as missing_role, 1 as no_assistant_turn; the first, 'no-answer': the roles are: 'user'",
+    ):
+        workspace.run("select_samples")
+
+
+def test_a_pool_whose_file_was_refused_repeats_why(workspace: Workspace) -> None:
+    workspace.write_instructions(A, [{"id": "no-answer", "messages": [USER]}])
+    workspace.write_instructions(B, [{"prompt": "Question?", "completion": "Answer."}])
+    workspace.register_instructions()
+    workspace.run("score_samples")
+    with pytest.raises(
+        ValueError,
+        match=r"shard 'b\.jsonl\.gz': its file was refused: .*line 1 has 'prompt', 'completion'.*1 more shards",
+    ):
         workspace.run("select_samples")
 
 
@@ -102,15 +119,17 @@ def test_the_same_id_in_two_shards_is_two_samples(workspace: Workspace) -> None:
         assert messages == source["messages"]
 
 
-def test_a_pool_too_small_for_one_subset_gives_the_larger_ones(workspace: Workspace) -> None:
-    workspace.write_instructions(A, library_samples(4))
+def test_subsets_of_a_small_pool_are_rounded_up_with_a_warning(workspace: Workspace) -> None:
+    workspace.write_instructions(A, library_samples(6))
     workspace.register_instructions()
     workspace.run("score_samples")
-    with pytest.raises(ValueError, match=r"a pool of 4 samples has no top_10_percent; score more samples or choose"):
-        workspace.run("select_samples")
-    assert failed_checks(workspace.run("select_samples", TOP_30, TOP_50)) == {"the_selection_is_current"}
-    sizes = [workspace.tables.read("selected_subsets", fraction).height for fraction in (TOP_30, TOP_50)]
-    assert sizes == [1, 2]
+    result = workspace.run("select_samples")
+    assert failed_checks(result) == {"the_pool_is_large_enough"}
+    (check,) = [c for c in result.get_asset_check_evaluations() if not c.passed]
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert (check.description or "").startswith("top_10_percent: a pool of 6 samples is smaller than 10, so the subset")
+    sizes = [workspace.tables.read("selected_subsets", fraction).height for fraction in FRACTIONS]
+    assert sizes == [1, 2, 3]
 
 
 def test_a_subset_of_a_pool_that_has_shrunk_is_found(workspace: Workspace) -> None:
@@ -118,13 +137,13 @@ def test_a_subset_of_a_pool_that_has_shrunk_is_found(workspace: Workspace) -> No
     workspace.register_instructions()
     workspace.run("score_samples")
     workspace.run("select_samples")
-    workspace.write_instructions(A, library_samples(4))
+    workspace.write_instructions(A, library_samples(2))
     workspace.run("score_samples")
-    result = workspace.run("select_samples", TOP_30, TOP_50, raises=False)
+    result = workspace.run("select_samples", TOP_30, TOP_30, raises=False)
     name = "subsets_are_nested_and_of_the_asked_size"
     (check,) = [check for check in result.get_asset_check_evaluations() if check.check_name == name]
     assert not check.passed
-    assert (check.description or "").startswith("top_10_percent: has 1 of 4 samples, not 0")
+    assert (check.description or "").startswith("top_50_percent: has 5 of 2 samples, not 1")
 
 
 @pytest.mark.parametrize("form", ["pair", "pair_ntk"])

@@ -7,6 +7,7 @@ import pytest
 from el_assets.gateau.influence import (
     InfluenceRule,
     influence_table,
+    is_small_for,
     rank_correlation,
     roc_auc,
     select_subset,
@@ -82,32 +83,40 @@ def test_areas_by_hand() -> None:
     assert mixed["low"] <= 0.75 <= mixed["high"]
 
 
-def test_subsets_round_down_and_a_pool_too_small_is_named() -> None:
-    assert [subset_size(319, name) for name in ("top_10_percent", "top_30_percent", "top_50_percent")] == [31, 95, 159]
-    assert subset_size(10, "top_30_percent") == 3
-    with pytest.raises(ValueError, match="a pool of 9 samples has no top_10_percent"):
-        subset_size(9, "top_10_percent")
+def test_subsets_round_up_and_any_pool_has_its_best_sample() -> None:
+    names = ("top_10_percent", "top_30_percent", "top_50_percent")
+    assert [subset_size(319, name) for name in names] == [32, 96, 160]
+    assert [subset_size(6, name) for name in names] == [1, 2, 3]
+    assert [subset_size(10, name) for name in names] == [1, 3, 5], "a whole number stays itself"
+    assert [subset_size(1, name) for name in names] == [1, 1, 1]
+    assert [subset_size(0, name) for name in names] == [0, 0, 0]
+    # 0.1, 0.3 and 0.5 as floats give 4 of 30, or 3 of 9.
+    assert all(
+        subset_size(10 * n, name) == n * k for n in range(1, 200) for name, k in zip(names, (1, 3, 5), strict=True)
+    )
 
 
-def test_a_subset_is_ready_to_train_on() -> None:
+def test_a_pool_is_small_for_a_subset_if_it_has_less_than_one_sample_for_it() -> None:
+    assert [is_small_for(n, "top_10_percent") for n in (0, 1, 9, 10)] == [False, True, True, False]
+    assert [is_small_for(n, "top_50_percent") for n in (1, 2)] == [True, False]
+
+
+def test_a_subset_holds_the_conversations_as_they_came_in() -> None:
     influence = influence_table(*pool([4, 3, 3], [1, 2, 1], [0.1, 0.9, 0.5]), RULE)
+    conversations = [[{"role": "human", "content": f"i{n}"}, {"role": "gpt", "content": None}] for n in range(3)]
     samples = pl.DataFrame(
         {
             "shard": ["x"] * 3,
             "sample_id": ["s0", "s1", "s2"],
-            "context": ["c0", "c1", ""],
-            "instruction": ["i0", "i1", "i2"],
-            "response": ["r0", "r1", "r2"],
+            "messages": conversations,
+            "original": ["[0]", "[1]", "[2]"],
+            "kept_columns": ['{"n": 0}', None, None],
             "source": ["jsonl:here"] * 3,
             "license": ["MIT", None, None],
         }
     )
     chosen = select_subset(influence, samples, "top_50_percent")
-    assert chosen["messages"].to_list() == [
-        [{"role": "user", "content": "c0\n\ni0"}, {"role": "assistant", "content": "r0"}]
-    ]
-    assert chosen["license"].to_list() == ["MIT"], "what is trained on says under which licence"
-    larger = select_subset(
-        pl.concat([influence, influence.with_columns(rank=pl.col("rank") + 3)]), samples, "top_50_percent"
-    )
-    assert larger["messages"][1][0]["content"] == "i2", "a sample without context is its instruction"
+    assert chosen["sample_id"].to_list() == ["s0", "s2"]
+    assert chosen["messages"].to_list() == [conversations[0], conversations[2]]
+    assert chosen.select("original", "kept_columns").rows() == [("[0]", '{"n": 0}'), ("[2]", None)]
+    assert chosen["license"].to_list() == ["MIT", None], "what is trained on says under which licence"

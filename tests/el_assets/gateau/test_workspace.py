@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from el_assets.gateau.influence import FRACTIONS, roc_auc
+from el_assets.gateau.influence import roc_auc
+from el_assets.parts import FRACTIONS
 from el_resources.model_files import resolve_model
 from el_resources.shard_tables import MixedSettingsError
 from tests.conftest import Workspace, chat, failed_checks, forwards, library_documents, library_samples, tiny_model
@@ -71,6 +72,8 @@ def test_every_fact_holds(finished: Workspace) -> None:
     scored, selected = finished.run("score_samples"), finished.run("select_samples")
     assert evaluated(scored) == {
         "samples_are_readable",
+        "rows_add_up",
+        "conversations_are_unique_over_shards",
         "every_sample_is_guided",
         "every_sample_has_awareness",
         "attention_sums_to_one",
@@ -80,6 +83,7 @@ def test_every_fact_holds(finished: Workspace) -> None:
         "awareness_is_a_cosine",
         "far_samples_rank_above_the_others",
         "subsets_are_nested_and_of_the_asked_size",
+        "the_pool_is_large_enough",
         "the_selection_is_current",
     }
     assert failed_checks(scored) | failed_checks(selected) == set()
@@ -89,7 +93,7 @@ def test_subsets_are_nested_and_hold_the_best_of_the_pool_in_order(finished: Wor
     influence = finished.tables.read("influence_scores")
     assert influence.height == 14
     assert influence["score"].is_sorted(descending=True)
-    for fraction, size in ((TOP_10, 1), (TOP_30, 4), (TOP_50, 7)):
+    for fraction, size in ((TOP_10, 2), (TOP_30, 5), (TOP_50, 7)):
         subset = finished.tables.read("selected_subsets", fraction)
         best = influence.head(size)
         assert subset.select("shard", "sample_id", "rank").equals(best.select("shard", "sample_id", "rank"))
@@ -215,7 +219,7 @@ def test_the_pool_is_what_has_been_scored(pool: Workspace) -> None:
     assert pool.run("select_samples").success
     second = pool.tables.require_stamp("influence_scores")
     assert (second.facts["shards"], second.facts["samples"]) == ([A, B], 14)
-    assert pool.tables.read("selected_subsets", TOP_30).height == 4
+    assert pool.tables.read("selected_subsets", TOP_30).height == 5
     assert set(pool.tables.read("influence_scores")["shard"]) == {A, B}
 
 
@@ -277,4 +281,4 @@ def test_far_samples_of_the_embedded_pool_come_first(
     hmp = influence["hmp"].to_numpy()
     assert roc_auc(hmp[far], hmp[~far], seed=0)["auc"] > 0.9
     assert influence["evidence"].head(3).to_list() == ["far"] * 3
-    assert workspace.tables.read("selected_subsets", TOP_30).height == 3
+    assert workspace.tables.read("selected_subsets", TOP_30).height == 4

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.scoring import ScoringEngine, SegmentScores, TokenScores
+from el_resources.scoring.segment_mass import Response
 from el_resources.tokenization import ModelTokenizer
 from tests.el_resources.scoring.attention_models import (
     BOS,
@@ -219,12 +220,14 @@ def test_a_failing_forward_leaves_the_model_as_it_was() -> None:
         ([[5] * 9], [[(0, 5)]], [(4, 9)], r"a segment .* of sequence 0 is .*: \[0, 5\); give .* <= 4"),
         ([[5] * 9], [[(3, 3)]], [(4, 9)], r"a segment .* is empty or out of range: \[3, 3\)"),
         ([[5] * 9], [[(2, 4), (0, 3)]], [(4, 9)], r"the segments \[0, 3\] and \[2, 4\] of sequence 0 overlap"),
+        ([[5] * 9], [[]], [[(4, 6), (5, 9)]], r"the pieces \[4, 6\] and \[5, 9\] of the response .* 0 overlap or are"),
+        ([[5] * 9], [[(0, 5)]], [[(4, 5), (6, 9)]], r"a segment .* of sequence 0 is .*: \[0, 5\); give .* <= 4"),
         ([[5, VOCABULARY]], [[]], [(0, 1)], r"token id 97 is outside the model's vocabulary"),
         ([[5] * 9], [[], []], [(0, 1)], r"2 lists of segments and 1 responses for 1 sequences"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_runs(
-    sequences: list[list[int]], segments: list[list[Span]], responses: list[Span], message: str
+    sequences: list[list[int]], segments: list[list[Span]], responses: list[Response], message: str
 ) -> None:
     engine = ScoringEngine(build_model(CONFIGS["random-0"]), bos_id=BOS)
     with pytest.raises(ValueError, match=message):

@@ -21,7 +21,7 @@ def gap_to_float64(dtype: torch.dtype, device: str) -> float:
     torch.manual_seed(1)
     query = torch.randn(1, 6, 70, 8, device=device).to(dtype)
     key = 3 * torch.randn(1, 2, 70, 8, device=device).to(dtype)
-    watcher = AttentionWatcher(n_rows=20, max_weights=3000)
+    watcher = AttentionWatcher(rows=[(50, 70)], max_weights=3000)
     watcher.add_layer(query[0], key[0], window=None, scale=0.3)
     scores = 0.3 * query[0].double() @ key[0].double().repeat_interleave(3, dim=0).mT
     scores.masked_fill_(torch.ones(70, 70, device=device).triu(1).bool(), -torch.inf)
@@ -73,7 +73,8 @@ def test_all_attention_is_on_segments_or_rest(layout: str) -> None:
 
 
 def watched_mass(model: Any, token_ids: NDArray[np.int32], n_rows: int, max_weights: int) -> NDArray[np.float64]:
-    inputs, watcher = torch.from_numpy(token_ids.astype(np.int64)), AttentionWatcher(n_rows, max_weights)
+    inputs = torch.from_numpy(token_ids.astype(np.int64))
+    watcher = AttentionWatcher([(len(inputs) - n_rows, len(inputs))], max_weights)
     with torch.inference_mode():
         read_packed(model, inputs[None], torch.arange(len(inputs))[None], [Piece(0, len(inputs))], watcher)
     return watcher.mass()
@@ -85,6 +86,24 @@ def test_chunks_of_rows_change_nothing(name: str, max_weights: int) -> None:
     model, ids = build_model(CONFIGS[name]), random_sequence(60)
     whole = watched_mass(model, ids, n_rows=50, max_weights=10**9)
     np.testing.assert_allclose(watched_mass(model, ids, 50, max_weights), whole, atol=1e-7)
+
+
+def test_rows_in_several_pieces_are_the_mean_of_each_by_their_lengths() -> None:
+    engine = ScoringEngine(build_model(CONFIGS["random-2"]), bos_id=BOS)
+    ids, segments, pieces = random_sequence(30), [(0, 5), (5, 9)], [(10, 12), (15, 21), (29, 30)]
+    (whole,) = engine.segment_attention([ids], [segments], [pieces])
+    alone = engine.segment_attention([ids] * 3, [segments] * 3, pieces)
+    expected = np.average([one.segment_attention for one in alone], axis=0, weights=[2, 6, 1])
+    np.testing.assert_allclose(whole.segment_attention, expected, atol=1e-7)
+    np.testing.assert_allclose(whole.nll_nats, np.concatenate([one.nll_nats for one in alone]), atol=1e-5)
+    assert float(whole.segment_attention.sum()) + whole.rest_attention == pytest.approx(1, abs=1e-6)
+
+
+def test_one_piece_is_the_span_to_the_bit() -> None:
+    engine, ids = ScoringEngine(build_model(CONFIGS["random-2"]), bos_id=BOS), random_sequence(30)
+    span, piece = (engine.segment_attention([ids], [[(0, 5)]], [response])[0] for response in ((10, 30), [(10, 30)]))
+    assert span.segment_attention.tobytes() == piece.segment_attention.tobytes()
+    assert (span.rest_attention, span.nll_nats.tobytes()) == (piece.rest_attention, piece.nll_nats.tobytes())
 
 
 def test_weights_alive_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,164 @@
+"""How an instruction pool is read: the names of columns, keys and roles (EL_INSTRUCTION_COLUMNS), the columns that are
+kept (EL_KEEP_COLUMNS), and the exchange that is scored (EL_SCORED_EXCHANGE).
+
+Example:
+    columns = parse_columns("messages=dialog role=speaker content=text user=Human assistant=Bot")
+    columns.messages             # ('dialog',)
+    columns.kind_of("Human")     # 'user'
+    columns.kind_of("human")     # None: a role that is named replaces the usual names of its kind
+
+Names are written `WHAT=NAME`, apart by spaces; a name with a space in quotes (`context="long text"`). A kind of roles
+may have several names, apart by commas (`user=Human,Customer`).
+"""
+
+import csv
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Literal
+
+VARIABLE = "EL_INSTRUCTION_COLUMNS"
+# What a column or key is called if the setting does not name it; the first that a row has is read.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "messages": ("messages", "conversations"),
+    "role": ("role", "from"),
+    "content": ("content", "value"),
+    "context": ("context",),
+    "instruction": ("instruction",),
+    "response": ("response",),
+    "id": ("id",),
+    "license": ("license",),
+}
+ROLES: dict[str, tuple[str, ...]] = {
+    "user": ("user", "human"),
+    "assistant": ("assistant", "gpt", "chatgpt", "bing", "bard"),
+    "system": ("system", "developer"),
+    "tool": ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response"),
+}
+TEXTS = ("context", "instruction", "response")
+
+ScoredExchange = Literal["first", "last", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructionColumns:
+    """Names of columns and keys, in the order in which they are looked for, and the kind of each role."""
+
+    messages: tuple[str, ...] = COLUMNS["messages"]
+    role: tuple[str, ...] = COLUMNS["role"]
+    content: tuple[str, ...] = COLUMNS["content"]
+    texts: tuple[str, str, str] = TEXTS
+    id: str = "id"
+    license: str = "license"
+    roles: Mapping[str, str]
+
+    def kind_of(self, role: str) -> str | None:
+        """`user`, `assistant`, `system` or `tool`; None for a role of no known name."""
+        return self.roles.get(role)
+
+    def described(self) -> str:
+        """The two forms that a row may have, for an error."""
+        lists = " or ".join(f"`{name}`" for name in self.messages)
+        keys = " or ".join(f"{{{role}, {content}}}" for role, content in zip(self.role, self.content, strict=False))
+        context, instruction, response = (f"`{name}`" for name in self.texts)
+        return (
+            f"samples have {lists}, a list of {keys}, or the texts {context}, {instruction} and {response}; "
+            f"name others with {VARIABLE} (instruction_columns)"
+        )
+
+
+def parse_columns(text: str) -> InstructionColumns:
+    """The names that the setting gives, the usual ones for the rest.
+
+    Raises:
+        ValueError: a part is not `WHAT=NAME`, or WHAT is unknown or stands twice, or a role has two kinds.
+    """
+    given = _pairs(text)
+    names = {what: (given[what],) if what in given else usual for what, usual in COLUMNS.items()}
+    context, instruction, response = (names[what][0] for what in TEXTS)
+    if len({context, instruction, response}) < len(TEXTS):
+        raise ValueError(f"{text!r} gives two of {', '.join(TEXTS)} one column; name three")
+    return InstructionColumns(
+        messages=names["messages"],
+        role=names["role"],
+        content=names["content"],
+        texts=(context, instruction, response),
+        id=names["id"][0],
+        license=names["license"][0],
+        roles=_roles(given),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolReading:
+    """How rows become samples.
+
+    Attributes:
+        exchange: the exchange that is scored.
+        keep: columns that go out with the sample beside its conversation.
+    """
+
+    exchange: ScoredExchange = "first"
+    columns: InstructionColumns = field(default_factory=lambda: parse_columns(""))
+    keep: tuple[str, ...] = ()
+
+    @property
+    def names_columns(self) -> bool:
+        """Whether anything of it is about a file's columns."""
+        return bool(self.keep) or self.columns != parse_columns("")
+
+    def fingerprint(self) -> tuple[object, ...]:
+        return (self.exchange, repr(self.columns), self.keep)
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """The column names of a comma-separated list; one with a comma is written in double quotes.
+
+    Raises:
+        ValueError: a name is empty or stands twice.
+    """
+    if not text.strip():
+        return ()
+    names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True))]
+    if not all(names):
+        raise ValueError(f"{text!r} has an empty name; write column names, apart by single commas")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{text!r} names {twice[0]!r} twice; name each column once")
+    return tuple(names)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean 'NAME'?` if one of the known names is near, else an empty text."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _pairs(text: str) -> dict[str, str]:
+    try:
+        parts = shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} cannot be read ({error}); close the quotes") from None
+    known, found = [*COLUMNS, *ROLES], dict[str, str]()
+    for part in parts:
+        what, equals, name = part.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{part!r} is not WHAT=NAME, as in messages=dialog; WHAT is one of {', '.join(known)}")
+        if what not in known:
+            raise ValueError(f"{what!r} in {part!r} is unknown{nearest(what, known)} (one of {', '.join(known)})")
+        if what in found:
+            raise ValueError(f"{what!r} stands twice in {text!r}; several names of a role are written user=A,B")
+        found[what] = name
+    return found
+
+
+def _roles(given: Mapping[str, str]) -> dict[str, str]:
+    """Kind by role. A kind that is named loses its usual names, and a usual name that is given elsewhere moves."""
+    usual = {role: kind for kind, roles in ROLES.items() if kind not in given for role in roles}
+    named: dict[str, str] = {}
+    for kind in ROLES:
+        for role in parse_names(given.get(kind, "")):
+            if role in named:
+                raise ValueError(f"role {role!r} is named as {named[role]} and as {kind}; name it once")
+            named[role] = kind
+    return usual | named
