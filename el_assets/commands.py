@@ -41,6 +41,8 @@ from el_resources.settings import Settings
 PARTS_OF_CORPUS = {"index": (*CORPUS_TABLES, "retrieval_index"), "entropylong": SEQUENCE_TABLES}
 PARTS_OF_POOL = {"gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets")}
 PROCESS_TAG = "entropylong/process"
+# Settings that a flag of `run` gives.
+GIVEN_BY_FLAG = ("force", "refresh_candidates", "replace_by_empty")
 
 
 def register() -> int:
@@ -72,7 +74,11 @@ def status(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Materialize the chosen part of the chosen shards; 0 where all of it succeeded and every source could be read."""
-    settings = Settings.load(force=options.force or None, refresh_candidates=options.refresh or None)
+    settings = Settings.load(
+        force=options.force or None,
+        refresh_candidates=options.refresh or None,
+        replace_by_empty=options.replace_by_empty or None,
+    )
     parts = _chosen(options.select, list(PARTS), "part")
     with DagsterInstance.get() as instance:
         _close_lost_runs(instance)
@@ -175,9 +181,7 @@ def _execute(
 ) -> dg.ExecuteInProcessResult:
     run_config = {
         "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
-        "resources": {
-            "settings": {"config": {"force": settings.force, "refresh_candidates": settings.refresh_candidates}}
-        },
+        "resources": {"settings": {"config": {name: getattr(settings, name) for name in GIVEN_BY_FLAG}}},
     }
     return defs.resolve_job_def(job).execute_in_process(
         instance=instance,

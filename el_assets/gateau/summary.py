@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from el_assets.finite import OTHER_DTYPE, not_finite
+from el_assets.gateau.diagnosis import nothing_scorable
 from el_assets.gateau.influence import FRACTIONS, roc_auc
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
@@ -34,6 +36,15 @@ def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) ->
         *_auc_row(settings, tables, list(influence.facts["shards"])),
         ("selected", ", ".join(f"{name} {stamp.facts['samples']:,}" for name, stamp in subsets.items())),
     ]
+
+
+def gateau_warnings(tables: ShardTables, pool: Sequence[str]) -> list[str]:
+    """Return what a user should know of the pool: that nothing can be scored and why, and what was set aside as NaN."""
+    stamps = tables.stamps("instruction_samples", pool).values()
+    nothing = nothing_scorable([stamp.facts for stamp in stamps]) if stamps else None
+    scored = [stamp for asset in ("hmg_scores", "cam_scores") for stamp in tables.stamps(asset, pool).values()]
+    lost = [f"{s.asset} of {s.partition}: {line}" for s in scored for line in not_finite(s.facts, "samples")]
+    return [*([f"no sample can be scored: {nothing}"] if nothing else []), *(f"{line}. {OTHER_DTYPE}" for line in lost)]
 
 
 def _auc_row(settings: Settings, tables: ShardTables, shards: list[str]) -> list[tuple[str, str]]:
