@@ -128,13 +128,14 @@ def materialize_shards(
 
 def _emptied(asset: str, withheld: Mapping[str, str], made: Sequence[str]) -> str:
     """What would have been lost, why, and the two ways on."""
-    lines = "; ".join(f"{shard!r} {why}" for shard, why in islice(withheld.items(), SHARDS_NAMED))
-    more = f"; and {len(withheld) - SHARDS_NAMED} more" if len(withheld) > SHARDS_NAMED else ""
+    lines = [f"{shard!r} {why}" for shard, why in islice(withheld.items(), SHARDS_NAMED)]
+    if len(withheld) > SHARDS_NAMED:
+        lines.append(f"and {len(withheld) - SHARDS_NAMED} more shards")
     others = f" The other {len(made)} shards of {asset} are made." if made else ""
     return (
         f"{asset} of {len(withheld)} shards, which a model has scored, would be replaced by empty tables; they were "
-        f"left as they are: {lines}{more}.{others} Change that back, or run again with --replace-by-empty "
-        "(EL_REPLACE_BY_EMPTY=true) if it is meant"
+        f"left as they are.{others} Change back what emptied them, or run again with --replace-by-empty "
+        "(EL_REPLACE_BY_EMPTY=true) if it is meant:\n    " + "\n    ".join(lines)
     )
 
 
@@ -203,8 +204,18 @@ def _outcome(tables: ShardTables, maker: _Maker, laps: Laps, task: _Task) -> _Ou
     stamp = replace(task.new, pinned=dict(made.pinned), facts=facts)
     if made.frame.is_empty() and task.rows_at_stake and not maker.may_empty:
         assert task.stored, "rows are at stake in a stored table"
-        return _Outcome(task.stored, withheld=f"({task.rows_at_stake:,} rows): {maker.why_empty(stamp)}")
+        changed = "".join(f", {change}" for change in _changed_settings(task.stored, stamp))
+        return _Outcome(task.stored, withheld=f"({task.rows_at_stake:,} rows{changed}): {maker.why_empty(stamp)}")
     for name, frame in made.side_tables.items():
         tables.write(conform(frame, name), replace(task.new, asset=name, facts={"rows": frame.height}))
     tables.write(conform(made.frame, stamp.asset), stamp)
     return _Outcome(stamp)
+
+
+def _changed_settings(stored: Stamp, new: Stamp) -> list[str]:
+    """The settings of the table's own recipe that are not those that it was made under."""
+    return [
+        f"{name} was {stored.settings[name]!r}, is {new.settings[name]!r}"
+        for name in RECIPES[new.asset].settings
+        if name in stored.settings and stored.settings[name] != new.settings[name]
+    ]

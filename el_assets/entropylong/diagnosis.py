@@ -91,12 +91,15 @@ def no_documents(facts: Mapping[str, Facts], settings: Facts) -> str:
 
 
 def no_roots(facts: Mapping[str, Facts], settings: Facts) -> str:
-    """Say why no document is eligible as a root, the commonest reason first."""
-    maps = facts["entropy_maps"]
+    """Say why no document is eligible as a root."""
+    return ineligible(facts, settings) or "no document is eligible as a root"
+
+
+def ineligible(facts: Mapping[str, Facts], settings: Facts) -> str:
+    """Say why documents are not eligible as roots, the commonest reason first; empty if all are."""
+    maps = facts.get("entropy_maps", {})
     reasons: Mapping[str, int] = maps.get("documents_not_eligible") or {}
     total = sum(reasons.values()) + maps.get("documents_eligible", 0)
-    if not reasons:
-        return "no document is eligible as a root"
     known = {**settings, "window_tokens": maps.get("window_tokens")}
     return "; ".join(
         f"{count:,} of {total:,} documents {LENGTHS[reason].format_map(known)}"
@@ -152,12 +155,22 @@ def no_sequences(facts: Mapping[str, Facts], settings: Facts) -> str:
         where = "in this shard" if packed["shards"] == 1 else f"in the fullest of {packed['shards']} shards"
         return (
             f"{tokens:,} tokens of contexts and roots {where} are less than {length}{remark}: lower "
-            "EL_SEQUENCE_TOKENS, sample more roots by EL_ROOTS_PER_SHARD, or lower EL_EPSILON"
+            f"EL_SEQUENCE_TOKENS or EL_EPSILON, or {more_roots(facts, settings)}"
         )
     return (
         f"no choice of {leftovers.get('no_fitting_group', 0):,} roots with their contexts has exactly {length} "
-        f"tokens{remark}: change EL_SEQUENCE_TOKENS or sample more roots by EL_ROOTS_PER_SHARD"
+        f"tokens{remark}: change EL_SEQUENCE_TOKENS, or {more_roots(facts, settings)}"
     )
+
+
+def more_roots(facts: Mapping[str, Facts], settings: Facts) -> str:
+    """Say how there can be more roots: by sampling more of the eligible ones, or by making more eligible."""
+    maps = facts.get("entropy_maps", {})
+    eligible = maps.get("documents_eligible", 0)
+    if maps.get("rows", 0) + maps.get("roots_not_finite", 0) < eligible:
+        return f"sample more of the {eligible:,} eligible roots by EL_ROOTS_PER_SHARD"
+    reasons = ineligible(facts, settings)
+    return f"make more documents eligible as roots, since all {eligible:,} are taken" + (reasons and f" ({reasons})")
 
 
 # Table, its fact that counts what the stage hands on, and what a count of zero means; in the order of the stages.
