@@ -51,6 +51,11 @@ def parser() -> argparse.ArgumentParser:
     _add_subsets(run)
     run.add_argument("--force", action="store_true", help="recompute tables even if they are up to date")
     run.add_argument(
+        "--replace-by-empty",
+        action="store_true",
+        help="let scored tables be replaced by empty ones, which otherwise stops the run before they are written",
+    )
+    run.add_argument(
         "--refresh",
         action="store_true",
         help="retrieve candidates again from the newest index; only pairs never scored before cost a forward",

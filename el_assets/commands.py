@@ -48,6 +48,8 @@ from el_resources.shard_tables import ShardTables
 PARTS_OF_CORPUS = {"index": (*CORPUS_TABLES, "retrieval_index"), "entropylong": SEQUENCE_TABLES}
 PARTS_OF_POOL = {"gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets")}
 PROCESS_TAG = "entropylong/process"
+# Settings that a flag of `run` gives.
+GIVEN_BY_FLAG = ("force", "refresh_candidates", "replace_by_empty")
 
 
 def register(environment: Environment) -> int:
@@ -85,7 +87,10 @@ def run(options: argparse.Namespace, environment: Environment) -> int:
     """Materialize the chosen part of the chosen shards; 0 if all of it succeeded and every source could be read."""
     flags = seen_by_this_command_only(environment)
     settings = Settings.load(
-        environment.values(), force=options.force or None, refresh_candidates=options.refresh or None
+        environment.values(),
+        force=options.force or None,
+        refresh_candidates=options.refresh or None,
+        replace_by_empty=options.replace_by_empty or None,
     )
     parts = _chosen(options.select, list(PARTS), "part")
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
@@ -131,7 +136,7 @@ class _Here:
     def execute(self, job: str, tags: dict[str, str], assets: Sequence[str] = ()) -> dg.ExecuteInProcessResult:
         run_config = {
             "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
-            "resources": {"settings": {"config": self.settings.subset((*self.given, "force", "refresh_candidates"))}},
+            "resources": {"settings": {"config": self.settings.subset((*self.given, *GIVEN_BY_FLAG))}},
         }
         return self.definitions.resolve_job_def(job).execute_in_process(
             instance=self.instance,

@@ -25,12 +25,14 @@ class Recipe:
         inputs: tables of the same shard.
         settings: fields of `Settings`.
         models: `scorer`, `short_reader`, `tokenizer`, `window`, `encoder`.
+        is_scored: a model's forwards made it; such a table is not replaced by an empty one unless that is asked for.
     """
 
     code_version: str
     inputs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    is_scored: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
@@ -39,7 +41,7 @@ RECIPES: dict[str, Recipe] = {
         code_version="1", inputs=("documents",), settings=("chunk_tokens",), models=("tokenizer", "encoder")
     ),
     "entropy_maps": Recipe(
-        code_version="1",
+        code_version="2",
         inputs=("documents",),
         settings=(
             "alpha",
@@ -50,10 +52,10 @@ RECIPES: dict[str, Recipe] = {
             "roots_per_shard",
             "seed",
             "separator",
-            "sequence_tokens",
             "skip_tokens",
         ),
         models=("scorer", "tokenizer"),
+        is_scored=True,
     ),
     "candidate_contexts": Recipe(
         code_version="1",
@@ -69,7 +71,11 @@ RECIPES: dict[str, Recipe] = {
         models=("encoder",),
     ),
     "context_scores": Recipe(
-        code_version="1", inputs=("candidate_contexts", "entropy_maps"), settings=("separator",), models=("scorer",)
+        code_version="1",
+        inputs=("candidate_contexts", "entropy_maps"),
+        settings=("separator",),
+        models=("scorer",),
+        is_scored=True,
     ),
     "verified_pairs": Recipe(
         code_version="1",
@@ -92,12 +98,14 @@ RECIPES: dict[str, Recipe] = {
         inputs=("instruction_samples",),
         settings=("context_cut", "hmg_form", "separator"),
         models=("scorer", "short_reader"),
+        is_scored=True,
     ),
     "cam_scores": Recipe(
         code_version="2",
         inputs=("instruction_samples",),
         settings=("context_cut", "segment_tokens", "separator"),
         models=("scorer",),
+        is_scored=True,
     ),
     # Over shards: their inputs are given, not looked up by partition.
     "influence_scores": Recipe(
@@ -125,7 +133,15 @@ READ_FROM_SOURCE = ("documents", "instruction_samples")
 
 # Settings that change where, how fast and whether a table is made, and never what is in it. Sources enter by the
 # fingerprint of the shard.
-OPERATIONAL = ("device", "force", "hub_endpoint", "refresh_candidates", "store", "trust_remote_code")
+OPERATIONAL = (
+    "device",
+    "force",
+    "hub_endpoint",
+    "refresh_candidates",
+    "replace_by_empty",
+    "store",
+    "trust_remote_code",
+)
 LONG_MODEL = ("dtype", "long_model", "long_model_revision")
 SHORT_MODEL = ("dtype", "short_model", "short_model_revision", "short_window")
 # Settings that a role of `Recipe.models` stands for.

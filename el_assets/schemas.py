@@ -144,7 +144,8 @@ PACKING_LEFTOVERS: TableSchema = {
     "doc_id": _ROOT_ID,
     "reason": Column(
         pl.String(),
-        "no_verified_context, group_longer_than_sequence, or no_fitting_group (the rest fills no sequence).",
+        "root_longer_than_sequence (no room for a context), no_verified_context, group_longer_than_sequence, or "
+        "no_fitting_group (the rest fills no sequence).",
     ),
     "n_tokens": Column(pl.Int32(), "Tokens of the root with its verified contexts and joints."),
 }

@@ -4,15 +4,19 @@ Every partitioned asset's body is `materialize_shards(context, settings, make)`.
 it is made, so a run that dies loses at most what is at hand, and the next run starts there: one shard, or two where a
 GPU scores (side_by_side.py), which takes the host's memory for both.
 
+A table that a model scored is never replaced by an empty one unless the setting `replace_by_empty` says that it is
+meant: the shard stays as it is, the others are made, and the run fails at the end and names what would have been lost.
+
 Pictures and first rows are read off the table when it is made. A run over few shards reads them off skipped tables as
 well, so that the newest materialization shows them; where it spans many, skipping stays cheap.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import islice
 from typing import Any
 
 import dagster as dg
@@ -20,7 +24,7 @@ import polars as pl
 
 from el_assets.metadata import table_metadata
 from el_assets.plots.shown import shown
-from el_assets.recipes import Cookbook, FingerprintedSource
+from el_assets.recipes import RECIPES, Cookbook, FingerprintedSource
 from el_assets.schemas import conform
 from el_assets.side_by_side import Laps, in_order, stop_if_abandoned
 from el_resources.causal_lm import ModelChoice, ScorerTokens
@@ -31,6 +35,8 @@ from el_resources.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
 # Shards up to which a run shows what it skips, and how large such a table may be.
 FEW_SHARDS = 8
 SMALL_TABLE_BYTES = 16 * 2**20
+# Shards that an error names.
+SHARDS_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,10 @@ class Made:
     side_tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
 
+class EmptiedTablesError(ValueError):
+    """Tables that a model scored would have been replaced by empty ones."""
+
+
 def materialize_shards(
     context: dg.AssetExecutionContext,
     settings: Settings,
@@ -59,6 +69,7 @@ def materialize_shards(
     source: FingerprintedSource | None = None,
     inputs: Mapping[str, Stamp] | None = None,
     at_once: Callable[[], int] = lambda: 1,
+    why_empty: Callable[[Stamp], str] = lambda stamp: "nothing that it is made from is left",
 ) -> dg.MaterializeResult:
     """Make the run's shards of the asset at hand; its single table where it has no partitions.
 
@@ -68,9 +79,11 @@ def materialize_shards(
         source: what the asset is read from, if it is.
         inputs: the tables that it is made from, where those are more than the same shard's.
         at_once: how many shards are under way together; asked once there is one to make.
+        why_empty: why the table that would have this stamp has no rows, in words, and what to change.
 
     Raises:
         MissingTableError: a table of the same shard that the asset reads has not been made.
+        EmptiedTablesError: scored tables would have become empty; they were left as they are, the others were made.
     """
     asset = context.asset_key.to_user_string()
     tables = ShardTables(settings.store)
@@ -84,27 +97,46 @@ def materialize_shards(
     def draft(shard: str) -> _Task:
         new, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
         follows = not settings.force and stored is not None and stored.recipe == new.recipe
-        return _Task(new, stored if follows and still_valid(shard) else None)
+        return _Task(new, stored, kept=follows and still_valid(shard))
 
     asked = cache(at_once)
     results = in_order(
-        partial(_stamp, tables, make, Laps()),
+        partial(_outcome, tables, _Maker(make, why_empty, may_empty=settings.replace_by_empty), Laps()),
         map(draft, shards),
         lambda task: 1 if task.kept or len(shards) == 1 else asked(),
     )
     fingerprints: dict[str, str] = {}
+    withheld: dict[str, str] = {}
     with closing(results):
-        for number, (shard, (stamp, skip)) in enumerate(zip(shards, results, strict=True), start=1):
-            done = "up to date" if skip else f"{stamp.facts['rows']:,} rows in {stamp.facts['seconds']:.1f} s"
-            context.log.info(f"{asset} {number}/{len(shards)} {shard}: {done}")
+        for number, (shard, outcome) in enumerate(zip(shards, results, strict=True), start=1):
+            context.log.info(f"{asset} {number}/{len(shards)} {shard}: {outcome.in_words}")
+            if outcome.withheld:
+                withheld[shard] = outcome.withheld
+                continue
+            stamp, skip = outcome.stamp, outcome.skipped
             is_shown = not skip or (len(shards) <= FEW_SHARDS and _is_small(tables, stamp))
             metadata = shown(asset, tables.scan(asset, stamp.partition), all_settings(settings)) if is_shown else {}
             metadata.update(table_metadata(tables, stamp, skipped=skip))
             context.add_asset_metadata(metadata, partition_key=shard if partitioned else None)
             fingerprints[shard] = stamp.fingerprint
+    if withheld:
+        raise EmptiedTablesError(_emptied(asset, withheld, list(fingerprints)))
     # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.
     version = next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(fingerprints)
     return dg.MaterializeResult(data_version=dg.DataVersion(version))
+
+
+def _emptied(asset: str, withheld: Mapping[str, str], made: Sequence[str]) -> str:
+    """What would have been lost, why, and the two ways on."""
+    lines = [f"{shard!r} {why}" for shard, why in islice(withheld.items(), SHARDS_NAMED)]
+    if len(withheld) > SHARDS_NAMED:
+        lines.append(f"and {len(withheld) - SHARDS_NAMED} more shards")
+    others = f" The other {len(made)} shards of {asset} are made." if made else ""
+    return (
+        f"{asset} of {len(withheld)} shards, which a model has scored, would be replaced by empty tables; they were "
+        f"left as they are.{others} Change back what emptied them, or run again with --replace-by-empty "
+        "(EL_REPLACE_BY_EMPTY=true) if it is meant:\n    " + "\n    ".join(lines)
+    )
 
 
 def open_corpus_of(settings: Settings) -> CorpusSource:
@@ -123,27 +155,67 @@ def _is_small(tables: ShardTables, stamp: Stamp) -> bool:
 
 @dataclass(frozen=True)
 class _Task:
-    """A shard's next stamp, and the stored one where its table still follows."""
+    """A shard's next stamp, the stored one, and whether its table still follows."""
 
     new: Stamp
-    kept: Stamp | None
+    stored: Stamp | None
+    kept: bool
+
+    @property
+    def rows_at_stake(self) -> int:
+        """Scored rows that an empty table would replace."""
+        return self.stored.facts["rows"] if self.stored and RECIPES[self.new.asset].is_scored else 0
 
 
-def _stamp(tables: ShardTables, make: Callable[[str], Made], laps: Laps, task: _Task) -> tuple[Stamp, bool]:
-    """The stamp of the shard's table, and whether that was there already."""
-    return (task.kept, True) if task.kept else (_make_and_write(tables, make, laps, task.new), False)
+@dataclass(frozen=True)
+class _Outcome:
+    """The stamp of a shard's table; `withheld` says why it was not replaced by an empty one."""
+
+    stamp: Stamp
+    skipped: bool = False
+    withheld: str = ""
+
+    @property
+    def in_words(self) -> str:
+        if self.withheld:
+            return f"left as it is: {self.withheld}"
+        rows, seconds = self.stamp.facts["rows"], self.stamp.facts["seconds"]
+        return "up to date" if self.skipped else f"{rows:,} rows in {seconds:.1f} s"
 
 
-def _make_and_write(tables: ShardTables, make: Callable[[str], Made], laps: Laps, draft: Stamp) -> Stamp:
+@dataclass(frozen=True)
+class _Maker:
+    """How a shard's table is made, and what is said and allowed if it comes out empty."""
+
+    make: Callable[[str], Made]
+    why_empty: Callable[[Stamp], str]
+    may_empty: bool
+
+
+def _outcome(tables: ShardTables, maker: _Maker, laps: Laps, task: _Task) -> _Outcome:
+    """Make the shard's table and write it, unless it is up to date or would wipe scores."""
+    if task.kept and task.stored:
+        return _Outcome(task.stored, skipped=True)
     started = time.monotonic()
-    made = make(draft.partition)
+    made = maker.make(task.new.partition)
     stop_if_abandoned()
     seconds = round(laps.end(started), 3)
+    facts = {"rows": made.frame.height, "seconds": seconds, **made.facts}
+    stamp = replace(task.new, pinned=dict(made.pinned), facts=facts)
+    if made.frame.is_empty() and task.rows_at_stake and not maker.may_empty:
+        assert task.stored, "rows are at stake in a stored table"
+        changed = "".join(f", {change}" for change in _changed_settings(task.stored, stamp))
+        return _Outcome(task.stored, withheld=f"({task.rows_at_stake:,} rows{changed}): {maker.why_empty(stamp)}")
     for name, frame in made.side_tables.items():
-        side = replace(draft, asset=name, facts={"rows": frame.height})
-        tables.write(conform(frame, name), side)
-    stamp = replace(
-        draft, pinned=dict(made.pinned), facts={"rows": made.frame.height, "seconds": seconds, **made.facts}
-    )
-    tables.write(conform(made.frame, draft.asset), stamp)
-    return stamp
+        tables.write(conform(frame, name), replace(task.new, asset=name, facts={"rows": frame.height}))
+    tables.write(conform(made.frame, stamp.asset), stamp)
+    return _Outcome(stamp)
+
+
+def _changed_settings(stored: Stamp, new: Stamp) -> list[str]:
+    """The settings of the table's own recipe that are not those that it was made under."""
+    return [
+        f"{name} was {stored.settings[name]!r}, is {new.settings[name]!r}"
+        for name in RECIPES[new.asset].settings
+        if name in stored.settings and stored.settings[name] != new.settings[name]
+    ]

@@ -7,10 +7,15 @@ from typing import Any
 import polars as pl
 from upath import UPath
 
+from el_assets.entropylong.diagnosis import added, by_reason, stamps_of, why_nothing, why_unfilled
 from el_assets.entropylong.selection import KeepRule, PassRates, judge, over_shards, pass_rates
-from el_assets.gateau.summary import gateau_rows
+from el_assets.finite import OTHER_DTYPE, not_finite
+from el_assets.gateau.summary import gateau_rows, gateau_warnings
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp
+
+# Shards that a warning is printed for.
+WARNINGS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ def print_summary(
     for label, line in zip(["look at it", *[""] * len(look)], look, strict=False):
         print(f"  {label:<{width}}  {line}")
     print()
+    for warning in [*entropylong_warnings(tables, shards), *gateau_warnings(tables, pool)]:
+        print(f"  warning: {warning}")
     unreadable = unreadable_files(tables, shards, pool)
     for problem in unreadable:
         print(f"  not read: {problem}")
@@ -92,7 +99,7 @@ def _entropylong_rows(settings: Settings, tables: ShardTables, shards: Sequence[
     share = f"{100 * context_tokens / packed_tokens:.0f} %" if packed_tokens else "-"
     units, per_pair = _total(scores, "units"), _total(scores, "per_pair_forwards")
     return [
-        ("roots", f"{_total(maps, 'rows'):,} of {_total(maps, 'documents_eligible'):,} eligible"),
+        ("roots", f"{_total(maps, 'rows'):,} of {_total(maps, 'documents_eligible'):,} eligible{_not_eligible(maps)}"),
         ("anchors", f"{_total(maps, 'anchors'):,}"),
         ("pairs scored", f"{per_pair:,} in {units:,} forwards"),
         *_rate_rows(settings, tables, packed),
@@ -100,6 +107,34 @@ def _entropylong_rows(settings: Settings, tables: ShardTables, shards: Sequence[
         ("share of packed tokens", f"{share} contexts, the rest roots and joints"),
         ("sequences", f"{_total(packed, 'sequences'):,} of {settings.sequence_tokens:,} tokens, {_per_shard(packed)}"),
     ]
+
+
+def entropylong_warnings(tables: ShardTables, shards: Sequence[str]) -> list[str]:
+    """Return what a user should know of the sequences: where there are none and why, and what was set aside as NaN."""
+    packed = tables.stamps("packed_sequences", shards)
+    empty = [shard for shard in packed if why_unfilled(tables, shard)]
+    if empty and len(empty) == len(packed):
+        nothing = [f"no sequence: {why_nothing(stamps_of(tables, empty))}"]
+    else:
+        nothing = [f"no sequence in {shard}: {why_unfilled(tables, shard)}" for shard in empty]
+    lost = [
+        f"{name} of {shard}: {line}. {OTHER_DTYPE}"
+        for name, kind in (("entropy_maps", "roots"), ("context_scores", "pairs"))
+        for shard, stamp in tables.stamps(name, packed).items()
+        for line in not_finite(stamp.facts, kind)
+    ]
+    return [*_first(nothing), *_first(lost)]
+
+
+def _first(lines: list[str]) -> list[str]:
+    """The first lines, and how many more there are."""
+    more = len(lines) - WARNINGS_SHOWN
+    return [*lines[:WARNINGS_SHOWN], *([f"and {more} more shards like these"] if more > 0 else [])]
+
+
+def _not_eligible(maps: dict[str, Stamp]) -> str:
+    reasons = added([stamp.facts for stamp in maps.values()]).get("documents_not_eligible")
+    return f" (not eligible: {by_reason(reasons)})" if reasons else ""
 
 
 def _rate_rows(settings: Settings, tables: ShardTables, packed: dict[str, Stamp]) -> list[tuple[str, str]]:

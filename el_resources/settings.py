@@ -110,7 +110,7 @@ class Settings(dg.ConfigurableResource):
     root_tokens_max: int = Field(
         default=640,
         ge=0,
-        description="[?] Longest root, in scorer tokens; 0 leaves only the limits of window and sequence.",
+        description="[?] Longest root, in scorer tokens; 0 leaves only the limit of the scorer's window.",
     )
     alpha: float = Field(
         default=1.5,
@@ -243,6 +243,11 @@ class Settings(dg.ConfigurableResource):
         "one.",
     )
     force: bool = Field(default=False, description="Recompute shards even if their tables are up to date.")
+    replace_by_empty: bool = Field(
+        default=False,
+        description="Let a table that a model scored be replaced by an empty one, which otherwise stops the run before "
+        "anything is written.",
+    )
     refresh_candidates: bool = Field(
         default=False,
         description="Retrieve candidates again wherever the index is newer than the build that they came from; only "
@@ -288,10 +293,11 @@ class Settings(dg.ConfigurableResource):
                 f"root_tokens_max={self.root_tokens_max} is below root_tokens_min={self.root_tokens_min}; "
                 "raise the one or lower the other (0 removes the upper bound)"
             )
-        if 2 * self.root_tokens_min > self.sequence_tokens:
+        if self.root_tokens_min >= self.sequence_tokens:
             raise ValueError(
-                f"root_tokens_min={self.root_tokens_min} leaves no root: a root fills at most half of "
-                f"sequence_tokens={self.sequence_tokens}; lower the one or raise the other"
+                f"root_tokens_min={self.root_tokens_min} leaves no sequence: one of "
+                f"sequence_tokens={self.sequence_tokens} holds a whole root and a context; "
+                "lower the one or raise the other"
             )
         if self.beats_controls and not self.controls_per_root:
             raise ValueError("beats_controls needs controls_per_root of at least 1; got 0")

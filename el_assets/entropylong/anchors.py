@@ -24,7 +24,8 @@ class RootLimits:
         shortest, longest: the user's own bounds; longest 0 is none.
         window: the scorer's window. BOS, the longest chunk, the separator and the root must fit it together.
         chunk, separator: tokens of the longest chunk and of the separator.
-        sequence: L; a root may fill at most half of a sequence.
+
+    The length of a sequence is not among them: it decides what is packed, never what is scored.
     """
 
     shortest: int
@@ -32,18 +33,24 @@ class RootLimits:
     window: int
     chunk: int
     separator: int
-    sequence: int
+
+    @property
+    def left_by_window(self) -> int:
+        """Tokens that the scorer's window leaves for a root."""
+        return max(0, self.window - 1 - self.chunk - self.separator)
 
     def reason_against(self, n_tokens: int) -> str | None:
-        """Why a document of this length is not a root; None where it is one."""
+        """Return why a document of this length is not a root; None if it is one.
+
+        A document that fits neither the window nor the user's bound is counted for the window, since raising the bound
+        would not help it.
+        """
         if n_tokens < self.shortest:
-            return "shorter_than_root_tokens_min"
-        if 1 + self.chunk + self.separator + n_tokens > self.window:
-            return "does_not_fit_window_with_a_context"
-        if n_tokens > self.sequence // 2:
-            return "longer_than_half_a_sequence"
+            return "too_short"
+        if n_tokens > self.left_by_window:
+            return "too_long_for_window"
         if self.longest and n_tokens > self.longest:
-            return "longer_than_root_tokens_max"
+            return "too_long_for_root_tokens_max"
         return None
 
 

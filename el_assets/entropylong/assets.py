@@ -7,6 +7,7 @@ import polars as pl
 
 from el_assets.corpus.assets import context_chunks, context_store, documents, retrieval_index
 from el_assets.entropylong.candidate_search import Searching, find_candidates, lost_candidates, refuse_other_encoder
+from el_assets.entropylong.diagnosis import why_empty
 from el_assets.entropylong.steps import map_entropy, pack_sequences, score_contexts, verify_pairs
 from el_assets.partitions import corpus_shards
 from el_assets.shard_assets import GPU_POOL, ShardStep, shard_asset
@@ -23,8 +24,9 @@ def entropy_maps(context: dg.AssetExecutionContext, settings: Settings, causal_l
     """One row per root document: entropy and NLL (nats) of every token, threshold τ = μ + ασ, and the anchors above it.
 
     Roots are a hash sample of the shard's eligible documents: BOS, the longest chunk, the separator and the root fit
-    the scorer's window, and the root fills at most half of a sequence. Shards of a source with `roots=no` have none.
-    EntropyLong, "high-entropy positions".
+    the scorer's window, whatever the length of a sequence; metadata counts the others by reason. Shards of a source
+    with `roots=no` have none. Roots without finite scores are set aside and counted. EntropyLong, "high-entropy
+    positions".
     """
     model, step = ModelChoice.long(settings), ShardStep.of(context, settings)
     return materialize_shards(
@@ -32,6 +34,7 @@ def entropy_maps(context: dg.AssetExecutionContext, settings: Settings, causal_l
         settings,
         lambda shard: map_entropy(step, shard, causal_lm.engine(model), model),
         at_once=lambda: causal_lm.shards_at_once(model),
+        why_empty=partial(why_empty, step.tables),
     )
 
 
@@ -83,7 +86,8 @@ def context_scores(context: dg.AssetExecutionContext, settings: Settings, causal
     """One row per anchor and candidate or control, kept or not: entropy and NLL (nats) before and after.
 
     One forward of [BOS] chunk separator root answers for all anchors of the root; pairs that an earlier table of the
-    shard holds are not scored again. Metadata compares the cost with one forward per pair. EntropyLong, "verification".
+    shard holds are not scored again. Pairs without finite scores are set aside and counted. Metadata compares the cost
+    with one forward per pair. EntropyLong, "verification".
     """
     model, step = ModelChoice.long(settings), ShardStep.of(context, settings)
     return materialize_shards(
@@ -91,6 +95,7 @@ def context_scores(context: dg.AssetExecutionContext, settings: Settings, causal
         settings,
         lambda shard: score_contexts(step, shard, causal_lm.engine(model), model.fingerprint()),
         at_once=lambda: causal_lm.shards_at_once(model),
+        why_empty=partial(why_empty, step.tables),
     )
 
 
@@ -110,8 +115,8 @@ def packed_sequences(context: dg.AssetExecutionContext, settings: Settings) -> d
     """One row per training sequence of exactly L tokens: groups of [shuffled verified contexts ; root].
 
     Groups are set apart by end-of-text. Every token span names its document, chunk, source and licence. Roots that
-    fill no sequence stand in the table `packing_leftovers` with their reason. Train on a sequence as one attention
-    span. EntropyLong, "assembly".
+    fill no sequence, or are too long for one, are rows of the table `packing_leftovers` with their reason. Train on a
+    sequence as one attention span. EntropyLong, "assembly".
     """
     tables = ShardTables(settings.store)
     return materialize_shards(

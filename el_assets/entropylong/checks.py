@@ -14,7 +14,9 @@ from el_assets.entropylong.assets import (
     packed_sequences,
     verified_pairs,
 )
+from el_assets.entropylong.diagnosis import why_empty, why_unfilled
 from el_assets.entropylong.selection import KeepRule, judge, over_shards, pass_rates
+from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.partitions import corpus_shards, registered_shards
 from el_assets.shard_checks import all_shards_check, result, shard_check
 from el_resources.causal_lm import ModelChoice
@@ -25,7 +27,15 @@ from el_resources.tokenization import ModelTokenizer
 # A chunk that more than this share of all roots keep explains too much to be evidence.
 HUB_SHARE = 0.05
 FEWEST_HUB_USES = 5
-REDO = "Materialize the asset for the shard again with the setting force"
+WARN = dg.AssetCheckSeverity.WARN
+# Nothing that a user does can make these fail: the table was altered after it was written, or the code is wrong.
+ALTERED = (
+    "The table was altered after it was written, or the code is wrong: make it anew with "
+    "`python -m el_assets run --force --shards SHARD`, and report it if it fails again"
+)
+WITHOUT_ROOTS = "A shard without roots gives no sequences, but its chunks are contexts for others"
+WITHOUT_SEQUENCES = "Another epsilon or sequence_tokens costs no forwards"
+CATCH_UP = "Run the jobs build_index and build_sequences for the shard: what the table was made from has changed since"
 
 
 def entropies_are_within_bounds(tables: ShardTables, shard: str) -> list[str]:
@@ -39,6 +49,18 @@ def entropies_are_within_bounds(tables: ShardTables, shard: str) -> list[str]:
         pl.col("entropy_nats").is_between(0, highest) & pl.col("nll_nats").is_finite() & (pl.col("nll_nats") >= 0)
     ).fill_null(False)
     return [f"root {doc_id!r} holds a score out of bounds" for doc_id in maps.filter(~fine)["doc_id"].unique().sort()]
+
+
+def shards_have_roots(tables: ShardTables, shard: str) -> list[str]:
+    """Every shard has a root, unless its source offers none; a shard without roots gives no sequences."""
+    stamp = tables.require_stamp("entropy_maps", shard)
+    unoffered = "source_offers_no_roots" in stamp.facts.get("documents_not_eligible", ())
+    return [] if stamp.facts["rows"] or unoffered else [why_empty(tables, stamp)]
+
+
+def sampled_roots_have_finite_scores(tables: ShardTables, shard: str) -> list[str]:
+    """No sampled root had to be set aside because a score of it is NaN or infinite."""
+    return not_finite(tables.require_stamp("entropy_maps", shard).facts, "roots")
 
 
 def anchors_exceed_their_threshold(tables: ShardTables, shard: str) -> list[str]:
@@ -59,7 +81,7 @@ def no_root_retrieves_itself(tables: ShardTables, shard: str) -> list[str]:
 
 
 def every_candidate_is_scored(tables: ShardTables, shard: str) -> list[str]:
-    """Every candidate and control has finite scores before and after."""
+    """Every candidate and control has finite scores before and after, or is among those that were set aside."""
     keys = ["doc_id", "anchor", "chunk_id", "is_control"]
     wanted = tables.read("candidate_contexts", shard, keys)
     scores = tables.read("context_scores", shard)
@@ -69,9 +91,16 @@ def every_candidate_is_scored(tables: ShardTables, shard: str) -> list[str]:
         if name.endswith("_nats") or "reduction" in name
     )
     missing = wanted.join(scores.filter(numbers), on=keys, how="anti")
+    if missing.height == tables.require_stamp("context_scores", shard).facts.get("pairs_not_finite", 0):
+        return []
     return [
         f"root {doc_id!r}, anchor {anchor}, chunk {chunk_id!r}" for doc_id, anchor, chunk_id, _ in missing.iter_rows()
     ]
+
+
+def scored_pairs_have_finite_scores(tables: ShardTables, shard: str) -> list[str]:
+    """No pair had to be set aside because its score, or that of a control at its anchor, is NaN or infinite."""
+    return not_finite(tables.require_stamp("context_scores", shard).facts, "pairs")
 
 
 def kept_reductions_exceed_epsilon(tables: ShardTables, shard: str) -> list[str]:
@@ -137,6 +166,12 @@ def sequences_are_full(tables: ShardTables, shard: str) -> list[str]:
     return problems
 
 
+def shards_fill_sequences(tables: ShardTables, shard: str) -> list[str]:
+    """Every shard fills at least one sequence, unless its source offers no roots; else says why and what to change."""
+    why = why_unfilled(tables, shard)
+    return [why] if why else []
+
+
 def roots_are_whole_and_last(tables: ShardTables, shard: str) -> list[str]:
     """Every group ends with its whole root; only the first segment of a sequence may have lost its head."""
     problems = []
@@ -183,7 +218,7 @@ def segments_equal_their_text(context: dg.AssetCheckExecutionContext, settings: 
     found = {
         shard: listed for shard in context.partition_keys if (listed := misquoting_segments(tables, shard, tokenizer))
     }
-    return result(found, shards=len(context.partition_keys), remedy=REDO)
+    return result(found, shards=len(context.partition_keys), remedy=CATCH_UP)
 
 
 def quoted_documents_exist(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
@@ -219,17 +254,21 @@ def _texts(tables: ShardTables, wanted: pl.DataFrame) -> list[tuple[str, str]]:
 
 
 CHECKS = [
-    shard_check(entropy_maps, entropies_are_within_bounds, remedy=REDO, blocking=True),
-    shard_check(entropy_maps, anchors_exceed_their_threshold, remedy=REDO, blocking=True),
-    shard_check(candidate_contexts, no_root_retrieves_itself, remedy=REDO, blocking=True),
-    shard_check(context_scores, every_candidate_is_scored, remedy=REDO, blocking=True),
-    shard_check(verified_pairs, kept_reductions_exceed_epsilon, remedy=REDO, blocking=True),
+    shard_check(entropy_maps, entropies_are_within_bounds, remedy=OTHER_DTYPE, blocking=True),
+    shard_check(entropy_maps, anchors_exceed_their_threshold, remedy=ALTERED, blocking=True),
+    shard_check(entropy_maps, shards_have_roots, remedy=WITHOUT_ROOTS, severity=WARN),
+    shard_check(entropy_maps, sampled_roots_have_finite_scores, remedy=OTHER_DTYPE, severity=WARN),
+    shard_check(candidate_contexts, no_root_retrieves_itself, remedy=CATCH_UP, blocking=True),
+    shard_check(context_scores, every_candidate_is_scored, remedy=CATCH_UP, blocking=True),
+    shard_check(context_scores, scored_pairs_have_finite_scores, remedy=OTHER_DTYPE, severity=WARN),
+    shard_check(verified_pairs, kept_reductions_exceed_epsilon, remedy=ALTERED, blocking=True),
     verified_contexts_beat_random,
     all_shards_check(
         verified_pairs, no_chunk_is_a_hub, remedy="Lower max_chunk_uses, or remove boilerplate from the corpus"
     ),
-    shard_check(packed_sequences, sequences_are_full, remedy=REDO, blocking=True),
-    shard_check(packed_sequences, roots_are_whole_and_last, remedy=REDO, blocking=True),
+    shard_check(packed_sequences, sequences_are_full, remedy=ALTERED, blocking=True),
+    shard_check(packed_sequences, roots_are_whole_and_last, remedy=ALTERED, blocking=True),
+    shard_check(packed_sequences, shards_fill_sequences, remedy=WITHOUT_SEQUENCES, severity=WARN),
     segments_equal_their_text,
     all_shards_check(
         packed_sequences,

@@ -4,7 +4,8 @@ EntropyLong, "assembly": S = [shuffled kept contexts ; root]. A group is one roo
 verified: `C1 sep C2 sep ... sep D`. Several groups, set apart by end-of-text, fill a sequence. The paper does not say
 how sequences are brought to length; here whole groups are taken in seeded order, and the overflow is cut from the head
 of the sequence's first context. No root is cut, no other context is cut, and no verified context is dropped to make a
-fit: a root whose group fits no sequence goes to the leftovers with its reason.
+fit: a root that is as long as a sequence, or whose group fits none, goes to the leftovers with its reason. L decides
+here and nowhere before, so another L costs packing only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from el_assets.schemas import polars_schema
 
 # Seeded orders of the remaining groups that are tried before they are left over.
 ORDERS_TRIED = 200
+# Why a root is left over that leaves a sequence no room for a context.
+ROOT_TOO_LONG = "root_longer_than_sequence"
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,10 @@ def pack(
     groups: Sequence[Group], *, length: int, end_of_text: int, seed: int
 ) -> tuple[list[list[Segment]], list[tuple[Group, str]]]:
     """(sequences of exactly `length` tokens as lists of segments, groups that fill none with their reason)."""
-    fitting = sorted((g for g in groups if g.n_tokens - g.slack <= length), key=lambda g: g.root.doc_id or "")
-    leftovers = [(g, "group_longer_than_sequence") for g in groups if g.n_tokens - g.slack > length]
+    reasons = [too_long(group, length) for group in groups]
+    leftovers = [(group, reason) for group, reason in zip(groups, reasons, strict=True) if reason is not None]
+    fitting = [group for group, reason in zip(groups, reasons, strict=True) if reason is None]
+    fitting.sort(key=lambda group: group.root.doc_id or "")
     sequences = []
     random = np.random.default_rng(seed)
     while (chosen := _choose(fitting, length, random)) is not None:
@@ -103,6 +108,13 @@ def pack(
         used = set(indices)
         fitting = [group for index, group in enumerate(fitting) if index not in used]
     return sequences, leftovers + [(group, "no_fitting_group") for group in fitting]
+
+
+def too_long(group: Group, length: int) -> str | None:
+    """Return why no sequence of `length` tokens can hold the whole group; None if one can."""
+    if group.root.n_tokens >= length:
+        return ROOT_TOO_LONG
+    return "group_longer_than_sequence" if group.n_tokens - group.slack > length else None
 
 
 def _choose(groups: Sequence[Group], length: int, random: np.random.Generator) -> tuple[list[int], int] | None:
@@ -175,8 +187,16 @@ def sequences_table(shard: str, sequences: Sequence[Sequence[Segment]]) -> pl.Da
     return pl.DataFrame(rows, schema=polars_schema("packed_sequences"), orient="row")
 
 
-def leftovers_table(leftovers: Sequence[tuple[Group, str]], without_context: Mapping[str, int]) -> pl.DataFrame:
-    """The `packing_leftovers` table: groups with their reason, and roots without a context with their length."""
+def leftovers_table(
+    leftovers: Sequence[tuple[Group, str]], without_context: Mapping[str, int], *, length: int
+) -> pl.DataFrame:
+    """Return the `packing_leftovers` table: groups with their reason, and roots without a context with their length.
+
+    A root that no sequence of `length` tokens could hold has that as its reason, with contexts or without.
+    """
     rows = [(group.root.doc_id, reason, group.n_tokens) for group, reason in leftovers]
-    rows += [(doc_id, "no_verified_context", n_tokens) for doc_id, n_tokens in without_context.items()]
+    rows += [
+        (doc_id, ROOT_TOO_LONG if n_tokens >= length else "no_verified_context", n_tokens)
+        for doc_id, n_tokens in without_context.items()
+    ]
     return pl.DataFrame(rows, schema=polars_schema("packing_leftovers"), orient="row").sort("doc_id")

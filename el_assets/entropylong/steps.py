@@ -4,6 +4,7 @@ The assets (el_assets.entropylong.assets) say what each table is; here stands ho
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,19 +12,22 @@ import polars as pl
 
 from el_assets.corpus.documents import usable
 from el_assets.entropylong.anchors import RootLimits, entropy_map_row, entropy_maps_table, sample_roots
-from el_assets.entropylong.packing import Group, Segment, leftovers_table, make_group, pack, sequences_table
+from el_assets.entropylong.packing import Group, Segment, leftovers_table, make_group, pack, sequences_table, too_long
 from el_assets.entropylong.provenance import document_of, document_origins
 from el_assets.entropylong.selection import KeepRule, judge, keep_contexts, pass_rates
 from el_assets.entropylong.verification import (
     Joint,
     blocks,
+    pair_names,
     pairs_with_before,
     per_pair_cost,
     plan_units,
     score_units,
+    split_finite,
     split_known,
     with_reductions,
 )
+from el_assets.finite import is_finite, set_aside_facts
 from el_assets.meter import Meter
 from el_assets.shard_assets import ShardStep
 from el_assets.shard_runs import Made
@@ -35,57 +39,75 @@ if TYPE_CHECKING:
     from el_resources.scoring.engine import ScoringEngine
 
 
+@dataclass(frozen=True)
+class _Root:
+    """A sampled document and its tokens."""
+
+    doc_id: str
+    content_hash: str
+    token_ids: np.ndarray
+
+
 def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: ModelChoice) -> Made:
-    """`entropy_maps` of a shard: sampled roots, scored at every token."""
+    """`entropy_maps` of a shard: sampled roots, scored at every token; roots without finite scores are set aside."""
     settings = step.settings
-    texts = usable(step.tables.scan("documents", shard)).select("doc_id", "content_hash", "text").collect()
-    if not offers_roots(settings.corpus, shard):
-        texts = texts.clear()
-    tokens = step.tokenizer.encode_batch(texts["text"].to_list())
-    limits = RootLimits(
-        shortest=settings.root_tokens_min,
-        longest=settings.root_tokens_max,
-        window=engine.window,
-        chunk=settings.chunk_tokens,
-        separator=len(step.separator_ids()),
-        sequence=settings.sequence_tokens,
-    )
-    chosen, counts = sample_roots(
-        texts["doc_id"].to_list(),
-        [len(ids) for ids in tokens],
-        limits,
-        count=settings.roots_per_shard,
-        seed=settings.seed,
-    )
+    roots, counts = _sampled_roots(step, shard, engine.window)
+    sequences = [root.token_ids for root in roots]
     meter = Meter(engine)
-    sequences = [tokens[index] for index in chosen]
-    names = texts[chosen].select("doc_id", "content_hash").iter_rows()
     with meter, step.show(f"entropy {shard}", sum(len(ids) for ids in sequences), "tokens") as advance:
         scores = engine.score(sequences, on_progress=advance)
+    scored = list(zip(roots, scores, strict=True))
+    lost = [repr(root.doc_id) for root, score in scored if not is_finite(score.entropy_nats, score.nll_nats)]
     rows = [
         entropy_map_row(
-            doc_id,
-            content_hash,
-            token_ids,
+            root.doc_id,
+            root.content_hash,
+            root.token_ids,
             score.entropy_nats,
             score.nll_nats,
             alpha=settings.alpha,
             skip=settings.skip_tokens,
             cap=settings.max_anchors,
         )
-        for (doc_id, content_hash), token_ids, score in zip(names, sequences, scores, strict=True)
+        for root, score in scored
+        if is_finite(score.entropy_nats, score.nll_nats)
     ]
     table = entropy_maps_table(rows)
     facts = {
         **meter.facts(),
-        **{f"documents_{name}": count for name, count in counts.items()},
+        "documents_eligible": counts.pop("eligible"),
+        "documents_not_eligible": counts,
+        **set_aside_facts("roots", lost, of=len(roots), shard=shard, dtype=engine.dtype),
         "anchors": int(table["anchors"].list.len().sum()),
         "root_tokens": int(table["token_ids"].list.len().sum()),
         "vocab_size": engine.vocab_size,
+        "window_tokens": engine.window,
         "model": model.name,
         "model_has_bos": step.tokenizer.has_bos,
     }
     return Made(frame=table, facts=facts)
+
+
+def _sampled_roots(step: ShardStep, shard: str, window: int) -> tuple[list[_Root], dict[str, int]]:
+    """The shard's sampled roots, and how many documents are `eligible` and are not for which reason."""
+    settings = step.settings
+    texts = usable(step.tables.scan("documents", shard)).select("doc_id", "content_hash", "text").collect()
+    if not offers_roots(settings.corpus, shard):
+        return [], {"eligible": 0, **({"source_offers_no_roots": texts.height} if texts.height else {})}
+    tokens = step.tokenizer.encode_batch(texts["text"].to_list())
+    limits = RootLimits(
+        shortest=settings.root_tokens_min,
+        longest=settings.root_tokens_max,
+        window=window,
+        chunk=settings.chunk_tokens,
+        separator=len(step.separator_ids()),
+    )
+    lengths = [len(ids) for ids in tokens]
+    chosen, counts = sample_roots(
+        texts["doc_id"].to_list(), lengths, limits, count=settings.roots_per_shard, seed=settings.seed
+    )
+    names = texts[chosen].select("doc_id", "content_hash").iter_rows()
+    return [_Root(doc_id, hash_, tokens[index]) for (doc_id, hash_), index in zip(names, chosen, strict=True)], counts
 
 
 def score_contexts(step: ShardStep, shard: str, engine: "ScoringEngine", scorer_fingerprint: str) -> Made:
@@ -101,12 +123,15 @@ def score_contexts(step: ShardStep, shard: str, engine: "ScoringEngine", scorer_
     with Meter(engine) as meter:
         scored = _score_blocks(step, shard, engine, units, roots, chunks, joint)
     after = new.join(pl.concat(scored), on=["doc_id", "chunk_hash", "anchor"], how="inner") if scored else known.clear()
-    table = with_reductions(pl.concat([known, after])).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
-    assert table.height == pairs.height, (table.height, pairs.height)
+    every = pl.concat([known, after])
+    assert every.height == pairs.height, (every.height, pairs.height)
+    fine, lost = split_finite(every)
+    table = with_reductions(fine).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
     facts = {
         **meter.facts(),
         "pairs": pairs.height,
         "pairs_reused": known.height,
+        **set_aside_facts("pairs", pair_names(lost), of=pairs.height, shard=shard, dtype=engine.dtype),
         "units": len(units),
         **per_pair_cost(pairs, roots, chunks, joint),
         "basis": basis,
@@ -180,6 +205,7 @@ def verify_pairs(step: ShardStep, shard: str) -> Made:
         "contexts": table.height,
         "roots_with_contexts": table["doc_id"].n_unique(),
         "contexts_dropped_by_use_cap": n_capped,
+        "pairs_above_epsilon": plain.n_retrieved_passing,
         "mean_best_reduction": table["best_reduction"].mean(),
         **pass_rates(judged, seed=settings.seed).facts(),
         "epsilon_only": plain.facts(),
@@ -199,7 +225,9 @@ def pack_sequences(step: ShardStep, shard: str) -> Made:
     )
     with_contexts = set(pairs["doc_id"])
     without = {doc_id: len(ids) for doc_id, ids in roots.items() if doc_id not in with_contexts}
-    table, left = sequences_table(shard, sequences), leftovers_table(leftovers, without)
+    table = sequences_table(shard, sequences)
+    left = leftovers_table(leftovers, without, length=settings.sequence_tokens)
+    packable = [group for group in groups if too_long(group, settings.sequence_tokens) is None]
     context_tokens = sum(s.n_tokens for segments in sequences for s in segments if s.kind == "context")
     facts = {
         "sequences": table.height,
@@ -207,6 +235,7 @@ def pack_sequences(step: ShardStep, shard: str) -> Made:
         "context_tokens": context_tokens,
         "packed_contexts": sum(s.kind == "context" for segments in sequences for s in segments),
         "packed_roots": sum(s.kind == "root" for segments in sequences for s in segments),
+        "packable_tokens": sum(group.n_tokens for group in packable),
         "leftovers": dict(left["reason"].value_counts().sort("reason").iter_rows()),
     }
     return Made(frame=table, facts=facts, side_tables={"packing_leftovers": left})

@@ -134,6 +134,26 @@ def score_units(
     ).explode("anchor", *AFTER)
 
 
+def split_finite(pairs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return (pairs whose scores are finite; pairs that are set aside).
+
+    Set aside are the pairs without finite scores, and all pairs of an anchor that lost a control: with fewer rivals to
+    beat, a candidate there would pass more easily than elsewhere.
+    """
+    finite = pl.all_horizontal(pl.col(name).is_finite().fill_null(False) for name in AFTER)
+    robbed = pairs.filter(pl.col("is_control") & ~finite).select("doc_id", "anchor").unique()
+    numbered = pairs.with_row_index("number")
+    fine = numbered.filter(finite).join(robbed, on=["doc_id", "anchor"], how="anti", maintain_order="left")
+    lost = numbered.join(fine.select("number"), on="number", how="anti", maintain_order="left")
+    return fine.drop("number"), lost.drop("number")
+
+
+def pair_names(pairs: pl.DataFrame) -> list[str]:
+    """Return each pair's root, anchor and chunk in words."""
+    keys = pairs.select("doc_id", "anchor", "chunk_id").iter_rows()
+    return [f"root {doc_id!r}, anchor {anchor}, chunk {chunk_id!r}" for doc_id, anchor, chunk_id in keys]
+
+
 def with_reductions(pairs: pl.DataFrame) -> pl.DataFrame:
     """The `context_scores` table: pairs with scores before and after, and their relative reductions.
 

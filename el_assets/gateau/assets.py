@@ -7,6 +7,7 @@ import dagster as dg
 import polars as pl
 
 from el_assets.gateau.cam import with_awareness
+from el_assets.gateau.diagnosis import why_no_samples
 from el_assets.gateau.influence import InfluenceRule, influence_table, select_subset, shares
 from el_assets.gateau.samples import sample_facts, samples_table, why_no_sample
 from el_assets.gateau.steps import SampleStep, refuse_different_tokenizers, score_awareness, score_guidance
@@ -77,6 +78,7 @@ def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
         settings,
         partial(score_guidance, SampleStep.of(context, settings, causal_lm=causal_lm)),
         at_once=lambda: causal_lm.shards_at_once(ModelChoice.long(settings)),
+        why_empty=partial(why_no_samples, ShardTables(settings.store)),
     )
 
 
@@ -92,6 +94,7 @@ def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
         settings,
         partial(score_awareness, SampleStep.of(context, settings, causal_lm=causal_lm)),
         at_once=lambda: causal_lm.shards_at_once(ModelChoice.long(settings)),
+        why_empty=partial(why_no_samples, ShardTables(settings.store)),
     )
 
 

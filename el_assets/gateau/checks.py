@@ -6,6 +6,7 @@ from itertools import pairwise
 import dagster as dg
 import polars as pl
 
+from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.gateau.assets import cam_scores, hmg_scores, influence_scores, instruction_samples, selected_subsets
 from el_assets.gateau.influence import is_small_for, roc_auc, subset_size
 from el_assets.partitions import instruction_shards
@@ -15,7 +16,12 @@ from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 
 ATTENTION_TOLERANCE = 1e-4
-REDO = "Materialize the asset for the shard again with the setting force"
+WARN = dg.AssetCheckSeverity.WARN
+RESCORE = f"Run the job score_samples for the shard, whose samples have changed since; or: {OTHER_DTYPE}"
+RANK_ANEW = (
+    "The table was altered after it was written, or the code is wrong: run the job select_samples with the setting "
+    "force, and report it if it fails again"
+)
 
 
 def samples_are_readable(tables: ShardTables, shard: str) -> list[str]:
@@ -41,16 +47,27 @@ def conversations_are_unique_over_shards(tables: ShardTables, shards: list[str])
 
 
 def every_sample_is_guided(tables: ShardTables, shard: str) -> list[str]:
-    """Every sample that was not set aside has finite, non-negative NLLs in both readings."""
+    """Every sample that was not set aside, here or before, has finite, non-negative NLLs in both readings."""
     return _unscored(tables, shard, "hmg_scores", ["nll_short_nats", "nll_long_nats"])
 
 
 def every_sample_has_awareness(tables: ShardTables, shard: str) -> list[str]:
-    """Every sample that was not set aside has finite, non-negative NLLs: with its context, and with each segment."""
+    """Every sample that was not set aside, here or before, has finite, non-negative NLLs: with its context, and with
+    each segment."""
     unscored = _unscored(tables, shard, "cam_scores", ["nll_nats"])
     alone = tables.read("cam_scores", shard, ["sample_id", "segment_nll_nats"]).explode("segment_nll_nats")
     wrong = alone.filter(~(pl.col("segment_nll_nats").is_finite() & (pl.col("segment_nll_nats") >= 0)))
     return unscored + [f"sample {sample_id!r} has NLL {nll} with one segment" for sample_id, nll in wrong.iter_rows()]
+
+
+def guided_samples_have_finite_scores(tables: ShardTables, shard: str) -> list[str]:
+    """No sample had to be set aside because its NLL in one of the readings is NaN or infinite."""
+    return not_finite(tables.require_stamp("hmg_scores", shard).facts, "samples")
+
+
+def aware_samples_have_finite_scores(tables: ShardTables, shard: str) -> list[str]:
+    """No sample had to be set aside because an attention mass or NLL of it is NaN or infinite."""
+    return not_finite(tables.require_stamp("cam_scores", shard).facts, "samples")
 
 
 def attention_sums_to_one(tables: ShardTables, shard: str) -> list[str]:
@@ -70,7 +87,7 @@ def ranks_are_a_permutation(settings: Settings) -> dg.AssetCheckResult:
         found.append("ranks are no permutation")
     if not table["score"].is_finite().all() or not table["score"].is_sorted(descending=True):
         found.append("scores are not finite, or not in the order of the ranks")
-    return result({"influence_scores": found} if found else {}, shards=1, remedy=REDO)
+    return result({"influence_scores": found} if found else {}, shards=1, remedy=RANK_ANEW)
 
 
 @dg.asset_check(asset=influence_scores, blocking=True)
@@ -79,7 +96,7 @@ def awareness_is_a_cosine(settings: Settings) -> dg.AssetCheckResult:
     table = ShardTables(settings.store).read("influence_scores", columns=["sample_id", "cas"])
     outside = table.filter(~pl.col("cas").is_between(-1 - 1e-9, 1 + 1e-9).fill_null(False))
     found = [f"sample {sample_id!r} has CAS {cas}" for sample_id, cas in outside.iter_rows()]
-    return result({"influence_scores": found} if found else {}, shards=1, remedy=REDO)
+    return result({"influence_scores": found} if found else {}, shards=1, remedy=RANK_ANEW)
 
 
 @dg.asset_check(asset=influence_scores)
@@ -149,6 +166,8 @@ def _unscored(tables: ShardTables, shard: str, asset: str, columns: list[str]) -
     wanted = tables.scan("instruction_samples", shard).filter(pl.col("set_aside_reason").is_null()).select("sample_id")
     fine = pl.all_horizontal((pl.col(c).is_finite() & (pl.col(c) >= 0)).fill_null(False) for c in columns)
     missing = wanted.join(tables.scan(asset, shard).filter(fine), on="sample_id", how="anti").collect()
+    if missing.height == tables.require_stamp(asset, shard).facts.get("samples_not_finite", 0):
+        return []
     return [f"sample {sample_id!r} is not scored" for sample_id in missing["sample_id"]]
 
 
@@ -168,9 +187,11 @@ CHECKS = [
         remedy="Deduplicate the pool over its files",
         partitions=instruction_shards,
     ),
-    shard_check(hmg_scores, every_sample_is_guided, remedy=REDO, blocking=True),
-    shard_check(cam_scores, every_sample_has_awareness, remedy=REDO, blocking=True),
-    shard_check(cam_scores, attention_sums_to_one, remedy=REDO, blocking=True),
+    shard_check(hmg_scores, every_sample_is_guided, remedy=RESCORE, blocking=True),
+    shard_check(hmg_scores, guided_samples_have_finite_scores, remedy=OTHER_DTYPE, severity=WARN),
+    shard_check(cam_scores, every_sample_has_awareness, remedy=RESCORE, blocking=True),
+    shard_check(cam_scores, attention_sums_to_one, remedy=OTHER_DTYPE, blocking=True),
+    shard_check(cam_scores, aware_samples_have_finite_scores, remedy=OTHER_DTYPE, severity=WARN),
     ranks_are_a_permutation,
     awareness_is_a_cosine,
     far_samples_rank_above_the_others,

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from el_assets.finite import OTHER_DTYPE
+
 Values = NDArray[np.float64]
 
 
@@ -65,7 +67,5 @@ def scaled(values: Values, name: str) -> Values:
     if name not in SCALES:
         raise ValueError(f"scale {name!r} is unknown; use one of {', '.join(SCALES)}")
     if not np.isfinite(values).all():
-        raise ValueError(
-            f"{int((~np.isfinite(values)).sum())} of {len(values)} scores are not finite; score them again"
-        )
+        raise ValueError(f"{int((~np.isfinite(values)).sum())} of {len(values)} scores are not finite. {OTHER_DTYPE}")
     return SCALES[name](values.astype(np.float64)) if len(values) else values.astype(np.float64)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from el_assets.finite import finite_rows, set_aside_facts
 from el_assets.gateau.cam import cam_table
 from el_assets.gateau.hmg import hmg_table, mean_nll
 from el_assets.gateau.prompts import Parts, Prompt, build_prompt, segments_of
@@ -90,9 +91,11 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
         list(zip(short_prompts, short_nll, strict=True)),
         list(zip(long_prompts, long_nll, strict=True)),
     )
+    table, lost = finite_rows(table)
     facts = {
         **meter.facts(),
         **step.made_from(shard),
+        **set_aside_facts("samples", lost, of=samples.height, shard=shard, dtype=long_engine.dtype),
         "form": step.settings.hmg_form,
         "contexts_cut": int((table["n_dropped_context_tokens"] > 0).sum()),
         "context_tokens_dropped": int(table["n_dropped_context_tokens"].sum()),
@@ -150,5 +153,11 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
                 "n_dropped_context_tokens": prompt.n_dropped,
             }
         )
-    facts = {**meter.facts(), **step.made_from(shard), "segments": sum(len(spans) for spans in segments)}
-    return Made(frame=cam_table(rows), facts=facts)
+    table, lost = finite_rows(cam_table(rows))
+    facts = {
+        **meter.facts(),
+        **step.made_from(shard),
+        **set_aside_facts("samples", lost, of=samples.height, shard=shard, dtype=engine.dtype),
+        "segments": sum(len(spans) for spans in segments),
+    }
+    return Made(frame=table, facts=facts)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from el_assets.finite import OTHER_DTYPE, not_finite
+from el_assets.gateau.diagnosis import nothing_scorable
 from el_assets.gateau.influence import is_small_for, roc_auc
 from el_assets.parts import FRACTIONS
 from el_resources.settings import Settings
@@ -44,6 +46,15 @@ def _small_pool_row(n_samples: int, subsets: Sequence[str]) -> list[tuple[str, s
     if not small:
         return []
     return [("small pool", f"{n_samples} samples are too few for {', '.join(small)}, which is the best sample alone")]
+
+
+def gateau_warnings(tables: ShardTables, pool: Sequence[str]) -> list[str]:
+    """Return what a user should know of the pool: that nothing can be scored and why, and what was set aside as NaN."""
+    stamps = tables.stamps("instruction_samples", pool).values()
+    nothing = nothing_scorable([stamp.facts for stamp in stamps]) if stamps else None
+    scored = [stamp for asset in ("hmg_scores", "cam_scores") for stamp in tables.stamps(asset, pool).values()]
+    lost = [f"{s.asset} of {s.partition}: {line}" for s in scored for line in not_finite(s.facts, "samples")]
+    return [*([f"no sample can be scored: {nothing}"] if nothing else []), *(f"{line}. {OTHER_DTYPE}" for line in lost)]
 
 
 def _auc_row(settings: Settings, tables: ShardTables, shards: list[str]) -> list[tuple[str, str]]:

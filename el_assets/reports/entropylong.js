@@ -99,6 +99,7 @@ function segmentDetail(segment, index) {
 place("subject").textContent = `${count(data.shards.length)} shards in ${data.store}, scored by ${data.model}`;
 place("caveat").hidden = !data.embedded;
 place("funnel").append(funnel(data.funnel));
+if (data.nothing) place("nothing").textContent = `No sequence: ${data.nothing}`;
 place("documents-shown").textContent = shownOf(data.documents.length, data.n_roots, "roots");
 place("sequences-shown").textContent = shownOf(data.sequences.length, data.n_sequences, "sequences");
 const mostKept = data.documents.reduce((best, entry, index) => (entry.n_kept > (data.documents[best]?.n_kept ?? -1) ? index : best), 0);

@@ -4,11 +4,13 @@ Everything follows from stored tables; nothing is scored. Holds the scores of al
 of the shown documents only.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
 from el_assets.corpus.documents import usable
+from el_assets.entropylong.diagnosis import added, by_reason, why_nothing
 from el_assets.entropylong.selection import KeepRule, judge, keep_contexts, pass_rates
 from el_assets.plots import entropylong as figures
 from el_assets.plots.drawing import svg
@@ -27,6 +29,7 @@ def report_data(settings: Settings, finished: FinishedShards) -> dict[str, Any]:
     """The page's data. Raises ValueError (see FinishedShards.of, tokenizer_of)."""
     tables = finished.tables
     model = next(iter(finished.stamps["entropy_maps"].values())).facts["model"]
+    stamps = {**finished.stamps, "documents": tables.stamps("documents", finished.shards)}
     return {
         "store": str(tables.store),
         "model": model,
@@ -35,6 +38,7 @@ def report_data(settings: Settings, finished: FinishedShards) -> dict[str, Any]:
         "settings": settings_rows([finished.stamps["packed_sequences"][finished.shards[0]]]),
         "costs": cost_rows(tables, (*CORPUS_TABLES, *SEQUENCE_TABLES), finished.shards),
         "funnel": funnel(finished),
+        "nothing": why_nothing({asset: of_asset.values() for asset, of_asset in stamps.items()}),
         "rule": {"epsilon": finished.rule.epsilon, "criterion": finished.rule.criterion},
         "grid": epsilon_grid(finished, seed=settings.seed),
         "documents": document_entries(finished, settings),
@@ -50,6 +54,8 @@ def funnel(finished: FinishedShards) -> list[list[Any]]:
     documents = tables.scan_many("documents", shards)
     n_documents = _count(usable(documents))
     roots = tables.scan_many("entropy_maps", shards).select("anchors").collect()
+    maps = added([stamp.facts for stamp in finished.stamps["entropy_maps"].values()])
+    leftovers = added([stamp.facts for stamp in finished.stamps["packed_sequences"].values()]).get("leftovers", {})
     controls = int(finished.scores["is_control"].sum())
     with_contexts = finished.pairs.select("shard", "doc_id").n_unique()
     segments = finished.sequences.select(pl.col("segments").explode(empty_as_null=False)).unnest("segments")
@@ -57,14 +63,29 @@ def funnel(finished: FinishedShards) -> list[list[Any]]:
     return [
         ["documents", n_documents, set_aside_remark(_count(documents) - n_documents)],
         ["chunks", _count(tables.scan_many("context_chunks", shards)), "what can be retrieved from these shards"],
-        ["eligible roots", finished.total("entropy_maps", "documents_eligible"), "by length"],
-        ["roots", roots.height, "sampled by hash"],
+        ["eligible roots", finished.total("entropy_maps", "documents_eligible"), _not_eligible(maps)],
+        ["roots", roots.height, _not_finite(maps)],
         ["anchors", int(roots["anchors"].list.len().sum()), "positions with entropy above τ"],
         ["candidates", finished.scores.height - controls, f"anchor × retrieved chunk; {controls:,} random beside them"],
         ["verified contexts", finished.pairs.height, f"kept for {with_contexts:,} roots"],
-        ["packed contexts", packed.get("context", 0), f"with {packed.get('root', 0):,} roots"],
+        ["packed contexts", packed.get("context", 0), f"with {packed.get('root', 0):,} roots{_left_over(leftovers)}"],
         ["sequences", finished.sequences.height, f"of {finished.made_under['sequence_tokens']:,} tokens"],
     ]
+
+
+def _not_eligible(maps: Mapping[str, Any]) -> str:
+    """How many documents are no roots, by reason."""
+    reasons = maps.get("documents_not_eligible")
+    return f"not eligible: {by_reason(reasons)}" if reasons else "every document is eligible"
+
+
+def _not_finite(maps: Mapping[str, Any]) -> str:
+    lost = maps.get("roots_not_finite", 0)
+    return "sampled by hash" + (f"; {lost:,} more were set aside, whose scores are not finite" if lost else "")
+
+
+def _left_over(leftovers: Mapping[str, int]) -> str:
+    return f"; roots left over: {by_reason(leftovers)}" if leftovers else ""
 
 
 def epsilon_grid(finished: FinishedShards, *, seed: int) -> list[dict[str, Any]]:

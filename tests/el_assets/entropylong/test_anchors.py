@@ -16,9 +16,9 @@ from el_assets.entropylong.anchors import (
 )
 from el_assets.schemas import conform, polars_schema
 
-# Window: 1 BOS + 20 chunk + 2 separator leave 77 of 100 tokens; half a sequence is 60.
-LIMITS = RootLimits(shortest=10, longest=50, window=100, chunk=20, separator=2, sequence=120)
-ANY_LENGTH = RootLimits(shortest=1, longest=0, window=100, chunk=20, separator=2, sequence=1000)
+# Window: 1 BOS + 20 chunk + 2 separator leave 77 of 100 tokens.
+LIMITS = RootLimits(shortest=10, longest=50, window=100, chunk=20, separator=2)
+ANY_LENGTH = RootLimits(shortest=1, longest=0, window=100, chunk=20, separator=2)
 
 
 def nats(*values: float) -> NDArray[np.float32]:
@@ -28,29 +28,32 @@ def nats(*values: float) -> NDArray[np.float32]:
 @pytest.mark.parametrize(
     ("n_tokens", "reason"),
     [
-        (9, "shorter_than_root_tokens_min"),
+        (9, "too_short"),
         (10, None),
         (50, None),
-        (51, "longer_than_root_tokens_max"),
-        (60, "longer_than_root_tokens_max"),
-        (61, "longer_than_half_a_sequence"),
-        (77, "longer_than_half_a_sequence"),
-        (78, "does_not_fit_window_with_a_context"),
+        (51, "too_long_for_root_tokens_max"),
+        (77, "too_long_for_root_tokens_max"),
+        (78, "too_long_for_window"),
     ],
 )
 def test_a_roots_length_is_bounded(n_tokens: int, reason: str | None) -> None:
     assert LIMITS.reason_against(n_tokens) == reason
 
 
-def test_without_a_longest_root_window_and_sequence_remain() -> None:
+def test_without_a_longest_root_the_window_remains() -> None:
     assert ANY_LENGTH.reason_against(77) is None
-    assert ANY_LENGTH.reason_against(78) == "does_not_fit_window_with_a_context"
+    assert ANY_LENGTH.reason_against(78) == "too_long_for_window"
+
+
+def test_a_window_below_a_context_leaves_nothing() -> None:
+    limits = RootLimits(shortest=1, longest=0, window=20, chunk=20, separator=2)
+    assert (limits.left_by_window, limits.reason_against(1)) == (0, "too_long_for_window")
 
 
 def test_ineligible_documents_are_counted_by_reason() -> None:
     chosen, counts = sample_roots(list("abcde"), [5, 20, 9, 100, 30], LIMITS, count=0, seed=0)
     assert chosen == [1, 4]
-    assert counts == {"eligible": 2, "does_not_fit_window_with_a_context": 1, "shorter_than_root_tokens_min": 2}
+    assert counts == {"eligible": 2, "too_long_for_window": 1, "too_short": 2}
 
 
 def test_no_documents_and_none_eligible_give_no_roots() -> None:

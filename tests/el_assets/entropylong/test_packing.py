@@ -127,6 +127,8 @@ class TestPackingByHand:
         [
             (group("r", 10, 4), 17, "no_fitting_group"),  # one token too few
             (group("r", 10, 4), 12, "group_longer_than_sequence"),  # the context would have to lose all 4
+            (group("r", 10, 50), 10, "root_longer_than_sequence"),  # no room for a context
+            (group("r", 30, 4), 16, "root_longer_than_sequence"),
             (group("r", 10, 3, 3), 17, "group_longer_than_sequence"),  # 3 too many, and none can lose more than 2
         ],
     )
@@ -175,15 +177,16 @@ class TestPackingInvariants:
         left = [one.root.doc_id for one, _ in leftovers]
         assert sorted(map(str, packed + left)) == sorted(str(one.root.doc_id) for one in groups), "each exactly once"
         for one, reason in leftovers:
-            too_long = one.n_tokens - one.slack > length
-            assert reason == ("group_longer_than_sequence" if too_long else "no_fitting_group")
+            group_is_too_long = one.n_tokens - one.slack > length
+            expected = "group_longer_than_sequence" if group_is_too_long else "no_fitting_group"
+            assert reason == ("root_longer_than_sequence" if one.root.n_tokens >= length else expected)
 
     @given(groups=many_groups(), length=st.integers(16, 60), data=st.data())
     @settings(max_examples=60, deadline=None)
     def test_the_order_of_groups_does_not_matter(self, groups: list[Group], length: int, data: st.DataObject) -> None:
         shuffled = data.draw(st.permutations(groups))
         tables = [
-            (sequences_table("a", sequences), leftovers_table(leftovers, {}))
+            (sequences_table("a", sequences), leftovers_table(leftovers, {}, length=length))
             for sequences, leftovers in (
                 pack(some, length=length, end_of_text=END_OF_TEXT, seed=0) for some in (groups, shuffled)
             )
@@ -266,14 +269,16 @@ class TestTables:
         assert [segment["doc_id"] for segment in row["segments"]] == ["doc", None, "r"]
 
     def test_leftovers_are_groups_and_roots_without_contexts(self) -> None:
-        table = leftovers_table([(group("b", 10, 4), "no_fitting_group")], {"c": 7, "a": 9})
+        without = {"c": 7, "a": 9, "d": 20}
+        table = leftovers_table([(group("b", 10, 4), "no_fitting_group")], without, length=20)
         assert table.schema == polars_schema("packing_leftovers")
         assert table.rows() == [
             ("a", "no_verified_context", 9),
             ("b", "no_fitting_group", 16),
             ("c", "no_verified_context", 7),
+            ("d", "root_longer_than_sequence", 20),
         ]
 
     def test_a_shard_that_fills_nothing_is_two_empty_tables(self) -> None:
         assert sequences_table("a", []).equals(pl.DataFrame(schema=polars_schema("packed_sequences")))
-        assert leftovers_table([], {}).equals(pl.DataFrame(schema=polars_schema("packing_leftovers")))
+        assert leftovers_table([], {}, length=16).equals(pl.DataFrame(schema=polars_schema("packing_leftovers")))
