@@ -4,10 +4,14 @@ A partitioned check looks at the shards of its run; a global one at every regist
 how many. Failing checks say what to do next.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
+
+# Dagster's own results of a partitioned check name no partition if its run has several, and then count for none of
+# them. Its version is pinned exactly.
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from el_assets.partitions import registered_shards
 from el_resources.settings import Settings
@@ -28,12 +32,46 @@ def shard_check(asset: Any, problems: Problems, *, remedy: str, blocking: bool =
         partitions_def=asset.partitions_def,
         blocking=blocking,
     )
-    def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
-        tables = ShardTables(settings.store)
-        found = {shard: listed for shard in context.partition_keys if (listed := problems(tables, shard))}
-        return result(found, shards=len(context.partition_keys), remedy=remedy)
+    def check(
+        context: dg.AssetCheckExecutionContext, settings: Settings
+    ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
+        tables, shards = ShardTables(settings.store), list(context.partition_keys)
+        made = _materializations(context.instance, asset.key, shards)
+        for shard in shards:
+            found = result({shard: problems(tables, shard)}, shards=1, remedy=remedy)
+            yield dg.AssetCheckEvaluation(
+                asset_key=asset.key,
+                check_name=problems.__name__,
+                passed=found.passed,
+                metadata=found.metadata,
+                target_materialization_data=made.get(shard),
+                severity=found.severity,
+                description=found.description,
+                blocking=blocking,
+                partition=shard,
+            )
+        yield dg.Output(None)  # what Dagster takes for the end of a check
 
     return check
+
+
+def _materializations(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, shards: Sequence[str]
+) -> dict[str, AssetCheckEvaluationTargetMaterializationData]:
+    """The latest materialization of each shard, which a result is about: an older one's result does not count."""
+    latest = instance.event_log_storage.get_latest_storage_id_by_partition(
+        asset, dg.DagsterEventType.ASSET_MATERIALIZATION, set(shards)
+    )
+    ids = list(latest.values())
+    if not ids:
+        return {}
+    found = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=asset, storage_ids=ids), limit=len(ids))
+    return {
+        str(record.partition_key): AssetCheckEvaluationTargetMaterializationData(
+            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+        )
+        for record in found.records
+    }
 
 
 def all_shards_check(
