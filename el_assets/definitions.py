@@ -3,7 +3,7 @@
 import dagster as dg
 
 from el_assets import status_checks
-from el_assets.automation import schedules
+from el_assets.automation import following_sensors, schedules
 from el_assets.corpus import assets as corpus_assets
 from el_assets.corpus import checks as corpus_checks
 from el_assets.entropylong import assets as entropylong_assets
@@ -17,7 +17,9 @@ from el_assets.removal import remove_shards
 from el_assets.reports import assets as report_assets
 from el_assets.schemas import TABLES, dagster_schema
 from el_assets.sensors import sensors
+from el_assets.shown_versions import VERSIONED, shown_version
 from el_assets.sources import sources
+from el_assets.telling import tell_what_changed
 from el_resources.causal_lm import CausalLM
 from el_resources.settings import Settings
 
@@ -39,7 +41,8 @@ def workspace_assets() -> list[dg.AssetsDefinition | dg.AssetSpec]:
 def _in_catalogue(spec: dg.AssetSpec) -> dg.AssetSpec:
     name = spec.key.to_user_string()
     columns = {"dagster/column_schema": dagster_schema(name)} if name in TABLES else {}
-    return spec.replace_attributes(owners=OWNERS, metadata={**spec.metadata, **columns})
+    version = shown_version(name, SETTINGS) if name in VERSIONED else spec.code_version
+    return spec.replace_attributes(owners=OWNERS, metadata={**spec.metadata, **columns}, code_version=version)
 
 
 defs = dg.Definitions(
@@ -47,7 +50,12 @@ defs = dg.Definitions(
     asset_checks=[*corpus_checks.CHECKS, *entropylong_checks.CHECKS, *gateau_checks.CHECKS, *status_checks.CHECKS],
     jobs=[*JOBS, remove_shards],
     schedules=schedules(SETTINGS.backfill_every_hours),
-    sensors=[*sensors(SETTINGS.watch_every_seconds), name_lost_shards],
+    sensors=[
+        *sensors(SETTINGS.watch_every_seconds),
+        *following_sensors(),
+        tell_what_changed(SETTINGS.watch_every_seconds),
+        name_lost_shards,
+    ],
     resources={
         "settings": SETTINGS.at_launch(),
         "causal_lm": CausalLM(),
