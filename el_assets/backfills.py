@@ -19,7 +19,7 @@ from dagster._core.utils import make_new_backfill_id
 from el_assets.definitions import build_definitions
 from el_assets.partitions import corpus_shards, instruction_shards, selected_fractions
 from el_assets.parts import FRACTIONS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
-from el_assets.run_needs import ray_tags
+from el_assets.run_needs import launches_on_ray, ray_tags
 from el_resources.settings import Settings
 
 
@@ -44,7 +44,7 @@ def submit_backfill(
     backfill = PartitionBackfill.from_asset_graph_subset(
         backfill_id=make_new_backfill_id(),
         backfill_timestamp=time.time(),
-        tags=ray_tags(settings, parts),
+        tags=ray_tags(settings, parts, on_ray=launches_on_ray(instance)),
         dynamic_partitions_store=instance,
         asset_graph_subset=AssetGraphSubset.from_asset_partition_set(
             set(_asset_partitions(definitions, parts, {**chosen, "subsets": fractions})),

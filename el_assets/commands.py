@@ -23,6 +23,7 @@ from el_assets.automation import range_tags
 from el_assets.backfills import submit_backfill
 from el_assets.definitions import build_definitions
 from el_assets.gateau.assets import open_instructions_of
+from el_assets.in_process import execute_here
 from el_assets.partitions import (
     contiguous_ranges,
     corpus_shards,
@@ -37,6 +38,7 @@ from el_assets.passed_over import print_passed_over
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.settings_command import advice, seen_by_this_command_only
+from el_assets.shard_checks import failed_in_words
 from el_assets.shard_runs import open_corpus_of
 from el_assets.status import corpus_status, in_words, pool_status
 from el_assets.summary import Stage, print_summary, unreadable_files
@@ -47,7 +49,8 @@ from el_resources.shard_tables import ShardTables
 # Assets of the parts that `status` tells of.
 PARTS_OF_CORPUS = {"index": (*CORPUS_TABLES, "retrieval_index"), "entropylong": SEQUENCE_TABLES}
 PARTS_OF_POOL = {"gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets")}
-PROCESS_TAG = "entropylong/process"
+# Names that begin so are for Dagster's use and no page shows them.
+PROCESS_TAG = ".dagster/entropylong_process"
 # Settings that a flag of `run` gives.
 GIVEN_BY_FLAG = ("force", "refresh_candidates", "replace_by_empty")
 
@@ -133,17 +136,16 @@ class _Here:
     definitions: dg.Definitions
     given: Sequence[str]
 
-    def execute(self, job: str, tags: dict[str, str], assets: Sequence[str] = ()) -> dg.ExecuteInProcessResult:
-        run_config = {
-            "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
-            "resources": {"settings": {"config": self.settings.subset((*self.given, *GIVEN_BY_FLAG))}},
-        }
-        return self.definitions.resolve_job_def(job).execute_in_process(
-            instance=self.instance,
+    def execute(self, job: str, tags: dict[str, str], assets: Sequence[str] = ()) -> dg.JobExecutionResult:
+        return execute_here(
+            self.instance,
+            self.definitions.resolve_job_def(job),
             tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
-            run_config=run_config,
-            asset_selection=[dg.AssetKey(asset) for asset in assets] or None,
-            raise_on_error=False,
+            run_config={
+                "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
+                "resources": {"settings": {"config": self.settings.subset((*self.given, *GIVEN_BY_FLAG))}},
+            },
+            assets=[dg.AssetKey(asset) for asset in assets],
         )
 
 
@@ -247,7 +249,7 @@ def _runs(
     return runs
 
 
-def _stages(instance: DagsterInstance, result: dg.ExecuteInProcessResult) -> list[Stage]:
+def _stages(instance: DagsterInstance, result: dg.JobExecutionResult) -> list[Stage]:
     """Seconds, forwards and written tables of each asset of a run, in the order of their ends."""
     forwards, written = Counter[str](), Counter[str]()
     for event in result.get_asset_materialization_events():
@@ -264,12 +266,9 @@ def _stages(instance: DagsterInstance, result: dg.ExecuteInProcessResult) -> lis
     ]
 
 
-def _failure(result: dg.ExecuteInProcessResult) -> str:
+def _failure(result: dg.JobExecutionResult) -> str:
     """What failed, by step and check, with the cause and what to do next."""
-    checks = [
-        c for c in result.get_asset_check_evaluations() if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR
-    ]
-    lines = [f"{check.asset_key.to_user_string()}: {check.check_name}: {check.description}" for check in checks]
+    lines = failed_in_words(result.get_asset_check_evaluations())
     for event in result.get_step_failure_events():
         error = event.step_failure_data.error
         while error is not None and error.cause is not None:

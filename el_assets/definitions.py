@@ -4,10 +4,12 @@ It is also the one place that reads the environment while it is loaded, for Dags
 settings.
 """
 
+from functools import partial
+
 import dagster as dg
 
 from el_assets import status_checks
-from el_assets.automation import schedules
+from el_assets.automation import following_sensors, schedules
 from el_assets.corpus import assets as corpus_assets
 from el_assets.corpus import checks as corpus_checks
 from el_assets.entropylong import assets as entropylong_assets
@@ -21,22 +23,34 @@ from el_assets.removal import remove_shards
 from el_assets.reports import assets as report_assets
 from el_assets.schemas import TABLES, dagster_schema
 from el_assets.sensors import sensors
+from el_assets.shown_versions import VERSIONED, shown_version
 from el_assets.sources import sources
+from el_assets.telling import tell_what_changed
 from el_resources.causal_lm import CausalLM
+from el_resources.environment import Environment
 from el_resources.settings import Settings
 
 OWNERS = ["team:entropylong"]
 
 
-def build_definitions(settings: Settings) -> dg.Definitions:
-    """Return the workspace under these settings, which its runs have too unless a launch gives others."""
-    jobs = Jobs(settings)
+def build_definitions(settings: Settings, *, on_ray: bool = False) -> dg.Definitions:
+    """Return the workspace under these settings, which its runs have too unless a launch gives others.
+
+    Args:
+        on_ray: runs are jobs of a Ray cluster.
+    """
+    jobs = Jobs(settings, on_ray=on_ray)
     return dg.Definitions(
         assets=workspace_assets(settings),
         asset_checks=[*corpus_checks.CHECKS, *entropylong_checks.CHECKS, *gateau_checks.CHECKS, *status_checks.CHECKS],
         jobs=[*jobs.all(), remove_shards],
         schedules=schedules(settings.backfill_every_hours, jobs),
-        sensors=[*sensors(settings.watch_every_seconds), name_lost_shards],
+        sensors=[
+            *sensors(settings.watch_every_seconds),
+            *following_sensors(jobs),
+            tell_what_changed(settings.watch_every_seconds),
+            name_lost_shards,
+        ],
         resources={"settings": settings.at_launch(), "causal_lm": CausalLM()},
         # One process per run, so that its steps share one loaded model.
         executor=dg.in_process_executor,
@@ -52,7 +66,7 @@ def workspace_assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetS
     # A model is loaded once per run, so a run takes many shards.
     many_shards = dg.BackfillPolicy.multi_run(max_partitions_per_run=settings.shards_per_run)
     sharded = [asset.with_attributes(backfill_policy=many_shards) if has_shards(asset) else asset for asset in linked]
-    return [*external, *(asset.map_asset_specs(_in_catalogue) for asset in sharded)]
+    return [*external, *(asset.map_asset_specs(partial(_in_catalogue, settings)) for asset in sharded)]
 
 
 def has_shards(asset: dg.AssetsDefinition) -> bool:
@@ -60,10 +74,12 @@ def has_shards(asset: dg.AssetsDefinition) -> bool:
     return isinstance(asset.partitions_def, dg.DynamicPartitionsDefinition)
 
 
-def _in_catalogue(spec: dg.AssetSpec) -> dg.AssetSpec:
+def _in_catalogue(settings: Settings, spec: dg.AssetSpec) -> dg.AssetSpec:
     name = spec.key.to_user_string()
     columns = {"dagster/column_schema": dagster_schema(name)} if name in TABLES else {}
-    return spec.replace_attributes(owners=OWNERS, metadata={**spec.metadata, **columns})
+    version = shown_version(name, settings) if name in VERSIONED else spec.code_version
+    return spec.replace_attributes(owners=OWNERS, metadata={**spec.metadata, **columns}, code_version=version)
 
 
-defs = build_definitions(Settings.load())
+ENVIRONMENT = Environment.read().values()
+defs = build_definitions(Settings.load(ENVIRONMENT), on_ray=ENVIRONMENT.get("EL_EXECUTION") == "ray")

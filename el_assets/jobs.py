@@ -13,10 +13,11 @@ from el_resources.settings import Settings
 class Jobs:
     """The jobs of the workspace; their tags follow from the settings."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, on_ray: bool = False) -> None:
         def job(name: str, assets: Sequence[str], parts: Sequence[str], description: str) -> Any:
             selection = dg.AssetSelection.assets(*assets)
-            return dg.define_asset_job(name, selection, tags=ray_tags(settings, parts), description=description)
+            tags = ray_tags(settings, parts, on_ray=on_ray)
+            return dg.define_asset_job(name, selection, tags=tags, description=description)
 
         self.observe_models = job(
             "observe_models",
@@ -54,6 +55,10 @@ class Jobs:
             [],
             "Write the HTML reports over what is in the store; needs no model.",
         )
+
+    def named(self, name: str) -> Any:
+        """Return the job of a name."""
+        return vars(self)[name]
 
     def all(self) -> list[Any]:
         """Return every job."""

@@ -4,7 +4,7 @@ The index loses their rows when it is next synced, and shards that quote them ar
 see to both. A run that dies is made up for by the next: a shard is registered until its tables are gone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -52,6 +52,45 @@ KINDS = {
         variable="EL_INSTRUCTIONS",
     ),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Departures:
+    """Registered shards that the source does not list.
+
+    Attributes:
+        lost: those with a table in the store.
+        ghosts: those without any, which another source or store left registered.
+        registered: how many shards are registered, ghosts left out.
+    """
+
+    lost: Sequence[str]
+    ghosts: Sequence[str]
+    registered: int
+
+    @classmethod
+    def of(cls, kind: Kind, settings: Settings, registered: Sequence[str], went: Sequence[str]) -> "Departures":
+        tables = ShardTables(settings.store)
+        lost = [shard for shard in went if any(tables.exists(table, shard) for table in kind.tables)]
+        ghosts = [shard for shard in went if shard not in set(lost)]
+        return cls(lost=lost, ghosts=ghosts, registered=len(registered) - len(ghosts))
+
+    @property
+    def in_masses(self) -> bool:
+        """Whether more than half of what was registered is lost, so that the source may be a faulty one."""
+        return 2 * len(self.lost) > self.registered
+
+    def removable(self, settings: Settings) -> list[str]:
+        """Shards that may be taken out: ghosts always, for nothing is lost with them; the others within the bound."""
+        allowed = settings.remove_many_shards or not self.in_masses
+        return [*self.ghosts, *(self.lost if allowed else ())]
+
+    def refusal(self, uri: str) -> str:
+        """Why shards are left that went in masses."""
+        return (
+            f"{len(self.lost)} of {self.registered} registered shards are gone from {uri!r}, which is more than half; "
+            "set EL_REMOVE_MANY_SHARDS=true if they are to go"
+        )
 
 
 class ShardsThatWent(dg.Config):

@@ -3,16 +3,20 @@
 import json
 from collections.abc import Collection
 
+import dagster as dg
+
 from el_resources.settings import Settings
 
 RAY_TAG = "dagster-ray/config"
 
 
-def ray_tags(settings: Settings, parts: Collection[str]) -> dict[str, str]:
-    """The tag of runs that make assets of these parts; cores only for none.
+def ray_tags(settings: Settings, parts: Collection[str], *, on_ray: bool) -> dict[str, str]:
+    """The tag of runs that make assets of these parts; cores only for none; no tag if runs are not executed by Ray.
 
     Ray hides the GPUs of a node from runs that asked for none, so whatever loads a model asks.
     """
+    if not on_ray:
+        return {}
     needs = {"num_cpus": settings.cores_per_run}
     if any(_reads_a_model(part, settings) for part in parts) and settings.gpus_per_run:
         needs["num_gpus"] = settings.gpus_per_run
@@ -22,3 +26,8 @@ def ray_tags(settings: Settings, parts: Collection[str]) -> dict[str, str]:
 def _reads_a_model(part: str, settings: Settings) -> bool:
     """Whether a part scores or encodes; the embedded encoder adds up vectors and needs no GPU."""
     return part != "index" or settings.encoder != "reference-idf"
+
+
+def launches_on_ray(instance: dg.DagsterInstance) -> bool:
+    """Whether the instance's runs become jobs of a Ray cluster."""
+    return type(instance.run_launcher).__module__.startswith("dagster_ray")

@@ -6,7 +6,8 @@ new shards are registered by Dagster, and removal is a run of `remove_shards`. W
 schedules, which know it by the tables' stamps.
 
 A source that cannot be listed fails the tick. One from which more than half of the registered shards are gone is taken
-for a faulty one: nothing is removed unless `remove_many_shards` says so.
+for a faulty one: no table is removed unless `remove_many_shards` says so. Shards without any table do not count:
+nothing is lost with them.
 """
 
 import json
@@ -19,12 +20,12 @@ import dagster as dg
 
 from el_assets.automation import UNDER_WAY
 from el_assets.partitions import registered_shards
-from el_assets.removal import KINDS, removal_of, remove_shards
+from el_assets.removal import KINDS, Departures, removal_of, remove_shards
+from el_assets.status import names
 from el_resources.settings import Settings
 
 # Bytes of the hashes that stand for a shard's name and content in a cursor, which every tick stores again.
 NAME_BYTES, CONTENT_BYTES = 5, 3
-NAMES_SHOWN = 5
 REMOVALS_UNDER_WAY = dg.RunsFilter(job_name=remove_shards.name, statuses=UNDER_WAY)
 
 
@@ -37,13 +38,12 @@ class Changes:
     went: Sequence[str]
     registered: Sequence[str]
 
-    @property
-    def went_in_masses(self) -> bool:
-        return 2 * len(self.went) > len(self.registered)
+    def __bool__(self) -> bool:
+        return bool(self.came or self.changed or self.went)
 
     def in_words(self) -> str:
         found = [
-            f"{len(shards)} {what}: {_listed(shards)}"
+            f"{len(shards)} {what}: {names(shards)}"
             for what, shards in (("came", self.came), ("changed", self.changed), ("went", self.went))
             if shards
         ]
@@ -92,27 +92,31 @@ def _short(text: str, n_bytes: int) -> bytes:
     return blake2b(text.encode(), digest_size=n_bytes).digest()
 
 
-def _listed(shards: Sequence[str]) -> str:
-    more = len(shards) - NAMES_SHOWN
-    return ", ".join(shards[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def listing(name: str, settings: Settings) -> dict[str, str]:
+    """The fingerprint of each shard that a source lists.
+
+    Raises:
+        ValueError: it lists none.
+    """
+    source = KINDS[name].open_source(settings)
+    fingerprints = {shard: source.shard_fingerprint(shard) for shard in source.shards()}
+    if not fingerprints:
+        raise ValueError(f"{source.uri!r} lists no shard; check {KINDS[name].variable}")
+    return fingerprints
 
 
 def _answer(context: dg.SensorEvaluationContext, settings: Settings, name: str) -> dg.SensorResult:
     """What a tick over a kind of shards asks for."""
-    kind = KINDS[name]
-    source = kind.open_source(settings)
-    fingerprints = {shard: source.shard_fingerprint(shard) for shard in source.shards()}
-    if not fingerprints:
-        raise ValueError(f"{source.uri!r} lists no shard; check {kind.variable}")
+    kind, fingerprints = KINDS[name], listing(name, settings)
     changes = find_changes(fingerprints, registered_shards(context.instance, kind.partitions), context.cursor)
-    words, runs = changes.in_words(), list[dg.RunRequest]()
-    if changes.went_in_masses and not settings.remove_many_shards:
-        words += (
-            f". Nothing is removed: {len(changes.went)} of {len(changes.registered)} registered shards are gone from "
-            f"{source.uri!r}, which is more than half; set EL_REMOVE_MANY_SHARDS=true if they are to go"
-        )
-    elif changes.went and not context.instance.get_runs_count(REMOVALS_UNDER_WAY):
-        runs = [removal_of(name, list(changes.went))]
+    departures = Departures.of(kind, settings, changes.registered, changes.went)
+    going, words, runs = departures.removable(settings), changes.in_words(), list[dg.RunRequest]()
+    if departures.ghosts:
+        words += f". Without any table here, left from another source or store: {names(departures.ghosts)}"
+    if len(going) < len(changes.went):
+        words += f". No table is removed: {departures.refusal(kind.open_source(settings).uri)}"
+    if going and not context.instance.get_runs_count(REMOVALS_UNDER_WAY):
+        runs = [removal_of(name, [shard for shard in changes.went if shard in set(going)])]
     context.log.info(words)
     return dg.SensorResult(
         skip_reason=None if runs else words,

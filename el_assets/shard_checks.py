@@ -1,13 +1,20 @@
-"""Checks over shards: one property, a plain function `shard -> problems`, one result that names the shards that fail.
+"""Checks over shards: one property, a plain function `shard -> problems`.
 
-A partitioned check looks at the shards of its run; a global one at every registered shard whose table exists, and says
-how many. Failing checks say what to do next.
+A partitioned check gives a result for each shard of its run; a global one a single result for every registered shard
+whose table exists, which says how many. Failing checks say what to do next.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import dagster as dg
+
+# Dagster's own results of a partitioned check name no partition if its run has several, and then count for none of
+# them. Its version is pinned exactly.
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
 from el_assets.partitions import corpus_shards, registered_shards
 from el_resources.settings import Settings
@@ -16,6 +23,7 @@ from el_resources.shard_tables import MixedSettingsError, ShardTables
 # What is wrong with one shard, in words; empty where nothing is.
 Problems = Callable[[ShardTables, str], list[str]]
 SHOWN = 20
+SHARDS_NAMED = 3
 
 
 def shard_check(
@@ -26,21 +34,97 @@ def shard_check(
     blocking: bool = False,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetChecksDefinition:
-    """A check of the run's shards, named after the function that states the fact; its docstring describes it."""
+    """A check named after the function that states the fact; its docstring describes it.
+
+    It gives a result for each shard of the run, and one for all of them, which pages show that have room for one. A run
+    without shards (*Execute all* in the UI) looks at every registered shard that has the table.
+    """
+    key = dg.AssetCheckKey(asset.key, problems.__name__)
 
     @dg.asset_check(
         asset=asset,
-        name=problems.__name__,
+        name=key.name,
         description=problems.__doc__,
         partitions_def=asset.partitions_def,
         blocking=blocking,
     )
-    def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
-        tables = ShardTables(settings.store)
-        found = {shard: listed for shard in context.partition_keys if (listed := problems(tables, shard))}
-        return result(found, shards=len(context.partition_keys), remedy=remedy, severity=severity)
+    def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> Any:  # Dagster's type knows one result
+        tables, name = ShardTables(settings.store), asset.key.to_user_string()
+        chosen = _chosen_shards(context)
+        shards = chosen or [
+            s for s in registered_shards(context.instance, asset.partitions_def) if tables.exists(name, s)
+        ]
+        found = {shard: problems(tables, shard) for shard in shards}
+        made = _materializations(context.instance, asset.key, shards)
+        for shard in sorted(shards, key=lambda shard: bool(found[shard])):  # the latest of them is one that failed
+            one = result({shard: found[shard]}, shards=1, remedy=remedy, severity=severity)
+            yield _evaluation(key, one, blocking=blocking, shard=shard, about=made.get(shard))
+            if found[shard] and blocking:
+                _mark_as_failed(context, asset.key, shard)
+        if len(chosen) != 1:
+            whole = result(found, shards=len(shards), remedy=remedy, severity=severity)
+            yield _evaluation(key, whole, blocking=blocking)
+        yield dg.Output(None)  # the end of a check, as Dagster counts it
 
     return check
+
+
+def _chosen_shards(context: dg.AssetCheckExecutionContext) -> list[str]:
+    """The shards of the run; none if it was launched without."""
+    return list(context.partition_keys) if context.has_partition_key or context.has_partition_key_range else []
+
+
+def _evaluation(
+    key: dg.AssetCheckKey,
+    result: dg.AssetCheckResult,
+    *,
+    blocking: bool,
+    shard: str | None = None,
+    about: AssetCheckEvaluationTargetMaterializationData | None = None,
+) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=result.passed,
+        metadata=result.metadata,
+        target_materialization_data=about,
+        severity=result.severity,
+        description=result.description,
+        blocking=blocking,
+        partition=shard,
+    )
+
+
+def _mark_as_failed(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey, shard: str) -> None:
+    """Show the shard as failed among the asset's partitions, until it is materialized again.
+
+    Dagster counts a partition as failed if it was meant to be materialized after its latest materialization, by a run
+    that failed; a blocking check that fails makes its run fail.
+    """
+    step = context.op_execution_context.get_step_execution_context()
+    event = DagsterEvent.build_asset_materialization_planned_event(
+        step.job_name, step.step.key, AssetMaterializationPlannedData(asset, partition=shard)
+    )
+    context.instance.report_dagster_event(event, step.run_id, logging.DEBUG)
+
+
+def _materializations(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, shards: Sequence[str]
+) -> dict[str, AssetCheckEvaluationTargetMaterializationData]:
+    """The latest materialization of each shard, which a result is about: an older one's result does not count."""
+    latest = instance.event_log_storage.get_latest_storage_id_by_partition(
+        asset, dg.DagsterEventType.ASSET_MATERIALIZATION, set(shards)
+    )
+    ids = list(latest.values())
+    if not ids:
+        return {}
+    found = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=asset, storage_ids=ids), limit=len(ids))
+    return {
+        str(record.partition_key): AssetCheckEvaluationTargetMaterializationData(
+            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+        )
+        for record in found.records
+    }
 
 
 def all_shards_check(
@@ -87,3 +171,16 @@ def result(
     return dg.AssetCheckResult(
         passed=not lines, severity=severity, metadata=metadata, description=f"{lines[0]}. {remedy}" if lines else None
     )
+
+
+def failed_in_words(evaluations: Iterable[dg.AssetCheckEvaluation]) -> list[str]:
+    """A line for each result that failed with severity ERROR; of a check that failed for many shards, the first few."""
+    failed = [one for one in evaluations if not one.passed and one.severity == dg.AssetCheckSeverity.ERROR]
+    lines = []
+    for key, found in groupby(failed, key=lambda one: one.asset_check_key):
+        name, results = f"{key.asset_key.to_user_string()}: {key.name}", list(found)
+        shards = [one for one in results if one.partition is not None]
+        lines += [f"{name}: {one.description}" for one in (shards or results)[:SHARDS_NAMED]]
+        if len(shards) > SHARDS_NAMED:
+            lines.append(f"{name}: and {len(shards) - SHARDS_NAMED} more shards")
+    return lines

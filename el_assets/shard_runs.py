@@ -26,6 +26,7 @@ from el_assets.metadata import table_metadata
 from el_assets.plots.shown import shown
 from el_assets.recipes import RECIPES, Cookbook, FingerprintedSource
 from el_assets.schemas import conform
+from el_assets.shown_versions import shown_version
 from el_assets.side_by_side import Laps, in_order, stop_if_abandoned
 from el_resources.causal_lm import ModelChoice, ScorerTokens
 from el_resources.corpus_source import CorpusSource, open_corpus
@@ -123,7 +124,9 @@ def materialize_shards(
         raise EmptiedTablesError(_emptied(asset, withheld, list(fingerprints)))
     # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.
     version = next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(fingerprints)
-    return dg.MaterializeResult(data_version=dg.DataVersion(version))
+    # A launchpad's settings may differ from those that the definitions' own code version stands for.
+    tags = {"dagster/code_version": shown_version(asset, settings)}
+    return dg.MaterializeResult(data_version=dg.DataVersion(version), tags=tags)
 
 
 def _emptied(asset: str, withheld: Mapping[str, str], made: Sequence[str]) -> str:

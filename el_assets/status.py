@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from el_assets.automation import corpus_inventory, pool_inventory
+from el_assets.inventories import corpus_inventory, pool_inventory
 from el_assets.parts import FRACTIONS
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.staleness import Finding, Inventory

@@ -1,9 +1,11 @@
 """Checks that show in the UI what `python -m el_assets status` prints, on the asset that ends each half of the graph.
 
-A warning: runs of some shards leave others missing, and what a run made is good whatever else is stale.
+A warning: runs of some shards leave others missing, and what a run made is good whatever else is stale. The sensor
+`tell_what_changed` gives their results between runs.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -15,15 +17,28 @@ from el_resources.settings import Settings
 Look = Callable[[dg.DagsterInstance, Settings], SourceStatus]
 
 
-def _status_check(asset: dg.AssetsDefinition, name: str, look: Look, description: str) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=asset, name=name, description=description)
-    def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
+@dataclass(frozen=True, kw_only=True)
+class StatusCheck:
+    """What a check tells of."""
+
+    asset: dg.AssetsDefinition
+    name: str
+    look: Look
+    description: str
+
+    def result(self, instance: dg.DagsterInstance, settings: Settings) -> dg.AssetCheckResult:
+        """What `status` finds now; a warning that says why, if it cannot look."""
         try:
-            return status_result(look(context.instance, settings))
+            return status_result(self.look(instance, settings))
         except (OSError, ValueError) as error:  # an unreachable source fails no run that did not need it
             return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
 
-    return check
+    def definition(self) -> dg.AssetChecksDefinition:
+        @dg.asset_check(asset=self.asset, name=self.name, description=self.description)
+        def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
+            return self.result(context.instance, settings)
+
+        return check
 
 
 def status_result(status: SourceStatus) -> dg.AssetCheckResult:
@@ -45,19 +60,20 @@ def status_result(status: SourceStatus) -> dg.AssetCheckResult:
     )
 
 
-CHECKS = [
-    _status_check(
-        packed_sequences,
-        "every_shard_is_current",
-        corpus_status,
-        "Every table of every registered corpus shard, and the index, is there and follows from source, settings and "
-        "models.",
+STATUS_CHECKS = {
+    "corpus": StatusCheck(
+        asset=packed_sequences,
+        name="every_shard_is_current",
+        look=corpus_status,
+        description="Every table of every registered corpus shard, and the index, is there and follows from source, "
+        "settings and models.",
     ),
-    _status_check(
-        selected_subsets,
-        "the_selection_is_current",
-        pool_status,
-        "Every table of every registered instruction shard, the ranking and the subsets are there and follow from "
-        "source, settings and models.",
+    "instructions": StatusCheck(
+        asset=selected_subsets,
+        name="the_selection_is_current",
+        look=pool_status,
+        description="Every table of every registered instruction shard, the ranking and the subsets are there and "
+        "follow from source, settings and models.",
     ),
-]
+}
+CHECKS = [check.definition() for check in STATUS_CHECKS.values()]

@@ -22,7 +22,7 @@ def test_a_backfill_asks_for_the_chosen_shards_and_for_the_index_once(new_worksp
     for table in ("documents", "context_chunks"):
         assert set(asked.partitions_subsets_by_asset_key[AssetKey(table)].get_partition_keys()) == {A, C}
     assert asked.non_partitioned_asset_keys == {AssetKey("retrieval_index")}
-    assert backfill.tags[RAY_TAG] == '{"num_cpus": 1.0}'
+    assert RAY_TAG not in backfill.tags, "this instance's runs are processes of this machine"
 
 
 def test_a_backfill_of_gateau_ends_with_ranking_subsets_and_report(new_workspace: Callable[..., Workspace]) -> None:

@@ -23,4 +23,5 @@ def test_what_reads_a_model_asks_for_a_gpu(
     parts: list[str], settings: dict[str, object], asked: dict[str, float]
 ) -> None:
     loaded = Settings.load({}, cores_per_run=2, **settings)
-    assert json.loads(ray_tags(loaded, parts)[RAY_TAG]) == asked
+    assert json.loads(ray_tags(loaded, parts, on_ray=True)[RAY_TAG]) == asked
+    assert ray_tags(loaded, parts, on_ray=False) == {}

@@ -105,18 +105,44 @@ def test_half_of_the_shards_may_go(workspace: Workspace) -> None:
 
 
 def test_more_than_half_go_only_where_the_setting_lets_them(workspace: Workspace) -> None:
-    workspace.tables.write(*small_table(A))
+    for shard in (A, B, C):
+        workspace.tables.write(*small_table(shard))
     remove_files(workspace, A, B, C)
     workspace.write_shard("e.jsonl", [{"text": "new"}])
     answer = follow(workspace)
     assert not answer.run_requests
-    assert "Nothing is removed: 3 of 4 registered shards are gone" in answer.skip_message
+    assert "No table is removed: 3 of 4 registered shards are gone" in answer.skip_message
     assert "EL_REMOVE_MANY_SHARDS=true" in answer.skip_message
     assert registered_shards(workspace.instance) == [A, B, C, D, "e.jsonl"], "what came is registered all the same"
     assert workspace.tables.exists("documents", A)
     assert follow(workspace, remove_many_shards=True).run_requests
     assert registered_shards(workspace.instance) == [D, "e.jsonl"]
     assert not workspace.tables.exists("documents", A)
+
+
+def test_shards_that_another_source_left_go_and_do_not_count(workspace: Workspace) -> None:
+    """Five ghosts beside four shards, of which two went: nothing was ever made of the ghosts in this store."""
+    ghosts = [f"python-docs-{number}" for number in range(5)]
+    workspace.instance.add_dynamic_partitions("corpus_shards", ghosts)
+    for shard in (A, B, C, D):
+        workspace.tables.write(*small_table(shard))
+    remove_files(workspace, A, B)
+    answer = follow(workspace)
+    assert registered_shards(workspace.instance) == [C, D]
+    (removal,) = answer.run_requests
+    assert removal.run_config["ops"]["remove_tables"]["config"]["shards"] == [A, B, *ghosts]
+
+
+def test_ghosts_go_though_too_much_is_gone_beside_them(workspace: Workspace) -> None:
+    workspace.instance.add_dynamic_partitions("corpus_shards", ["ghost"])
+    for shard in (A, B, C):
+        workspace.tables.write(*small_table(shard))
+    remove_files(workspace, A, B, C)
+    answer = follow(workspace)
+    assert registered_shards(workspace.instance) == [A, B, C, D]
+    assert all(workspace.tables.exists("documents", shard) for shard in (A, B, C))
+    (removal,) = answer.run_requests
+    assert removal.run_config["ops"]["remove_tables"]["config"]["shards"] == ["ghost"]
 
 
 def test_an_empty_source_fails_the_tick(workspace: Workspace) -> None:

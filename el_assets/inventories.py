@@ -1,0 +1,19 @@
+"""The state of all registered shards of a source, under the settings."""
+
+import dagster as dg
+
+from el_assets.gateau.assets import open_instructions_of
+from el_assets.partitions import instruction_shards, registered_shards
+from el_assets.shard_runs import open_corpus_of
+from el_assets.staleness import Inventory
+from el_resources.settings import Settings
+
+
+def corpus_inventory(instance: dg.DagsterInstance, settings: Settings) -> Inventory:
+    """The registered shards of the corpus."""
+    return Inventory(settings, open_corpus_of(settings), registered_shards(instance))
+
+
+def pool_inventory(instance: dg.DagsterInstance, settings: Settings) -> Inventory:
+    """The registered shards of the instruction samples."""
+    return Inventory(settings, open_instructions_of(settings), registered_shards(instance, instruction_shards))

@@ -1,0 +1,58 @@
+"""The code version that Dagster shows for an asset: another one if our code changes its table, or a setting does.
+
+So that the UI says *Unsynced* of the partitions that a changed setting concerns, and names the asset whose code version
+changed. It stands for what the recipes say (`el_assets.recipes`) and is not part of a table's fingerprint: whether a
+table is made again is decided by those alone, and `python -m el_assets status` tells why.
+"""
+
+from collections.abc import Iterator
+
+from el_assets.recipes import RECIPES
+from el_resources.settings import Settings
+from el_resources.shard_tables import digest
+
+# Inputs that span shards, which no recipe names.
+INPUTS_OVER_SHARDS = {
+    "retrieval_index": ("context_chunks",),
+    "influence_scores": ("hmg_scores", "cam_scores"),
+    "selected_subsets": ("influence_scores", "instruction_samples"),
+}
+VERSIONED = RECIPES.keys() | INPUTS_OVER_SHARDS.keys()
+DIGITS = 8
+SCORER = ("long_model", "long_model_revision")
+
+
+def shown_version(asset: str, settings: Settings) -> str:
+    """The code version of an asset under the settings, such as `1-711fd255`; its inputs' count as well."""
+    versions = {name: RECIPES[name].code_version for name in _made_from(asset) if name in RECIPES}
+    chosen = settings.subset(tuple({name for made in versions for name in _settings_of(made, settings)}))
+    return f"{versions.get(asset, '1')}-{digest({'versions': versions, 'settings': chosen})[:DIGITS]}"
+
+
+def _made_from(asset: str) -> Iterator[str]:
+    """The asset, and all that it is made from."""
+    yield asset
+    inputs = INPUTS_OVER_SHARDS.get(asset) or RECIPES[asset].inputs
+    for name in inputs:
+        yield from _made_from(name)
+
+
+def _settings_of(asset: str, settings: Settings) -> Iterator[str]:
+    """Settings that a recipe names, and those that choose its models."""
+    recipe = RECIPES[asset]
+    yield from recipe.settings
+    for role in recipe.models:
+        yield from _chosen_by(role, settings)
+
+
+def _chosen_by(role: str, settings: Settings) -> tuple[str, ...]:
+    match role:
+        case "encoder":
+            return ("encoder",)
+        case "scorer":
+            return (*SCORER, "dtype")
+        case "short_reader" if settings.hmg_form == "one_model":
+            return (*SCORER, "dtype", "short_window")
+        case "short_reader":
+            return ("short_model", "short_model_revision", "dtype")
+    return SCORER

@@ -1,0 +1,131 @@
+"""A sensor that shows in the UI, between runs, what became stale and which files of the sources changed.
+
+It is on from the start, since it changes nothing: it records results of the status checks, and observations of the
+sources. It looks only if the sources' listing, the settings or Dagster's own records differ from the last look, and
+records only what it has not recorded before.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import dagster as dg
+
+from el_assets.partitions import registered_shards
+from el_assets.removal import KINDS
+from el_assets.sensors import Changes, cursor_of, find_changes, listing
+from el_assets.shown_versions import VERSIONED, shown_version
+from el_assets.status_checks import STATUS_CHECKS, StatusCheck
+from el_resources.settings import Settings
+from el_resources.shard_tables import digest
+
+SHARDS_LISTED = 50
+Event = dg.AssetObservation | dg.AssetCheckEvaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What was seen of a source and its tables, as a cursor remembers it.
+
+    Attributes:
+        shards: a cursor of the listing (`sensors.cursor_of`).
+        seen: digest of all that a check's result depends on.
+        told: digest of the result that was recorded last.
+    """
+
+    shards: str = ""
+    seen: str = ""
+    told: str = ""
+
+
+def source_of(kind: str) -> dg.AssetKey:
+    """The external asset of a source."""
+    return dg.AssetKey(f"source_{kind}")
+
+
+def observations(kind: str, changes: Changes, fingerprints: Mapping[str, str]) -> Iterator[dg.AssetObservation]:
+    """What a source's page shows: which shards came, changed and went; and for each that changed its new version."""
+    if not changes:
+        return
+    for shard in changes.changed:
+        tags = {"dagster/data_version": fingerprints[shard]}
+        yield dg.AssetObservation(source_of(kind), partition=shard, tags=tags, description="its content changed")
+    listed = {name: list(getattr(changes, name)) for name in ("came", "changed", "went")}
+    yield dg.AssetObservation(
+        source_of(kind),
+        description=changes.in_words(),
+        metadata={
+            "shards": len(fingerprints),
+            **{name: len(shards) for name, shards in listed.items()},
+            **{f"shards_{name}": dg.MetadataValue.json(shards[:SHARDS_LISTED]) for name, shards in listed.items()},
+        },
+    )
+
+
+def evaluation(check: StatusCheck, found: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """The check's result outside a run."""
+    return dg.AssetCheckEvaluation(
+        asset_key=check.asset.key,
+        check_name=check.name,
+        passed=found.passed,
+        severity=found.severity,
+        description=found.description,
+        metadata=found.metadata,
+    )
+
+
+def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, last: Look) -> tuple[Look, list[Event]]:
+    check, events = STATUS_CHECKS[kind], list[Event]()
+    try:
+        fingerprints = listing(kind, settings)
+    except (OSError, ValueError) as error:
+        context.log.warning(f"{kind}: {error}")
+        shards, fingerprints = last.shards, {"": str(error)}
+    else:
+        registered = registered_shards(context.instance, KINDS[kind].partitions)
+        changes = find_changes(fingerprints, registered, last.shards or None)
+        shards = cursor_of(fingerprints)
+        context.log.info(f"{kind}: {changes.in_words()}")
+        if last.shards != shards:
+            events += observations(kind, changes, fingerprints)
+    seen = _digest_of_inputs(context.instance, settings, fingerprints)
+    if seen == last.seen:
+        return Look(shards=shards, seen=seen, told=last.told), events
+    found = check.result(context.instance, settings)
+    told = digest([found.passed, found.description, repr(found.metadata)])
+    if told != last.told:
+        events.append(evaluation(check, found))
+    context.log.info(f"{check.name}: {'passed' if found.passed else found.description}")
+    return Look(shards=shards, seen=seen, told=told), events
+
+
+def _digest_of_inputs(instance: dg.DagsterInstance, settings: Settings, fingerprints: Mapping[str, str]) -> str:
+    """Stands for all that a status depends on: a run that wrote a table has left records."""
+    versions = {name: shown_version(name, settings) for name in sorted(VERSIONED)}
+    registered = [registered_shards(instance, kind.partitions) for kind in KINDS.values()]
+    records = instance.event_log_storage.get_maximum_record_id()
+    return digest([versions, settings.store, dict(fingerprints), registered, records])
+
+
+def tell_what_changed(every_seconds: int) -> dg.SensorDefinition:
+    """The sensor."""
+
+    @dg.sensor(
+        name="tell_what_changed",
+        minimum_interval_seconds=every_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): records which files of the sources came, "
+        "changed and went, on source_corpus and source_instructions, and what is missing or stale and why, as results "
+        "of the checks every_shard_is_current and the_selection_is_current. Registers, removes and computes nothing.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult:
+        cursor = json.loads(context.cursor) if context.cursor else {}
+        looks, events = {}, list[Event]()
+        for kind in KINDS:
+            look, found = _look(context, settings, kind, Look(**cursor.get(kind, {})))
+            looks[kind] = vars(look)
+            events += found
+        words = f"{len(events)} events are recorded" if events else "nothing changed since the last look"
+        return dg.SensorResult(skip_reason=words, cursor=json.dumps(looks), asset_events=events)
+
+    return sensor
