@@ -125,7 +125,7 @@ def materialize_shards(
     # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.
     version = next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(fingerprints)
     # A launchpad's settings may differ from those that the definitions' own code version stands for.
-    tags = {"dagster/code_version": shown_version(asset, settings)}
+    tags = {"dagster/code_version": shown_version(asset, all_settings(settings))}
     return dg.MaterializeResult(data_version=dg.DataVersion(version), tags=tags)
 
 
