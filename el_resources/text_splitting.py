@@ -3,9 +3,9 @@
 Algorithm: `semantic-text-splitter` fills each chunk with the largest units that fit (paragraphs by number of blank
 lines, then lines, sentences, words, grapheme clusters, characters) and trims white space around it. It looks at all of
 the text that is left for every chunk, so a long text is given to it window by window: the last chunk of a window is
-dropped and the next window begins there, which gives the chunks of the whole text. A run without white space or the end
-of a sentence (hex digits, base64, DNA, an array of numbers) that is longer than any ordinary word is kept from it, since
-it tries every place in such a run: the run is cut here, by its own number of characters per token.
+dropped and the next window begins there, which gives the chunks of the whole text. A run without white space or the
+end of a sentence (hex digits, base64, DNA, an array of numbers) that is longer than any ordinary word is kept from it,
+since it tries every place in such a run: the run is cut here, by its own number of characters per token.
 
 Guarantees, for every text:
 - `text[span.start_char:span.end_char]` is the chunk; offsets count characters, as Python does.
@@ -15,7 +15,7 @@ Guarantees, for every text:
 - The same text gives the same spans.
 
 Cost: about 350,000 tokens/s for many texts at once and 200,000 for one by one, on 2 cores, and linear in the length of
-any text (benchmarks/RESULTS.md). Building a splitter takes as long as reading the tokenizer, so build one for all texts.
+any text (benchmarks/RESULTS.md). Building a splitter takes as long as reading the tokenizer: build one for all texts.
 """
 
 import re

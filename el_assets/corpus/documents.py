@@ -49,7 +49,7 @@ class _Ids:
         self._numbers: dict[str, int] = {}
 
     def unused(self, wanted: str, text_hash: str) -> str:
-        """The id that a document gets which wants this one; numbers go on from the last, so that none is tried twice."""
+        """The wanted id, or what tells it from earlier ones; numbers go on from the last, and none is tried twice."""
         doc_id = wanted
         if doc_id in self._used:
             doc_id = second = f"{wanted}#{text_hash}"
