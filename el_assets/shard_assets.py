@@ -67,4 +67,5 @@ class ShardStep:
         )
 
     def separator_ids(self) -> np.ndarray:
-        return self.tokenizer.encode(self.settings.separator)
+        """Token ids of the setting `separator`. Raises ValueError if the tokenizer does not keep it."""
+        return self.tokenizer.joint_ids(self.settings.separator)

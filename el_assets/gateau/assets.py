@@ -41,7 +41,7 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
                 source.samples(shard),
                 tokenizer,
                 window=model.window(),
-                separator=len(tokenizer.encode(settings.separator)),
+                separator=len(tokenizer.joint_ids(settings.separator)),
                 source_uri=source.uri,
             )
         except CorruptShardError as error:
