@@ -34,9 +34,12 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "documents": Recipe(code_version="1", settings=("text_column",)),
+    "documents": Recipe(code_version="1", settings=("special_tokens_in_text", "text_column")),
     "context_chunks": Recipe(
-        code_version="1", inputs=("documents",), settings=("chunk_tokens",), models=("tokenizer", "encoder")
+        code_version="1",
+        inputs=("documents",),
+        settings=("chunk_tokens", "long_chunks"),
+        models=("tokenizer", "encoder"),
     ),
     "entropy_maps": Recipe(
         code_version="1",
@@ -61,6 +64,7 @@ RECIPES: dict[str, Recipe] = {
         settings=(
             "candidates_per_anchor",
             "controls_per_root",
+            "long_chunks",
             "near_duplicate_containment",
             "query_half_width",
             "retriever",
@@ -82,7 +86,9 @@ RECIPES: dict[str, Recipe] = {
         settings=("separator", "seed", "sequence_tokens"),
         models=("tokenizer",),
     ),
-    "instruction_samples": Recipe(code_version="3", settings=("separator",), models=("tokenizer", "window")),
+    "instruction_samples": Recipe(
+        code_version="3", settings=("separator", "special_tokens_in_text"), models=("tokenizer", "window")
+    ),
     "hmg_scores": Recipe(
         code_version="2",
         inputs=("instruction_samples",),
@@ -191,6 +197,8 @@ class Cookbook:
         if asset in READ_FROM_SOURCE:
             assert self.source is not None, f"{asset} are read from a source"
             parts["source"] = made_from["source"] = self.source.shard_fingerprint(shard)
+        if asset == "documents" and self.settings.special_tokens_in_text == "set_aside":
+            parts["set_aside_by"] = made_from["set_aside_by"] = self.model_fingerprint("tokenizer")
         if asset == "entropy_maps" and not offers_roots(self.settings.corpus, shard):
             parts["roots"] = made_from["roots"] = "none"
         lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}

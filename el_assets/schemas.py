@@ -57,7 +57,8 @@ DOCUMENTS: TableSchema = {
     "content_hash": _CONTENT_HASH,
     "set_aside_reason": Column(
         pl.String(),
-        "Why the document is not used: empty, whitespace, nul, not_utf8, exact_duplicate; null where it is.",
+        "Why the document is not used: empty, whitespace, nul, not_utf8, special_tokens, exact_duplicate; null if it "
+        "is.",
     ),
 }
 

@@ -18,7 +18,14 @@ Problems = Callable[[ShardTables, str], list[str]]
 SHOWN = 20
 
 
-def shard_check(asset: Any, problems: Problems, *, remedy: str, blocking: bool = False) -> dg.AssetChecksDefinition:
+def shard_check(
+    asset: Any,
+    problems: Problems,
+    *,
+    remedy: str,
+    blocking: bool = False,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetChecksDefinition:
     """A check of the run's shards, named after the function that states the fact; its docstring describes it."""
 
     @dg.asset_check(
@@ -31,7 +38,7 @@ def shard_check(asset: Any, problems: Problems, *, remedy: str, blocking: bool =
     def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
         tables = ShardTables(settings.store)
         found = {shard: listed for shard in context.partition_keys if (listed := problems(tables, shard))}
-        return result(found, shards=len(context.partition_keys), remedy=remedy)
+        return result(found, shards=len(context.partition_keys), remedy=remedy, severity=severity)
 
     return check
 

@@ -11,7 +11,7 @@ Two things stand between a tokenizer as published and ids that may be joined:
 Tokenizers without either are not touched. Imports nothing but the standard library.
 """
 
-import json
+import copy
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -41,7 +41,8 @@ def is_control_form(content: str) -> bool:
 
 def made_exact(tokenizer: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The content of a tokenizer.json with its control tokens marked and its dummy prefix off, and what was changed."""
-    changed: dict[str, Any] = json.loads(json.dumps(tokenizer))
+    parts = ("added_tokens", "normalizer", "pre_tokenizer", "decoder")
+    changed = {**tokenizer, **{part: copy.deepcopy(tokenizer.get(part)) for part in parts}}
     changes = [
         f"control token {token['content']}"
         for token in changed.get("added_tokens") or []
@@ -49,7 +50,7 @@ def made_exact(tokenizer: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
     ]
     for token in changed.get("added_tokens") or []:
         token["special"] = bool(token.get("special")) or is_control_form(token["content"])
-    for part in ("normalizer", "pre_tokenizer", "decoder"):
+    for part in parts[1:]:
         changed[part] = _without_prefix(changed.get(part), part, changes)
     return changed, changes
 

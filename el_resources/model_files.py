@@ -93,7 +93,8 @@ def model_fingerprint(folder: Path, *, dtype: str, window: int | None = None) ->
 def tokenizer_fingerprint(folder: Path) -> str:
     """What token ids depend on: the vocabulary files and the tokenizer's settings, without window and chat template.
 
-    If texts are not encoded just as the files say, how they are is part of it (el_resources.exact_encoding). Two models whose tokenizers have the same fingerprint read the same ids.
+    If texts are not encoded just as the files say, how they are is part of it (el_resources.exact_encoding). Two models
+    whose tokenizers have the same fingerprint read the same ids.
     """
     file = folder / "tokenizer_config.json"
     settings = read_json(file) if file.is_file() else {}

@@ -145,15 +145,15 @@ class TextSplitter:
             raise ValueError(
                 f"the character {chunk!r} alone has {n_tokens} tokens; raise max_tokens={self.max_tokens} to that"
             )
-        middle = _boundary_near_middle(chunk)
+        middle = boundary_near_middle(chunk)
         for offset, half in ((0, chunk[:middle]), (middle, chunk[middle:])):
             lead = len(half) - len(half.lstrip())
             trimmed = half.strip()
             yield from self._within_limit(start + offset + lead, trimmed, self._count_tokens([trimmed])[0])
 
 
-def _boundary_near_middle(chunk: str) -> int:
-    """Where to halve a chunk: behind the last space of its first half, else in the middle."""
+def boundary_near_middle(chunk: str) -> int:
+    """Return where to halve a text: after the last space of its first half, else in the middle."""
     middle = len(chunk) // 2
     space = chunk.rfind(" ", 1, middle)
     return space + 1 if space > 0 else middle

@@ -35,6 +35,7 @@ class _Codec(Protocol):
     def decode(self, ids: list[int]) -> str: ...
     def vocabulary(self) -> dict[str, int]: ...
     def special_tokens(self) -> dict[str, int]: ...
+    def unknown_token(self) -> str | None: ...
     def backend(self) -> Tokenizer: ...
 
 
@@ -63,6 +64,7 @@ class ModelTokenizer:
         self.control_tokens = {**named, **codec.special_tokens()}
         self._is_control = np.zeros(self.vocab_size, dtype=bool)
         self._is_control[list(self.control_tokens.values())] = True
+        self._unknown_id = vocabulary.get(codec.unknown_token() or "")
         self._control_names = re.compile("|".join(f"(?={re.escape(name)})" for name in self.control_tokens))
 
     @classmethod
@@ -129,14 +131,18 @@ class ModelTokenizer:
     def _without_control(self, text: str, ids: TokenIds) -> TokenIds:
         """The ids; if control tokens that the text spells slipped in, those of the text cut inside their spelling.
 
-        Unigram vocabularies hold `</s>` as a piece like any other, and then it is found in text. A token for unknown
-        characters is not slipped in.
+        Unigram vocabularies hold `</s>` as a piece like any other, and then it is found in text; a normalizer may make
+        it of other characters, and then the text is encoded by the character. Unknown characters have their token.
         """
-        if not self._is_control[ids].any() or self.spelled_control_token(text) is None:
+        if not self._is_control[ids].any():
             return ids
-        cuts = [match.start() + 1 for match in self._control_names.finditer(text)]
-        pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
-        return np.concatenate(self._codec.encode_batch(pieces))
+        if self.spelled_control_token(text) is not None:
+            cuts = [match.start() + 1 for match in self._control_names.finditer(text)]
+            pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
+            ids = np.concatenate(self._codec.encode_batch(pieces))
+        if self._is_control[ids[ids != self._unknown_id]].any():
+            ids = np.concatenate(self._codec.encode_batch(list(text)))
+        return ids
 
 
 class _FastCodec:
@@ -144,6 +150,9 @@ class _FastCodec:
 
     def __init__(self, content: dict[str, Any]) -> None:
         self._tokenizer = Tokenizer.from_str(json.dumps(made_exact(content)[0]))
+        model = content["model"]
+        number = model.get("unk_id")
+        self._unknown_token = model.get("unk_token") if number is None else model["vocab"][number][0]
         # A tokenizer.json may carry the truncation and padding of the run that saved it.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -171,6 +180,9 @@ class _FastCodec:
     def special_tokens(self) -> dict[str, int]:
         added = self._tokenizer.get_added_tokens_decoder()
         return {token.content: number for number, token in added.items() if token.special}
+
+    def unknown_token(self) -> str | None:
+        return self._unknown_token
 
     def backend(self) -> Tokenizer:
         return self._tokenizer
@@ -225,6 +237,9 @@ class _SlowCodec:
         named = zip(self._tokenizer.all_special_tokens, self._tokenizer.all_special_ids, strict=True)
         added = self._tokenizer.added_tokens_decoder.items()
         return {**dict(named), **{str(t): n for n, t in added if t.special or is_control_form(str(t))}}
+
+    def unknown_token(self) -> str | None:
+        return self._tokenizer.unk_token
 
     def backend(self) -> Tokenizer:
         raise ValueError(

@@ -3,7 +3,7 @@
 Nothing is dropped: a document that cannot serve stays as a row with its `set_aside_reason` and no text.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 import polars as pl
@@ -12,7 +12,11 @@ from el_assets.schemas import polars_schema
 from el_resources.corpus_source import SourceDocument
 
 
-def documents_table(documents: Iterable[SourceDocument], source_uri: str) -> pl.DataFrame:
+def documents_table(
+    documents: Iterable[SourceDocument],
+    source_uri: str,
+    spelled_control_token: Callable[[str], str | None] = lambda text: None,
+) -> pl.DataFrame:
     """The `documents` table of one shard, in the source's order.
 
     An exact duplicate is a document whose text already stood in the shard. Two different texts under one source id are
@@ -22,6 +26,8 @@ def documents_table(documents: Iterable[SourceDocument], source_uri: str) -> pl.
     for document in documents:
         content_hash = text_hash(document.text)
         reason = document.set_aside_reason or _reason(document.text)
+        if reason is None and spelled_control_token(document.text) is not None:
+            reason = "special_tokens"
         if reason is None and content_hash in seen_texts:
             reason = "exact_duplicate"
         if reason is None:

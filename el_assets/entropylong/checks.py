@@ -14,6 +14,7 @@ from el_assets.entropylong.assets import (
     packed_sequences,
     verified_pairs,
 )
+from el_assets.entropylong.candidate_search import too_few_candidates
 from el_assets.entropylong.selection import KeepRule, judge, over_shards, pass_rates
 from el_assets.partitions import corpus_shards, registered_shards
 from el_assets.shard_checks import all_shards_check, result, shard_check
@@ -56,6 +57,13 @@ def no_root_retrieves_itself(tables: ShardTables, shard: str) -> list[str]:
     by_text = candidates.join(own, left_on=["doc_id", "chunk_hash"], right_on=["doc_id", "content_hash"], how="semi")
     found = pl.concat([by_id, by_text]).unique().sort("doc_id", "chunk_id").collect()
     return [f"root {doc_id!r} has its own chunk {chunk_id!r}" for doc_id, chunk_id, _ in found.iter_rows()]
+
+
+def anchors_have_candidates(tables: ShardTables, shard: str) -> list[str]:
+    """Every anchor has K retrieved candidates; with fewer, less of the corpus was tried for it than was asked for."""
+    stamp = tables.require_stamp("candidate_contexts", shard)
+    few = too_few_candidates(stamp.facts, stamp.settings["candidates_per_anchor"])
+    return [few] if few else []
 
 
 def every_candidate_is_scored(tables: ShardTables, shard: str) -> list[str]:
@@ -222,6 +230,13 @@ CHECKS = [
     shard_check(entropy_maps, entropies_are_within_bounds, remedy=REDO, blocking=True),
     shard_check(entropy_maps, anchors_exceed_their_threshold, remedy=REDO, blocking=True),
     shard_check(candidate_contexts, no_root_retrieves_itself, remedy=REDO, blocking=True),
+    shard_check(
+        candidate_contexts,
+        anchors_have_candidates,
+        remedy="Index more documents, raise near_duplicate_containment, or, with the retriever full_text, set "
+        "full_text_tokenizer to one that knows the corpus's script",
+        severity=dg.AssetCheckSeverity.WARN,
+    ),
     shard_check(context_scores, every_candidate_is_scored, remedy=REDO, blocking=True),
     shard_check(verified_pairs, kept_reductions_exceed_epsilon, remedy=REDO, blocking=True),
     verified_contexts_beat_random,

@@ -84,6 +84,7 @@ def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: Mod
         "vocab_size": engine.vocab_size,
         "model": model.name,
         "model_has_bos": step.tokenizer.has_bos,
+        **step.joint_facts(),
     }
     return Made(frame=table, facts=facts)
 
@@ -110,6 +111,7 @@ def score_contexts(step: ShardStep, shard: str, engine: "ScoringEngine", scorer_
         "units": len(units),
         **per_pair_cost(pairs, roots, chunks, joint),
         "basis": basis,
+        **step.joint_facts(),
     }
     return Made(frame=table, facts=facts)
 
@@ -207,6 +209,7 @@ def pack_sequences(step: ShardStep, shard: str) -> Made:
         "context_tokens": context_tokens,
         "packed_contexts": sum(s.kind == "context" for segments in sequences for s in segments),
         "packed_roots": sum(s.kind == "root" for segments in sequences for s in segments),
+        **step.joint_facts(),
         "leftovers": dict(left["reason"].value_counts().sort("reason").iter_rows()),
     }
     return Made(frame=table, facts=facts, side_tables={"packing_leftovers": left})

@@ -18,13 +18,19 @@ PARTS = ("context", "instruction", "response")
 
 
 def samples_table(
-    samples: Iterable[SourceSample], tokenizer: ModelTokenizer, *, window: int, separator: int, source_uri: str
+    samples: Iterable[SourceSample],
+    tokenizer: ModelTokenizer,
+    *,
+    window: int,
+    separator: int,
+    source_uri: str,
+    set_aside_special: bool = False,
 ) -> pl.DataFrame:
     """The `instruction_samples` table of one shard, in the source's order.
 
     Args:
         window: tokens of the long-window model. Instruction, response, their joints and BOS must fit it; contexts are
-        cut later. separator: tokens of one joint.
+        cut later. separator: tokens of one joint. set_aside_special: set samples aside that spell a control token.
     """
     listed = list(samples)
     counts = {part: _token_counts(tokenizer, [getattr(sample, part) for sample in listed]) for part in PARTS}
@@ -41,6 +47,8 @@ def samples_table(
                 "does_not_fit_window",
                 f"instruction and response need {needed} tokens, the window is {window}",
             )
+        if reason is None and set_aside_special and (spelled := _spelled(sample, tokenizer)):
+            reason, detail = "special_tokens", f"spells {spelled!r}"
         seen.add(sample_id)
         rows.append(
             {
@@ -79,6 +87,12 @@ def sample_facts(table: pl.DataFrame) -> dict[str, object]:
 
 def _token_counts(tokenizer: ModelTokenizer, texts: Sequence[str]) -> np.ndarray:
     return np.array([len(ids) for ids in tokenizer.encode_batch(list(texts))], dtype=np.int64)
+
+
+def _spelled(sample: SourceSample, tokenizer: ModelTokenizer) -> str | None:
+    """A control token that one of the sample's texts spells."""
+    found = (tokenizer.spelled_control_token(getattr(sample, part)) for part in PARTS)
+    return next((name for name in found if name is not None), None)
 
 
 def _own_id(sample: SourceSample, number: int) -> str:
