@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 
 from el_resources.exact_encoding import is_control_form, made_exact
 from el_resources.model_files import read_config, read_json
@@ -36,6 +37,7 @@ class _Codec(Protocol):
     def vocabulary(self) -> dict[str, int]: ...
     def special_tokens(self) -> dict[str, int]: ...
     def unknown_token(self) -> str | None: ...
+    def finds_byte_pieces(self) -> bool: ...
     def backend(self) -> Tokenizer: ...
 
 
@@ -65,7 +67,9 @@ class ModelTokenizer:
         self._is_control = np.zeros(self.vocab_size, dtype=bool)
         self._is_control[list(self.control_tokens.values())] = True
         self._unknown_id = vocabulary.get(codec.unknown_token() or "")
-        self._control_names = re.compile("|".join(f"(?={re.escape(name)})" for name in self.control_tokens))
+        self._byte_piece = re.compile(r"(?=<0x[0-9A-F]{2}>)") if codec.finds_byte_pieces() else re.compile(r"(?!)")
+        names = (f"(?={re.escape(name)})" for name in self.control_tokens)
+        self._never_whole = re.compile("|".join([*names, self._byte_piece.pattern]))
 
     @classmethod
     def from_folder(cls, folder: Path, *, trust_remote_code: bool = False) -> Self:
@@ -131,13 +135,14 @@ class ModelTokenizer:
     def _without_control(self, text: str, ids: TokenIds) -> TokenIds:
         """The ids; if control tokens that the text spells slipped in, those of the text cut inside their spelling.
 
-        Unigram vocabularies hold `</s>` as a piece like any other, and then it is found in text; a normalizer may make
-        it of other characters, and then the text is encoded by the character. Unknown characters have their token.
+        Unigram vocabularies hold `</s>`, and `<0x0A>` for a byte, as pieces like any other, and then they are found in
+        text; a normalizer may make them of other characters, and then the text is encoded by the character. Unknown
+        characters have their token.
         """
-        if not self._is_control[ids].any():
+        if not self._is_control[ids].any() and not self._byte_piece.search(text):
             return ids
-        if self.spelled_control_token(text) is not None:
-            cuts = [match.start() + 1 for match in self._control_names.finditer(text)]
+        cuts = [match.start() + 1 for match in self._never_whole.finditer(text)]
+        if cuts:
             pieces = [text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)])]
             ids = np.concatenate(self._codec.encode_batch(pieces))
         if self._is_control[ids[ids != self._unknown_id]].any():
@@ -183,6 +188,9 @@ class _FastCodec:
 
     def unknown_token(self) -> str | None:
         return self._unknown_token
+
+    def finds_byte_pieces(self) -> bool:
+        return isinstance(self._tokenizer.model, Unigram)
 
     def backend(self) -> Tokenizer:
         return self._tokenizer
@@ -240,6 +248,9 @@ class _SlowCodec:
 
     def unknown_token(self) -> str | None:
         return self._tokenizer.unk_token
+
+    def finds_byte_pieces(self) -> bool:
+        return True
 
     def backend(self) -> Tokenizer:
         raise ValueError(
