@@ -36,9 +36,12 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "documents": Recipe(code_version="2", settings=("bad_rows_max_share", "text_column")),
+    "documents": Recipe(code_version="2", settings=("bad_rows_max_share", "special_tokens_in_text", "text_column")),
     "context_chunks": Recipe(
-        code_version="1", inputs=("documents",), settings=("chunk_tokens",), models=("tokenizer", "encoder")
+        code_version="1",
+        inputs=("documents",),
+        settings=("chunk_tokens", "long_chunks"),
+        models=("tokenizer", "encoder"),
     ),
     "entropy_maps": Recipe(
         code_version="2",
@@ -63,6 +66,7 @@ RECIPES: dict[str, Recipe] = {
         settings=(
             "candidates_per_anchor",
             "controls_per_root",
+            "long_chunks",
             "near_duplicate_containment",
             "query_half_width",
             "retriever",
@@ -90,7 +94,14 @@ RECIPES: dict[str, Recipe] = {
     ),
     "instruction_samples": Recipe(
         code_version="4",
-        settings=("bad_rows_max_share", "instruction_columns", "keep_columns", "scored_exchange", "separator"),
+        settings=(
+            "bad_rows_max_share",
+            "instruction_columns",
+            "keep_columns",
+            "scored_exchange",
+            "separator",
+            "special_tokens_in_text",
+        ),
         models=("tokenizer", "window"),
     ),
     "hmg_scores": Recipe(
@@ -158,7 +169,7 @@ SOURCE_SETTINGS = {
     "entropy_maps": ("corpus",),
     "instruction_samples": ("instructions", "samples_per_kind", *SHORT_MODEL, *LONG_MODEL),
 }
-INDEX_SETTINGS = ("encoder", "exact_search_rows")
+INDEX_SETTINGS = ("encoder", "exact_search_rows", "full_text_tokenizer")
 
 
 def settings_seen(asset: str) -> frozenset[str]:
@@ -251,6 +262,8 @@ class Cookbook:
         if asset in READ_FROM_SOURCE:
             assert self.source is not None, f"{asset} are read from a source"
             parts["source"] = made_from["source"] = self.source.shard_fingerprint(shard)
+        if asset == "documents" and self.settings.special_tokens_in_text == "set_aside":
+            parts["set_aside_by"] = made_from["set_aside_by"] = self.model_fingerprint("tokenizer")
         if asset == "entropy_maps" and not offers_roots(self.settings.corpus, shard):
             parts["roots"] = made_from["roots"] = "none"
         lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}

@@ -57,8 +57,8 @@ DOCUMENTS: TableSchema = {
     "content_hash": _CONTENT_HASH,
     "set_aside_reason": Column(
         pl.String(),
-        "Why the document is not used: empty, whitespace, nul, exact_duplicate, or for a row that cannot be read "
-        "not_utf8, not_json, not_an_object, no_text, text_not_text; null where it is.",
+        "Why the document is not used: empty, whitespace, nul, special_tokens, exact_duplicate, or for a row that "
+        "cannot be read not_utf8, not_json, not_an_object, no_text, text_not_text; null if it is used.",
     ),
     "set_aside_detail": Column(pl.String(), "Line or row and what is wrong with it, if the row cannot be read."),
 }

@@ -82,4 +82,12 @@ class ShardStep:
         return ModelChoice.long(self.settings).tokenizer()
 
     def separator_ids(self) -> np.ndarray:
-        return self.tokenizer.encode(self.settings.separator)
+        """Token ids of the setting `separator`. Raises ValueError if the tokenizer does not keep it."""
+        return self.tokenizer.joint_ids(self.settings.separator)
+
+    def joint_facts(self) -> dict[str, Any]:
+        """The separator's ids and how many control tokens texts are kept from, for a stamp."""
+        return {
+            "separator_ids": self.separator_ids().tolist(),
+            "control_tokens_kept_from_text": len(self.tokenizer.control_tokens),
+        }

@@ -7,7 +7,7 @@ table is made again is decided by those alone, and `python -m el_assets status` 
 
 from collections.abc import Iterator
 
-from el_assets.recipes import RECIPES
+from el_assets.recipes import INDEX_SETTINGS, RECIPES
 from el_resources.settings import Settings
 from el_resources.shard_tables import digest
 
@@ -25,7 +25,10 @@ SCORER = ("long_model", "long_model_revision")
 def shown_version(asset: str, settings: Settings) -> str:
     """The code version of an asset under the settings, such as `1-711fd255`; its inputs' count as well."""
     versions = {name: RECIPES[name].code_version for name in _made_from(asset) if name in RECIPES}
-    chosen = settings.subset(tuple({name for made in versions for name in _settings_of(made, settings)}))
+    names = {name for made in versions for name in _settings_of(made, settings)}
+    if "retrieval_index" in _made_from(asset):
+        names.update(INDEX_SETTINGS)
+    chosen = settings.subset(tuple(names))
     return f"{versions.get(asset, '1')}-{digest({'versions': versions, 'settings': chosen})[:DIGITS]}"
 
 

@@ -19,7 +19,7 @@ Costs (2 cores): exact dense search with 768 numbers a row 900 queries/s over 5,
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
@@ -41,6 +41,7 @@ KEEP_VERSIONS = timedelta(days=365 * 100)
 # From this share of new rows on, the vector index is trained again rather than added to.
 RETRAIN_SHARE = 0.5
 OnProgress = Callable[[str, int], None]
+FullTextTokenizer = Literal["icu", "simple", "whitespace", "ngram"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,7 @@ class ContextStore:
         *,
         settings: Mapping[str, object],
         exact_row_limit: int = 100_000,
+        full_text_tokenizer: FullTextTokenizer = "icu",
         on_progress: OnProgress | None = None,
     ) -> SyncReport:
         """Bring the table to these shards, index and tag it.
@@ -89,12 +91,15 @@ class ContextStore:
             shards: all shards that the table is to hold, by name.
             settings: JSON-ready; what else the build depends on (encoder, chunk length). Part of the tag.
             exact_row_limit: up to this many rows no vector index is built.
+            full_text_tokenizer: what cuts texts and queries into words.
             on_progress: called with a shard's name and its number of rows once they are in.
 
         Raises:
             ValueError: no shard has a chunk, or the chunks' columns are not those of `ShardChunks`.
         """
-        tag = build_tag({name: s.fingerprint for name, s in shards.items()}, settings, exact_row_limit)
+        tag = build_tag(
+            {name: s.fingerprint for name, s in shards.items()}, settings, exact_row_limit, full_text_tokenizer
+        )
         table = self._table_for_writing(_table_schema(shards))
         present = fingerprints_in(table)
         wanted = _without_empty(shards, present)
@@ -115,7 +120,7 @@ class ContextStore:
                 n_new += n_rows
                 if on_progress:
                     on_progress(shard, n_rows)
-            _build_indices(table, n_new, exact_row_limit)
+            _build_indices(table, n_new, exact_row_limit, full_text_tokenizer)
             table.tags.create(tag, table.version)
         _put_in_force(table, tag)
         n_rows = table.count_rows()
@@ -188,13 +193,19 @@ def _open_table(store: "DBConnection") -> "Table | None":
         return None
 
 
-def build_tag(fingerprints: Mapping[str, str], settings: Mapping[str, object], exact_row_limit: int) -> str:
+def build_tag(
+    fingerprints: Mapping[str, str],
+    settings: Mapping[str, object],
+    exact_row_limit: int,
+    full_text_tokenizer: FullTextTokenizer,
+) -> str:
     """The tag of the build that `sync` makes of shards with these fingerprints."""
     content = {
         "layout": LAYOUT_VERSION,
         "shards": dict(fingerprints),
         "settings": dict(settings),
         "exact_row_limit": exact_row_limit,
+        "full_text_tokenizer": full_text_tokenizer,
     }
     return BUILD_PREFIX + digest(content)
 
@@ -277,12 +288,12 @@ def _delete_shards(table: "Table", shards: Sequence[str]) -> None:
             table.delete(condition)
 
 
-def _build_indices(table: "Table", n_new: int, exact_row_limit: int) -> None:
+def _build_indices(table: "Table", n_new: int, exact_row_limit: int, full_text: FullTextTokenizer) -> None:
     """Compact the table, then bring its indices to all rows.
 
     A small table's are built afresh, so that its search results follow from its content and not from its history.
     """
-    from lancedb.index import FTS, BTree, IvfFlat
+    from lancedb.index import BTree, IvfFlat
 
     table.optimize(cleanup_older_than=KEEP_VERSIONS)
     n_rows = table.count_rows()
@@ -290,14 +301,36 @@ def _build_indices(table: "Table", n_new: int, exact_row_limit: int) -> None:
     if n_rows <= exact_row_limit:
         for column in {"vector", "chunk_id"} & existing.keys():
             table.drop_index(existing[column])
-        table.create_index("text", config=FTS(), replace=True)
+        _build_full_text(table, existing.get("text"), full_text)
         return
-    if "text" not in existing:
-        table.create_index("text", config=FTS())
+    if existing.get("text") != _full_text_name(full_text):
+        _build_full_text(table, existing.get("text"), full_text)
     if "chunk_id" not in existing:
         table.create_index("chunk_id", config=BTree())
     if "vector" not in existing or n_new > RETRAIN_SHARE * n_rows:
         table.create_index("vector", config=IvfFlat(distance_type="cosine"), replace=True)
+
+
+def _full_text_name(tokenizer: FullTextTokenizer) -> str:
+    """The name of a full-text index says what cuts its words; searching cuts queries by the same."""
+    return f"text_{tokenizer}"
+
+
+def _build_full_text(table: "Table", existing: str | None, tokenizer: FullTextTokenizer) -> None:
+    from lancedb.index import FTS
+
+    if existing is not None:
+        table.drop_index(existing)
+    configs = {
+        # Words of scripts without spaces by dictionary; elsewhere as `simple` cuts them.
+        "icu": FTS(base_tokenizer="icu/split"),
+        "simple": FTS(base_tokenizer="simple"),
+        "whitespace": FTS(base_tokenizer="whitespace"),
+        "ngram": FTS(
+            base_tokenizer="ngram", ngram_min_length=2, ngram_max_length=3, stem=False, remove_stop_words=False
+        ),
+    }
+    table.create_index("text", config=configs[tokenizer], name=_full_text_name(tokenizer))
 
 
 def _versions(table: "Table") -> dict[str, int]:

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from el_resources import exact_encoding
 from el_resources.file_kinds import refuse_other_than_data
 
 REFERENCE_PREFIX = "reference:"
@@ -93,12 +94,14 @@ def model_fingerprint(folder: Path, *, dtype: str, window: int | None = None) ->
 def tokenizer_fingerprint(folder: Path) -> str:
     """What token ids depend on: the vocabulary files and the tokenizer's settings, without window and chat template.
 
-    Two models whose tokenizers have the same fingerprint read the same ids.
+    If texts are not encoded just as the files say, how they are is part of it (el_resources.exact_encoding). Two models
+    whose tokenizers have the same fingerprint read the same ids.
     """
     file = folder / "tokenizer_config.json"
     settings = read_json(file) if file.is_file() else {}
     relevant = {key: value for key, value in settings.items() if key not in _NOT_IN_TOKEN_IDS}
-    return _digest([*_file_lines(_tokenizer_files(folder)), json.dumps(relevant, sort_keys=True)])
+    lines = [*_file_lines(_tokenizer_files(folder)), json.dumps(relevant, sort_keys=True)]
+    return _digest([*lines, *_encoding_lines(folder / "tokenizer.json")])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -228,6 +231,21 @@ def _tokenizer_files(folder: Path) -> list[Path]:
             "copy the tokenizer's files from the model's origin into it"
         )
     return vocabularies + [folder / name for name in _TOKENIZER_EXTRAS if (folder / name).is_file()]
+
+
+def _encoding_lines(file: Path) -> list[str]:
+    """What is changed of a tokenizer before texts are encoded; unknown, and so assumed, without a tokenizer.json."""
+    if not file.is_file():
+        return [f"encoding {exact_encoding.VERSION}"]
+    status = file.stat()
+    changes = _encoding_changes(file, status.st_size, status.st_mtime_ns)
+    return [f"encoding {exact_encoding.VERSION}", *changes] if changes else []
+
+
+@functools.lru_cache(maxsize=32)
+def _encoding_changes(file: Path, n_bytes: int, modified_ns: int) -> tuple[str, ...]:
+    """Read a tokenizer.json once as long as its size and time of change stay the same."""
+    return tuple(exact_encoding.made_exact(read_json(file))[1])
 
 
 def _file_lines(paths: Iterable[Path]) -> list[str]:

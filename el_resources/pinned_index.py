@@ -72,7 +72,8 @@ class PinnedIndex:
     def search_text(self, queries: Sequence[str], k: int, *, exclude_doc_id: str | None = None) -> pl.DataFrame:
         """The k chunks with the highest BM25 score of each query, whose words are plain terms whatever they spell.
 
-        A chunk without any of the words is no result. `similarity` is the score.
+        Words are cut as those of the chunks were (see ContextStore.sync). A chunk without any of the words is no
+        result. `similarity` is the score.
         """
         spoken = [index for index, query in enumerate(queries) if query.strip()]
         return self._search(

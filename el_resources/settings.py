@@ -82,6 +82,12 @@ class Settings(dg.ConfigurableResource):
         "empty: its own.",
     )
 
+    special_tokens_in_text: Literal["as_text", "set_aside"] = Field(
+        default="as_text",
+        description="What becomes of a document or sample whose text spells a special or control token of "
+        "`long_model`: it is encoded as ordinary text, or set aside.",
+    )
+
     short_model: str = Field(
         default="reference:short", description="Short-window sibling of `long_model`: a name, a folder or a hub id."
     )
@@ -103,6 +109,16 @@ class Settings(dg.ConfigurableResource):
     )
 
     chunk_tokens: int = Field(default=128, ge=8, le=8192, description="[?] Longest retrieval chunk, in scorer tokens.")
+    long_chunks: Literal["split", "refuse"] = Field(
+        default="split",
+        description="A chunk longer than the encoder's window: the mean of its parts' vectors, or an error if more "
+        "than 1 % of a shard's text would be lost.",
+    )
+    full_text_tokenizer: Literal["icu", "simple", "whitespace", "ngram"] = Field(
+        default="icu",
+        description="Words of the full-text index: `icu` knows the words of Chinese, Japanese, Thai and other scripts "
+        "without spaces, `simple` cuts at signs and spaces, `whitespace` at spaces, `ngram` into 2 and 3 characters.",
+    )
     roots_per_shard: int = Field(
         default=25, ge=0, description="Root documents sampled per shard, by hash; 0 takes every eligible document."
     )

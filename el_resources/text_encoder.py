@@ -8,6 +8,7 @@ Either part alone finds fewer contexts that pass verification (benchmarks/RESULT
 
 Guarantees of every encoder:
 - `encode` gives float32 rows of length 1; a text without tokens gives the zero vector, which is similar to nothing.
+- Text beyond `window_tokens` is not read; el_resources.long_texts splits longer texts, so that all of it counts.
 - A row depends on its text alone, not on its neighbours in the batch (`reference-idf`: to the last bit).
 - `encoder_fingerprint` changes whenever a vector could.
 
@@ -16,6 +17,7 @@ cores. A transformer of the MiniLM class does 14 a second there.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -49,6 +51,15 @@ class TextEncoder(Protocol):
 
     @property
     def dimension(self) -> int: ...
+
+    @property
+    def window_tokens(self) -> int | None:
+        """Tokens of a text that `encode` reads, by its own tokenizer; None if it reads all. The rest is not read."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text by the encoder's own tokenizer."""
+        ...
 
     def encode(self, texts: Sequence[str], on_progress: OnProgress | None = None) -> Vectors:
         """Vectors `[len(texts), dimension]`; `on_progress` is given the number of texts done since its last call."""
@@ -109,7 +120,11 @@ class TokenTableEncoder:
         self.name = name
         self.dimension = token_vectors_VD.shape[1]
         self._token_vectors_VD = np.ascontiguousarray(token_vectors_VD, dtype=np.float32)
+        self.window_tokens = None
         self._tokenizer = ModelTokenizer.from_folder(_MODEL_FOLDER)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self._tokenizer.count_batch(texts)
 
     def encode(self, texts: Sequence[str], on_progress: OnProgress | None = None) -> Vectors:
         vectors_ND = np.zeros((len(texts), self.dimension), dtype=np.float32)
@@ -147,6 +162,28 @@ class SentenceTransformersEncoder:
             str(folder), device=None if device == "auto" else device, trust_remote_code=trust_remote_code
         )
         self.dimension = int(self._model.get_embedding_dimension())
+        self.window_tokens = self._window()
+
+    def _window(self) -> int | None:
+        """The model's longest input without its special tokens and the prompt that it puts first, if it has one."""
+        longest = self._model.max_seq_length
+        if longest is None or not math.isfinite(longest):
+            return None
+        tokenizer, prompt = self._model.tokenizer, self._model.prompts.get(self._model.default_prompt_name) or ""
+        fixed = len(tokenizer(prompt)["input_ids"])
+        if longest <= fixed:
+            raise ValueError(f"encoder {self.name!r} reads {longest} tokens, of which {fixed} are not of the text")
+        return int(longest) - fixed
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        counts: list[int] = []
+        for start in range(0, len(texts), TEXTS_PER_BLOCK):
+            block = list(texts[start : start + TEXTS_PER_BLOCK])
+            counts += map(
+                len,
+                self._model.tokenizer(block, add_special_tokens=False, truncation=False, verbose=False)["input_ids"],
+            )
+        return counts
 
     def encode(self, texts: Sequence[str], on_progress: OnProgress | None = None) -> Vectors:
         vectors_ND = np.zeros((len(texts), self.dimension), dtype=np.float32)

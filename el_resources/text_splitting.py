@@ -1,7 +1,11 @@
-"""Documents cut into retrieval chunks of at most so many tokens, at text boundaries.
+"""Documents cut into retrieval chunks of at most `max_tokens` tokens, at text boundaries.
 
 Algorithm: `semantic-text-splitter` fills each chunk with the largest units that fit (paragraphs by number of blank
-lines, then lines, sentences, words, grapheme clusters, characters) and trims white space around it.
+lines, then lines, sentences, words, grapheme clusters, characters) and trims white space around it. It looks at all of
+the text that is left for every chunk, so a long text is given to it window by window: the last chunk of a window is
+dropped and the next window begins there, which gives the chunks of the whole text. A run without white space or the
+end of a sentence (hex digits, base64, DNA, an array of numbers) that is longer than any ordinary word is kept from it,
+since it tries every place in such a run: the run is cut here, by its own number of characters per token.
 
 Guarantees, for every text:
 - `text[span.start_char:span.end_char]` is the chunk; offsets count characters, as Python does.
@@ -10,11 +14,12 @@ Guarantees, for every text:
 - Spans are in order and do not overlap; what lies between them is white space; no chunk is blank.
 - The same text gives the same spans.
 
-Cost: about 350,000 tokens/s for many texts at once and 200,000 for one by one, on 2 cores. Building a splitter takes
-as long as reading the tokenizer, so build one for all texts.
+Cost: about 350,000 tokens/s for many texts at once and 200,000 for one by one, on 2 cores, and linear in the length of
+any text (benchmarks/RESULTS.md). Building a splitter takes as long as reading the tokenizer: build one for all texts.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from semantic_text_splitter import TextSplitter as BoundarySplitter
@@ -22,6 +27,16 @@ from tokenizers import Tokenizer
 
 # A character is the smallest unit: up to 4 bytes, each a token of its own, and a prefix token in some tokenizers.
 FEWEST_TOKENS = 8
+# Characters per token of the limit, and at least: a window holds many chunks, and no ordinary word is a long run.
+WINDOW_CHARS_PER_TOKEN, SHORTEST_WINDOW = 128, 16_384
+RUN_CHARS_PER_TOKEN, SHORTEST_RUN = 8, 1024
+# Share of the limit that a piece of a run is meant to fill, so that few are cut again.
+FILLED = 0.9
+
+_IN_RUN = r"[^\s。｡!！?？…]"
+
+Count = Callable[[list[str]], list[int]]
+Chunk = tuple[int, str]  # first character in the text, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +54,10 @@ class TextSplitter:
     Args:
         tokenizer: copied; its truncation and padding are ignored, since either would hide a chunk's true length.
         max_tokens: at least 8, so that any single character fits.
+        count: tokens of each text, if they are not simply those of the tokenizer (see ModelTokenizer.count_batch).
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, count: Count | None = None) -> None:
         if max_tokens < FEWEST_TOKENS:
             raise ValueError(f"max_tokens={max_tokens} is too small to hold any character; use {FEWEST_TOKENS} or more")
         self.max_tokens = max_tokens
@@ -50,19 +66,72 @@ class TextSplitter:
         self._tokenizer.encode_special_tokens = tokenizer.encode_special_tokens
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._count_tokens = count or self._own_count
         self._splitter = BoundarySplitter.from_huggingface_tokenizer(self._tokenizer, max_tokens)
+        self._window = max(SHORTEST_WINDOW, WINDOW_CHARS_PER_TOKEN * max_tokens)
+        shortest = max(SHORTEST_RUN, RUN_CHARS_PER_TOKEN * max_tokens)
+        # Tried at the beginning of a run only, so that searching is linear.
+        self._long_run = re.compile(f"(?<!{_IN_RUN}){_IN_RUN}{{{shortest},}}")
 
     def split_all(self, texts: Sequence[str]) -> list[list[Span]]:
         """The chunks of each text; uses all cores."""
-        found = self._splitter.chunk_all_indices(list(texts))
-        flat = [chunk for chunks in found for _, chunk in chunks]
-        counts = iter(self._count_tokens(flat))
+        found = self._chunks(list(texts))
+        counts = iter(self._count_tokens([chunk for chunks in found for _, chunk in chunks]))
         return [
             [span for start, chunk in chunks for span in self._within_limit(start, chunk, next(counts))]
             for chunks in found
         ]
 
-    def _count_tokens(self, chunks: list[str]) -> list[int]:
+    def _chunks(self, texts: list[str]) -> list[list[Chunk]]:
+        """The chunks of each text, some of them perhaps too long."""
+        ordinary = [len(text) <= self._window and not self._long_run.search(text) for text in texts]
+        together = iter(
+            self._splitter.chunk_all_indices([t for t, plain in zip(texts, ordinary, strict=True) if plain])
+        )
+        return [
+            next(together) if plain else list(self._chunks_of_long(text))
+            for text, plain in zip(texts, ordinary, strict=True)
+        ]
+
+    def _chunks_of_long(self, text: str) -> Iterator[Chunk]:
+        at = 0
+        for run in self._long_run.finditer(text):
+            yield from self._window_chunks(text, at, run.start())
+            yield from self._run_chunks(text, run.start(), run.end())
+            at = run.end()
+        yield from self._window_chunks(text, at, len(text))
+
+    def _window_chunks(self, text: str, start: int, end: int) -> Iterator[Chunk]:
+        """The chunks of a stretch: those of each window but the last one, which what follows could lengthen."""
+        width = self._window
+        while start < end:
+            part = text[start : min(start + width, end)]
+            chunks = self._splitter.chunk_indices(part)
+            if start + width >= end:
+                yield from ((start + offset, chunk) for offset, chunk in chunks)
+                return
+            if len(chunks) < 2:  # next to nothing but white space
+                width *= 2
+                continue
+            yield from ((start + offset, chunk) for offset, chunk in chunks[:-1])
+            start, width = start + chunks[-1][0], self._window
+
+    def _run_chunks(self, text: str, start: int, end: int) -> Iterator[Chunk]:
+        """A long run in pieces that fill most of the limit; after a sign such as a comma, if one is near."""
+        while start < end:
+            sample = text[start : min(start + RUN_CHARS_PER_TOKEN * self.max_tokens, end)]
+            (n_tokens,) = self._count_tokens([sample])
+            length = max(1, int(len(sample) / max(1, n_tokens) * self.max_tokens * FILLED))
+            for _ in range(8):
+                piece = text[start : min(start + length, end)]
+                if start + len(piece) < end:
+                    piece = piece[: _after_last_sign(piece)]
+                if not piece:
+                    return
+                yield start, piece
+                start += len(piece)
+
+    def _own_count(self, chunks: list[str]) -> list[int]:
         return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(chunks, add_special_tokens=False)]
 
     def _within_limit(self, start: int, chunk: str, n_tokens: int) -> Iterator[Span]:
@@ -76,15 +145,23 @@ class TextSplitter:
             raise ValueError(
                 f"the character {chunk!r} alone has {n_tokens} tokens; raise max_tokens={self.max_tokens} to that"
             )
-        middle = _boundary_near_middle(chunk)
+        middle = boundary_near_middle(chunk)
         for offset, half in ((0, chunk[:middle]), (middle, chunk[middle:])):
             lead = len(half) - len(half.lstrip())
             trimmed = half.strip()
             yield from self._within_limit(start + offset + lead, trimmed, self._count_tokens([trimmed])[0])
 
 
-def _boundary_near_middle(chunk: str) -> int:
-    """Where to halve a chunk: behind the last space of its first half, else in the middle."""
+def boundary_near_middle(chunk: str) -> int:
+    """Return where to halve a text: after the last space of its first half, else in the middle."""
     middle = len(chunk) // 2
     space = chunk.rfind(" ", 1, middle)
     return space + 1 if space > 0 else middle
+
+
+def _after_last_sign(piece: str) -> int:
+    """Where to end a piece of a run: after the last sign of its last quarter, else at its end."""
+    for end in range(len(piece), max(1, len(piece) * 3 // 4), -1):
+        if not piece[end - 1].isalnum():
+            return end
+    return len(piece)

@@ -1,7 +1,7 @@
 """The corpus and its retrieval index, as assets."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 
 import dagster as dg
@@ -19,6 +19,7 @@ from el_resources.bad_rows import within_share
 from el_resources.causal_lm import ModelChoice
 from el_resources.context_store import ContextStore, ShardChunks, build_tag
 from el_resources.corpus_source import CorpusSource, CorruptShardError, SourceDocument
+from el_resources.long_texts import encode_whole
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp, refuse_mixed_settings
 from el_resources.text_encoder import TextEncoder, open_encoder
@@ -36,17 +37,25 @@ corpus_asset = partial(shard_asset, group="corpus", partitions=corpus_shards)
 def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per source document of the shard, in the source's order.
 
-    Documents that cannot serve (empty, whitespace only, with NUL characters, exact duplicates within the shard) stay as
-    rows with their reason and without text, and so do rows that cannot be read, with their line. A file that cannot be
-    read, or with too many such rows (`bad_rows_max_share`), gives an empty table that names the file and the cause; the
-    check `sources_are_readable` fails for it, and the other shards go on.
+    Documents that cannot serve (empty, whitespace only, with NUL characters, exact duplicates within the shard, on
+    demand those that spell a control token) stay as rows with their reason and without text, and so do rows that cannot
+    be read, with their line. A file that cannot be read, or with too many such rows (`bad_rows_max_share`), gives an
+    empty table that names the file and the cause; the check `sources_are_readable` fails for it, and the other shards
+    go on.
     """
     source = open_corpus_of(settings)
+
+    @cache
+    def spelled_control_token() -> Callable[[str], str | None]:
+        if settings.special_tokens_in_text == "as_text":
+            return lambda text: None
+        return ModelChoice.long(settings).tokenizer().spelled_control_token
 
     def make(shard: str) -> Made:
         origin = dict(source.origin(shard))
         try:
-            table = documents_table(_readable(source, shard, origin, settings), origin["source"])
+            readable = _readable(source, shard, origin, settings)
+            table = documents_table(readable, origin["source"], spelled_control_token())
         except CorruptShardError as error:
             context.log.error(f"{error}; repair or remove the file, the other shards go on")
             empty = documents_table([], origin["source"])
@@ -74,7 +83,8 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
 
     @cache
     def tools() -> tuple[TextSplitter, TextEncoder]:
-        splitter = TextSplitter(ModelChoice.long(settings).tokenizer().backend, settings.chunk_tokens)
+        tokenizer = ModelChoice.long(settings).tokenizer()
+        splitter = TextSplitter(tokenizer.backend, settings.chunk_tokens, tokenizer.count_batch)
         encoder = open_encoder(settings.encoder, device=settings.device, trust_remote_code=settings.trust_remote_code)
         return splitter, encoder
 
@@ -88,8 +98,16 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
                 advance(block.height)
         chunks = chunks_table(texts, spans)
         with progress(context, f"encode {shard}", chunks.height, "chunks") as advance:
-            vectors = encoder.encode(chunks["text"].to_list(), on_progress=advance)
-        facts = {"chunks": chunks.height, "tokens": int(chunks["n_tokens"].sum()), "encoder": encoder.name}
+            vectors, beyond = encode_whole(encoder, chunks["text"].to_list(), settings.long_chunks, advance)
+        if beyond.n_longer:
+            what = "each is the mean of its parts" if settings.long_chunks == "split" else "it is lost"
+            context.log.warning(f"{shard}: {beyond.described(encoder.name)}; {what}")
+        facts = {
+            "chunks": chunks.height,
+            "tokens": int(chunks["n_tokens"].sum()),
+            "encoder": encoder.name,
+            **beyond.facts(),
+        }
         return Made(frame=with_vectors(chunks, vectors), facts=facts)
 
     return materialize_shards(context, settings, make)
@@ -120,6 +138,7 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
             shards,
             settings=_index_settings(stamps),
             exact_row_limit=settings.exact_search_rows,
+            full_text_tokenizer=settings.full_text_tokenizer,
             on_progress=lambda shard, n_rows: advance(n_rows),
         )
     context.log.info(
@@ -139,6 +158,7 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
             "shards_replaced": len(report.replaced),
             "shards_deleted": len(report.deleted),
             "encoder": settings.encoder,
+            "full_text_tokenizer": settings.full_text_tokenizer,
         },
         data_version=dg.DataVersion(report.tag),
     )
@@ -152,7 +172,7 @@ def context_store(settings: Settings) -> ContextStore:
 def index_tag(settings: Settings, chunks: Mapping[str, Stamp]) -> str:
     """The tag of the build over these shards of `context_chunks`."""
     fingerprints = {shard: stamp.fingerprint for shard, stamp in chunks.items()}
-    return build_tag(fingerprints, _index_settings(chunks), settings.exact_search_rows)
+    return build_tag(fingerprints, _index_settings(chunks), settings.exact_search_rows, settings.full_text_tokenizer)
 
 
 def _index_settings(chunks: Mapping[str, Stamp]) -> dict[str, str]:

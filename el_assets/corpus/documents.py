@@ -3,7 +3,7 @@
 Nothing is dropped: a document that cannot serve stays as a row with its `set_aside_reason` and no text.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 import polars as pl
@@ -12,27 +12,29 @@ from el_assets.schemas import polars_schema
 from el_resources.corpus_source import SourceDocument
 
 
-def documents_table(documents: Iterable[SourceDocument], source_uri: str) -> pl.DataFrame:
+def documents_table(
+    documents: Iterable[SourceDocument],
+    source_uri: str,
+    spelled_control_token: Callable[[str], str | None] = lambda text: None,
+) -> pl.DataFrame:
     """The `documents` table of one shard, in the source's order.
 
     An exact duplicate is a document whose text already stood in the shard. Two different texts under one source id are
-    told apart by a piece of their hash.
+    told apart by a piece of their hash, and further copies of both by their number. Linear in the number of documents.
     """
-    rows, seen_texts, seen_ids = [], set(), set()
+    rows, seen_texts, ids = [], set(), _Ids()
     for document in documents:
         content_hash = text_hash(document.text)
         reason = document.set_aside_reason or _reason(document.text)
+        if reason is None and spelled_control_token(document.text) is not None:
+            reason = "special_tokens"
         if reason is None and content_hash in seen_texts:
             reason = "exact_duplicate"
         if reason is None:
             seen_texts.add(content_hash)
-        doc_id = document.source_id or content_hash
-        while doc_id in seen_ids:
-            doc_id = f"{doc_id}#{content_hash[:8]}"
-        seen_ids.add(doc_id)
         rows.append(
             {
-                "doc_id": doc_id,
+                "doc_id": ids.unused(document.source_id or content_hash, content_hash[:8]),
                 "text": "" if reason else document.text,
                 "source": source_uri,
                 "url": document.url,
@@ -44,6 +46,25 @@ def documents_table(documents: Iterable[SourceDocument], source_uri: str) -> pl.
             }
         )
     return pl.DataFrame(rows, schema=polars_schema("documents"), orient="row")
+
+
+class _Ids:
+    """The ids of a shard so far: `id`, `id#hash`, then `id#hash-2` and on."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+        self._numbers: dict[str, int] = {}
+
+    def unused(self, wanted: str, text_hash: str) -> str:
+        """The wanted id, or what tells it from earlier ones; numbers go on from the last, and none is tried twice."""
+        doc_id = wanted
+        if doc_id in self._used:
+            doc_id = second = f"{wanted}#{text_hash}"
+            while doc_id in self._used:
+                self._numbers[second] = self._numbers.get(second, 1) + 1
+                doc_id = f"{second}-{self._numbers[second]}"
+        self._used.add(doc_id)
+        return doc_id
 
 
 def usable(documents: pl.LazyFrame) -> pl.LazyFrame:

@@ -6,7 +6,13 @@ import dagster as dg
 import polars as pl
 
 from el_assets.corpus.assets import context_chunks, context_store, documents, retrieval_index
-from el_assets.entropylong.candidate_search import Searching, find_candidates, lost_candidates, refuse_other_encoder
+from el_assets.entropylong.candidate_search import (
+    Searching,
+    find_candidates,
+    lost_candidates,
+    refuse_other_encoder,
+    too_few_candidates,
+)
 from el_assets.entropylong.diagnosis import why_empty
 from el_assets.entropylong.steps import map_entropy, pack_sequences, score_contexts, verify_pairs
 from el_assets.partitions import corpus_shards
@@ -55,7 +61,10 @@ def candidate_contexts(context: dg.AssetExecutionContext, settings: Settings) ->
 
     def make(shard: str) -> Made:
         refuse_other_encoder(tables, shard, settings)
-        return find_candidates(ShardStep.of(context, settings), shard, searching())
+        made = find_candidates(ShardStep.of(context, settings), shard, searching())
+        if few := too_few_candidates(made.facts, settings.candidates_per_anchor):
+            context.log.warning(f"{shard}: {few}")
+        return made
 
     @cache
     def chunk_ids() -> pl.Series:

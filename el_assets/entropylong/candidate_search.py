@@ -1,7 +1,8 @@
 """One shard of `candidate_contexts`: queries of its anchors to a pinned index, exclusions, and random controls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,10 +17,11 @@ from el_assets.entropylong.candidates import (
 )
 from el_assets.shard_assets import Advance, ShardStep
 from el_assets.shard_runs import Made
+from el_resources.long_texts import LongTexts, encode_whole
 from el_resources.pinned_index import PinnedIndex
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
-from el_resources.text_encoder import TextEncoder, encoder_fingerprint, open_encoder
+from el_resources.text_encoder import TextEncoder, Vectors, encoder_fingerprint, open_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +77,19 @@ def find_candidates(step: ShardStep, shard: str, searching: Searching) -> Made:
         settings.near_duplicate_containment,
     )
     with step.show(f"retrieve {shard}", queries.height, "queries") as advance:
-        search = _search(shard, searching, queries["query_text"].to_list(), advance)
+        vectors = _query_vectors(searching.encoder, queries["query_text"].to_list(), settings.long_chunks)
+        search = _search(shard, searching.index, queries["query_text"].to_list(), vectors, advance)
         retrieved = retrieve(
             queries, search, exclusions, k=settings.candidates_per_anchor, n_chunks=searching.index.n_rows
         )
     excluded = dict(exclusions.counts)
+    per_anchor = candidates_per_anchor(queries, retrieved)
     controls = _draw(step, shard, searching, queries, retrieved, exclusions)
     table = pl.concat([retrieved, controls]).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
     facts = {
         "anchors": queries.height,
+        "anchors_below_k": int((per_anchor < settings.candidates_per_anchor).sum()),
+        "anchors_without_candidates": int((per_anchor == 0).sum()),
         "retrieved_pairs": retrieved.height,
         "control_pairs": controls.height,
         "unique_units": table.select("doc_id", "chunk_hash").n_unique(),
@@ -94,15 +100,32 @@ def find_candidates(step: ShardStep, shard: str, searching: Searching) -> Made:
     return Made(frame=table, facts=facts, pinned={"index_tag": searching.index.tag})
 
 
+def candidates_per_anchor(queries: pl.DataFrame, retrieved: pl.DataFrame) -> pl.Series:
+    """Number of retrieved candidates of every query, 0 included."""
+    counts = retrieved.group_by("doc_id", "anchor").agg(n=pl.len())
+    return queries.join(counts, on=["doc_id", "anchor"], how="left")["n"].fill_null(0)
+
+
+def too_few_candidates(facts: Mapping[str, Any], k: int) -> str | None:
+    """A sentence about anchors with fewer than K candidates; None if there are none."""
+    below, without = facts.get("anchors_below_k", 0), facts.get("anchors_without_candidates", 0)
+    if not below:
+        return None
+    return f"{below:,} of {facts['anchors']:,} anchors have fewer than {k} candidates, {without:,} of them have none"
+
+
+def _query_vectors(encoder: TextEncoder | None, texts: list[str], long_texts: LongTexts) -> Vectors | None:
+    """Vectors of the queries; None if retrieval is by full text, or there are none."""
+    return encode_whole(encoder, texts, long_texts)[0] if encoder is not None and texts else None
+
+
 def _search(
-    shard: str, searching: Searching, texts: list[str], advance: Advance
+    shard: str, index: PinnedIndex, texts: list[str], vectors: Vectors | None, advance: Advance
 ) -> Callable[[np.ndarray, int], pl.DataFrame]:
     """Answers for some of the texts by their numbers; result columns as PinnedIndex's, numbered by text.
 
     Ids of documents are unique within a shard only, so those of other shards are told apart by their shard.
     """
-    index, encoder = searching.index, searching.encoder
-    vectors = encoder.encode(texts) if encoder is not None and texts else None
 
     def search(numbers: np.ndarray, k: int) -> pl.DataFrame:
         if vectors is None:

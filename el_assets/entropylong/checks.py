@@ -14,6 +14,7 @@ from el_assets.entropylong.assets import (
     packed_sequences,
     verified_pairs,
 )
+from el_assets.entropylong.candidate_search import too_few_candidates
 from el_assets.entropylong.diagnosis import why_empty, why_unfilled
 from el_assets.entropylong.selection import KeepRule, judge, over_shards, pass_rates
 from el_assets.finite import OTHER_DTYPE, not_finite
@@ -35,6 +36,10 @@ ALTERED = (
 )
 WITHOUT_ROOTS = "A shard without roots gives no sequences, but its chunks are contexts for others"
 WITHOUT_SEQUENCES = "Another epsilon or sequence_tokens costs no forwards"
+MORE_CANDIDATES = (
+    "Index more documents, raise EL_NEAR_DUPLICATE_CONTAINMENT, or, with EL_RETRIEVER=full_text, set "
+    "EL_FULL_TEXT_TOKENIZER to one that knows the corpus's script"
+)
 CATCH_UP = "Run the jobs build_index and build_sequences for the shard: what the table was made from has changed since"
 
 
@@ -78,6 +83,13 @@ def no_root_retrieves_itself(tables: ShardTables, shard: str) -> list[str]:
     by_text = candidates.join(own, left_on=["doc_id", "chunk_hash"], right_on=["doc_id", "content_hash"], how="semi")
     found = pl.concat([by_id, by_text]).unique().sort("doc_id", "chunk_id").collect()
     return [f"root {doc_id!r} has its own chunk {chunk_id!r}" for doc_id, chunk_id, _ in found.iter_rows()]
+
+
+def anchors_have_candidates(tables: ShardTables, shard: str) -> list[str]:
+    """Every anchor has K retrieved candidates; with fewer, less of the corpus was tried for it than was asked for."""
+    stamp = tables.require_stamp("candidate_contexts", shard)
+    few = too_few_candidates(stamp.facts, stamp.settings["candidates_per_anchor"])
+    return [few] if few else []
 
 
 def every_candidate_is_scored(tables: ShardTables, shard: str) -> list[str]:
@@ -259,6 +271,7 @@ CHECKS = [
     shard_check(entropy_maps, shards_have_roots, remedy=WITHOUT_ROOTS, severity=WARN),
     shard_check(entropy_maps, sampled_roots_have_finite_scores, remedy=OTHER_DTYPE, severity=WARN),
     shard_check(candidate_contexts, no_root_retrieves_itself, remedy=CATCH_UP, blocking=True),
+    shard_check(candidate_contexts, anchors_have_candidates, remedy=MORE_CANDIDATES, severity=WARN),
     shard_check(context_scores, every_candidate_is_scored, remedy=CATCH_UP, blocking=True),
     shard_check(context_scores, scored_pairs_have_finite_scores, remedy=OTHER_DTYPE, severity=WARN),
     shard_check(verified_pairs, kept_reductions_exceed_epsilon, remedy=ALTERED, blocking=True),

@@ -84,6 +84,7 @@ def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: Mod
         "window_tokens": engine.window,
         "model": model.name,
         "model_has_bos": step.tokenizer.has_bos,
+        **step.joint_facts(),
     }
     return Made(frame=table, facts=facts)
 
@@ -135,6 +136,7 @@ def score_contexts(step: ShardStep, shard: str, engine: "ScoringEngine", scorer_
         "units": len(units),
         **per_pair_cost(pairs, roots, chunks, joint),
         "basis": basis,
+        **step.joint_facts(),
     }
     return Made(frame=table, facts=facts)
 
@@ -236,6 +238,7 @@ def pack_sequences(step: ShardStep, shard: str) -> Made:
         "packed_contexts": sum(s.kind == "context" for segments in sequences for s in segments),
         "packed_roots": sum(s.kind == "root" for segments in sequences for s in segments),
         "packable_tokens": sum(group.n_tokens for group in packable),
+        **step.joint_facts(),
         "leftovers": dict(left["reason"].value_counts().sort("reason").iter_rows()),
     }
     return Made(frame=table, facts=facts, side_tables={"packing_leftovers": left})

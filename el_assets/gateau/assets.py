@@ -50,8 +50,9 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
                 ),
                 tokenizer,
                 window=model.window(),
-                separator=len(tokenizer.encode(settings.separator)),
+                separator=len(tokenizer.joint_ids(settings.separator)),
                 source_uri=source.uri,
+                set_aside_special=settings.special_tokens_in_text == "set_aside",
             )
         except CorruptShardError as error:
             context.log.error(f"{error}; repair or remove the file, the other shards go on")

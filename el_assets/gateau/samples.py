@@ -25,7 +25,13 @@ PARTS = ("context", "instruction", "response")
 
 
 def samples_table(
-    samples: Iterable[SourceSample], tokenizer: ModelTokenizer, *, window: int, separator: int, source_uri: str
+    samples: Iterable[SourceSample],
+    tokenizer: ModelTokenizer,
+    *,
+    window: int,
+    separator: int,
+    source_uri: str,
+    set_aside_special: bool = False,
 ) -> pl.DataFrame:
     """The `instruction_samples` table of one shard, in the source's order.
 
@@ -33,6 +39,7 @@ def samples_table(
         window: tokens of the long-window model. Instructions, responses, their joints and BOS must fit it; contexts are
             cut later.
         separator: tokens of one joint.
+        set_aside_special: set samples aside that spell a control token.
     """
     listed = list(samples)
     rows = []
@@ -49,6 +56,8 @@ def samples_table(
         elif reason is None and (needed := tokens_needed(counts, separator)) > window:
             reason = "does_not_fit_window"
             detail = f"instruction and response need {needed} tokens, the window is {window}"
+        elif reason is None and set_aside_special and (spelled := spelled_control_token(sample, tokenizer)):
+            reason, detail = "special_tokens", f"spells {spelled!r}"
         ids.add(sample_id)
         if content_hash:
             conversations.setdefault(content_hash, sample_id)
@@ -128,6 +137,13 @@ def sample_facts(table: pl.DataFrame) -> dict[str, object]:
         "set_aside": dict(reasons.iter_rows()),
         "evidence": dict(kinds.iter_rows()),
     }
+
+
+def spelled_control_token(sample: SourceSample, tokenizer: ModelTokenizer) -> str | None:
+    """Return a control token that a text of the sample spells; None if none does."""
+    texts = [*(getattr(sample, part) for part in PARTS), *(text for exchange in sample.later for text in exchange)]
+    found = (tokenizer.spelled_control_token(text) for text in texts)
+    return next((name for name in found if name is not None), None)
 
 
 def why_no_sample(shard: str, facts: Mapping[str, Any], table: pl.DataFrame) -> str:

@@ -123,6 +123,7 @@ class LengthModel:
 
     def __init__(self, folder: str, device: str | None, trust_remote_code: bool) -> None:
         self.asked = (folder, device, trust_remote_code)
+        self.max_seq_length = None
 
     def get_embedding_dimension(self) -> int:
         return 2

@@ -1,5 +1,6 @@
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -118,3 +119,56 @@ def test_many_texts_at_once_are_split_as_one_by_one() -> None:
 def test_a_limit_below_one_character_is_refused() -> None:
     with pytest.raises(ValueError, match="max_tokens=7"):
         TextSplitter(TOKENIZER, 7)
+
+
+DIGITS = "".join(f"{number * 2654435761 % 2**32:08x}" for number in range(12_000))
+LONG_TEXTS = {
+    "hex": DIGITS,
+    "ints": ",".join(DIGITS[i : i + 3] for i in range(0, 60_000, 3)),
+    "dna": "".join("acgt"[int(digit, 16) % 4] for digit in DIGITS),
+    "han": "漢字文章標準" * 10_000,
+    "accents": "a" + "\u0301" * 80_000,
+    "prose-around": "Prose before it. " * 50 + DIGITS + " and prose after it." * 50,
+    "one-line": "alpha beta of the network returns " * 3_000,
+    "runs-and-spaces": (DIGITS[:3000] + " " * 40_000) * 3,
+    "question-marks": "a=b?c=d" * 10_000,
+}
+
+
+@pytest.mark.parametrize("text", LONG_TEXTS.values(), ids=LONG_TEXTS)
+def test_guarantees_hold_for_long_texts_and_long_words(text: str) -> None:
+    check_guarantees(text, TOKENIZER, 64)
+
+
+@pytest.mark.parametrize("name", ["hex", "ints", "dna", "han"])
+def test_a_long_word_fills_its_chunks(name: str) -> None:
+    spans = split(LONG_TEXTS[name], TOKENIZER, 64)
+    assert sum(span.n_tokens for span in spans) / len(spans) > 0.6 * 64
+
+
+def test_what_is_tokenized_is_linear_in_the_length_of_a_word() -> None:
+    """Tokens are what cutting costs. Left to the splitter, a word of twice the length costs four times as much."""
+    counted: list[int] = []
+
+    def count(chunks: list[str]) -> list[int]:
+        counted.extend(map(len, chunks))
+        return [len(encoding) for encoding in TOKENIZER.encode_batch_fast(chunks, add_special_tokens=False)]
+
+    cutter = TextSplitter(TOKENIZER, 64, count)
+    cutter._splitter = SimpleNamespace(chunk_all_indices=lambda texts: [[] for _ in texts])  # no long word reaches it
+    cutter.split_all([DIGITS])
+    assert sum(counted) < 5 * len(DIGITS)
+
+
+@pytest.mark.parametrize("joint", ["\n\n\n", "\n\n", "\n", " "])
+def test_windows_change_no_chunk_of_a_long_text(joint: str) -> None:
+    """Long prose is cut as the splitter cuts the whole of it, whatever its paragraphs are."""
+    text = joint.join(
+        f"{word} is number {n}. It follows {n - 1}." for n, word in enumerate(["This", "The next"] * 1500)
+    )
+    whole = splitter(TOKENIZER, 64)._splitter.chunk_indices(text)
+
+    spans = split(text, TOKENIZER, 64)
+
+    assert len(text) > 5 * 16_384
+    assert [(span.start_char, text[span.start_char : span.end_char]) for span in spans] == whole

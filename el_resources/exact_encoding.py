@@ -1,0 +1,82 @@
+"""A tokenizer.json changed so that texts are encoded piece by piece: no control token from text, no added space.
+
+Two things stand between a tokenizer as published and ids that may be joined:
+- *Control tokens that count as text.* The library encodes special tokens that a text spells as ordinary text, but only
+  those marked `special`. Tool, reasoning and fill-in tokens are often not (Qwen's `<tool_call>`, `<|fim_prefix|>`).
+  Here every added token of a control token's form is marked. Added tokens of ordinary text (runs of white space, words,
+  HTML elements) stay as they are, since the model was trained with them.
+- *The dummy prefix.* SentencePiece puts a space before a text, and decoding takes it away from the beginning only, so
+  that the separator `"\\n\\n"` between two texts would become `" \\n\\n "`. Here it is switched off in all its forms.
+
+Tokenizers without either are not touched. Imports nothing but the standard library.
+"""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# Part of the fingerprint of tokenizers that are changed: raised when the changes below do.
+VERSION = 1
+_CONTROL = re.compile(r"[▁ ]?(?:<\|[^<>\n]+\|>|<[^<>\s]+>|\[[^\[\]\s]+\]|｟[^\n]+｠|[^\n]*｜[^\n]*)")
+# HTML elements that vocabularies hold as words (Gemma's); `s` is left out, which is the name of BOS.
+_HTML = re.compile(
+    r"</?(?:a|b|blockquote|br|caption|code|div|em|h[1-6]|hr|i|img|li|ol|p|pre|span|strong|sub|sup|table|tbody|td|tfoot"
+    r"|th|thead|tr|u|ul)/?>"
+)
+
+
+def is_control_form(content: str) -> bool:
+    """Tell whether an added token looks like a control token rather than text.
+
+    Its form is `<...>`, `[...]`, `｟...｠`, each without white space, `<|...|>`, or anything with a fullwidth bar `｜`;
+    names of HTML elements are text.
+
+    Example:
+        >>> [is_control_form(token) for token in ("<tool_call>", "[INST]", "<table>", "    ", "don't")]
+        [True, True, False, False, False]
+    """
+    return bool(_CONTROL.fullmatch(content)) and not _HTML.fullmatch(content)
+
+
+def made_exact(tokenizer: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The content of a tokenizer.json with its control tokens marked and its dummy prefix off, and what was changed."""
+    parts = ("added_tokens", "normalizer", "pre_tokenizer", "decoder")
+    changed = {**tokenizer, **{part: copy.deepcopy(tokenizer.get(part)) for part in parts}}
+    changes = [
+        f"control token {token['content']}"
+        for token in changed.get("added_tokens") or []
+        if not token.get("special") and is_control_form(token["content"])
+    ]
+    for token in changed.get("added_tokens") or []:
+        token["special"] = bool(token.get("special")) or is_control_form(token["content"])
+    for part in parts[1:]:
+        changed[part] = _without_prefix(changed.get(part), part, changes)
+    return changed, changes
+
+
+def _without_prefix(step: dict[str, Any] | None, part: str, changes: list[str]) -> dict[str, Any] | None:
+    """A step of the tokenizer without what adds a space to a text's beginning, or takes one; None if that was all."""
+    if step is None:
+        return None
+    kind = step.get("type")
+    if kind == "Sequence":
+        listed = next(key for key in ("normalizers", "pretokenizers", "decoders") if key in step)
+        kept = [_without_prefix(inner, part, changes) for inner in step[listed]]
+        step[listed] = [inner for inner in kept if inner is not None]
+    elif kind == "Prepend" or (kind == "Strip" and part == "decoder" and step.get("start")):
+        changes.append(f"{part} {kind}")
+        return None
+    elif kind == "Metaspace" and (step.get("prepend_scheme") or _legacy_scheme(step)) != "never":
+        changes.append(f"{part} {kind}")
+        step.pop("add_prefix_space", None)
+        step["prepend_scheme"] = "never"
+    elif kind == "ByteLevel" and part == "pre_tokenizer" and step.get("add_prefix_space"):
+        changes.append(f"{part} {kind}")
+        step["add_prefix_space"] = False
+    return step
+
+
+def _legacy_scheme(step: Mapping[str, Any]) -> str:
+    """How Metaspace was told to prefix before it had schemes."""
+    return "always" if step.get("add_prefix_space", True) else "never"
