@@ -1,7 +1,7 @@
 """The state of the whole workspace: how many shards of each asset are done, missing and stale, which, and why."""
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,17 +49,22 @@ class AssetStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceStatus:
-    """The assets that a source feeds, and how its listing differs from what is registered."""
+    """The assets that a source feeds, how its listing differs from what is registered, and which files were not read.
+
+    Attributes:
+        unreadable: why, by shard; its tables are done and empty.
+    """
 
     uri: str
     shards: int
     not_registered: Sequence[str]
     gone: Sequence[str]
+    unreadable: Mapping[str, str]
     assets: Sequence[AssetStatus]
 
     @property
     def is_done(self) -> bool:
-        return not (self.not_registered or self.gone) and all(asset.is_done for asset in self.assets)
+        return not (self.not_registered or self.gone or self.unreadable) and all(asset.is_done for asset in self.assets)
 
     def only(self, names: Container[str]) -> "SourceStatus":
         """What it says of these assets."""
@@ -71,6 +76,7 @@ class SourceStatus:
             "shards": self.shards,
             "not_registered": list(self.not_registered),
             "gone": list(self.gone),
+            "unreadable": dict(self.unreadable),
             "assets": {a.asset: {"done": a.done, "missing": a.missing, "stale": a.stale} for a in self.assets},
         }
 
@@ -102,11 +108,13 @@ def _by_shard(inventory: Inventory, tables: Sequence[str]) -> list[AssetStatus]:
 
 def _status(uri: str, inventory: Inventory, assets: Sequence[AssetStatus]) -> SourceStatus:
     registered = set(inventory.registered)
+    stamps = ((shard, inventory.tables.stamp(assets[0].asset, shard)) for shard in inventory.registered)
     return SourceStatus(
         uri=uri,
         shards=len(registered),
         not_registered=sorted(inventory.listed - registered),
         gone=inventory.gone,
+        unreadable={shard: s.facts["unreadable"] for shard, s in stamps if s and "unreadable" in s.facts},
         assets=assets,
     )
 
@@ -118,6 +126,10 @@ def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:
     for what, shards in (("not registered", status.not_registered), ("gone from the source", status.gone)):
         if shards:
             yield f"  {len(shards)} {what}: {names(shards, shown)}"
+    for problem in list(status.unreadable.values())[:shown]:
+        yield f"  not read: {problem}"
+    if shown and (more := len(status.unreadable) - shown) > 0:
+        yield f"  not read: {more} more; --shards names them"
     width = max(len(asset.asset) for asset in status.assets)
     yield f"  {'':<{width}}  {'done':>7}  {'missing':>7}  {'stale':>7}"
     for asset in status.assets:

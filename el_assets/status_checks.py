@@ -48,6 +48,7 @@ def status_result(status: SourceStatus) -> dg.AssetCheckResult:
         lines.insert(0, f"not registered: {names(status.not_registered)}")
     if status.gone:
         lines.insert(0, f"gone from the source: {names(status.gone)}")
+    lines[:0] = [f"not read: {problem}" for problem in status.unreadable.values()]
     table = "\n".join(
         ["| asset | done | missing | stale |", "|---|---|---|---|"]
         + [f"| {a.asset} | {a.done} | {len(a.missing)} | {len(a.stale)} |" for a in status.assets]

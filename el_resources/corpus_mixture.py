@@ -36,6 +36,7 @@ from hashlib import blake2b
 from typing import Protocol
 
 from el_resources.corpus_source import CorpusSource, SourceDocument, unknown_shard
+from el_resources.file_listing import existing_part
 
 PLUS = re.compile(r"\s+\+(?:\s+|$)")
 OPTIONS = re.compile(r"(?P<uri>.*\S)\s+\[(?P<options>[^\[\]]*)\]", re.DOTALL)
@@ -100,9 +101,8 @@ def _is_existing_place(text: str) -> bool:
     if scheme not in PLACES or not _has_syntax(text):
         return False
     path = os.path.expanduser(place.removeprefix("file://"))  # noqa: PTH111  # a Path would drop a last slash
-    ends = [match.start() for match in re.finditer("/", path)] + [len(path)]
-    existing = max((end for end in ends if end and os.path.lexists(path[:end])), default=0)
-    return bool(existing) and not _has_syntax(f"x{path[existing:]}")
+    existing = existing_part(path)
+    return bool(existing) and not _has_syntax(f"x{path.removeprefix(existing)}")
 
 
 def _split(text: str) -> list[str]:

@@ -1,5 +1,7 @@
 """The files that a path, a folder or a glob means, and what is passed over on the way."""
 
+import glob
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,10 +44,10 @@ def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tu
         found = lister.find(path, detail=True)
         nothing = f"no file below {path} ends in {spelled(suffixes)}"
         remedy = "name files that are called otherwise by a glob"
-    elif wildcard := WILDCARD.search(path):
+    elif wildcard := WILDCARD.search(path, len(there := _existing_folder(filesystem, path))):
         root, wanted = folder_of(path[: wildcard.start()]), ()
         takes_hidden = any(part.startswith(".") for part in path.removeprefix(root).split("/"))
-        found = lister.glob(path, detail=True)
+        found = lister.glob(glob.escape(there) + path.removeprefix(there), detail=True)
         nothing, remedy = f"no file matches {path}", "name a file, a folder or a glob that does"
     else:
         raise FileNotFoundError(f"source {uri!r}: {path} does not exist; name a file, a folder or a glob")
@@ -57,6 +59,17 @@ def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tu
         passed = f" (passed over: {in_words(others)})" if others else ""
         raise FileNotFoundError(f"source {uri!r}: {nothing}{passed}; {remedy}")
     return Listing(root, files, others)
+
+
+def _existing_folder(filesystem: AbstractFileSystem, path: str) -> str:
+    """The part of a glob that is a folder as written, so that brackets in its name mean themselves."""
+    return existing_part(path) if isinstance(filesystem, LocalFileSystem) else ""
+
+
+def existing_part(path: str) -> str:
+    """The longest part of a path on this machine, up to one of its slashes or its end, that exists as written."""
+    ends = [match.start() for match in re.finditer("/", path)] + [len(path)]
+    return path[: max((end for end in ends if os.path.lexists(path[:end])), default=0)]
 
 
 class TellingFileSystem(LocalFileSystem):

@@ -86,7 +86,7 @@ class HubFiles(ShardFiles):
     @property
     def root(self) -> str:
         # A commit of the hub holds all of its files, so one that is missing is the hub's fault and not the file's.
-        return self._address[0].base if isinstance(self._address[0], LocalRepository) else ""
+        return str(self._address[0].folder) if isinstance(self._address[0], LocalRepository) else ""
 
     @cached_property
     def _found(self) -> tuple[dict[str, str], dict[str, str]]:

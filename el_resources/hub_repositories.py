@@ -3,6 +3,7 @@
 Retries: huggingface_hub repeats listings and reads itself; its look-up of a revision it does not, so tenacity does.
 """
 
+import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ class LocalRepository:
 
     @property
     def base(self) -> str:
-        return str(self.folder)
+        return glob.escape(str(self.folder))
 
     @property
     def storage_options(self) -> dict[str, dict[str, Any]]:

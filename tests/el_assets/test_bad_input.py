@@ -1,5 +1,6 @@
 """Bad input through real runs: the error names the value and the remedy, and nothing that was there is lost."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from el_assets.staleness import Inventory
 from el_resources.corpus_source import open_corpus
-from tests.conftest import SEQUENCE_ASSETS, Workspace, library_documents, tiny_model
+from tests.conftest import SEQUENCE_ASSETS, Workspace, failed_checks, library_documents, tiny_model
 
 A = "a.jsonl"
 SMALL = {"roots_per_shard": 2, "root_tokens_min": 64, "candidates_per_anchor": 2, "max_anchors": 2, "alpha": 0.5}
@@ -97,7 +98,8 @@ def test_a_parquet_without_text_lists_its_columns(workspace: Workspace) -> None:
     source = f"parquet:{workspace.folder / 'corpus'}"
     workspace.settings["corpus"] = source
     workspace.register()
-    with pytest.raises(ValueError, match=r"body.*EL_TEXT_COLUMN"):
-        workspace.materialize("documents")
+    assert failed_checks(workspace.materialize("documents")) == {"sources_are_readable"}
+    problem = workspace.tables.require_stamp("documents", "x.parquet").facts["unreadable"]
+    assert re.search(r"no column 'text' but body, id; .*EL_TEXT_COLUMN", problem)
     workspace.materialize("documents", text_column="body")
     assert workspace.tables.read("documents", "x.parquet")["text"].to_list() == ["one"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from el_resources.corpus_mixture import (
     SourceSpec,
     default_name,
+    is_mixture,
     is_taken,
     offers_roots,
     parse_mixture,
@@ -71,6 +72,62 @@ class TestSyntax:
         assert parse_mixture(uri) == [SourceSpec(uri=uri)]
 
     @pytest.mark.parametrize(
+        ("text", "specs"),
+        [
+            (
+                '"parquet:/data/a + b [x]" [weight=0.5] + jsonl:/c',
+                [
+                    SourceSpec(uri="parquet:/data/a + b [x]", name="data", weight=0.5),
+                    SourceSpec(uri="jsonl:/c", name="c"),
+                ],
+            ),
+            (
+                'jsonl:/c + "jsonl:/a + b" [name=n] + "jsonl:/d [1]"',
+                [
+                    SourceSpec(uri="jsonl:/c", name="c"),
+                    SourceSpec(uri="jsonl:/a + b", name="n"),
+                    SourceSpec(uri="jsonl:/d [1]", name="jsonl"),
+                ],
+            ),
+            ('"jsonl:/a + b [roots=no]"', [SourceSpec(uri="jsonl:/a + b [roots=no]")]),
+            ('jsonl:/a"b" c', [SourceSpec(uri='jsonl:/a"b" c')]),  # a quote inside is a sign like others
+        ],
+    )
+    def test_quotes_set_a_path_apart(self, text: str, specs: list[SourceSpec]) -> None:
+        assert parse_mixture(text) == specs
+
+    @pytest.mark.parametrize("name", ["a + b", "a [x]", "a [roots=no]", "a + jsonl:b [weight=0.5]", "+ [] +", "a +  b"])
+    def test_a_path_that_exists_is_taken_as_it_is(
+        self, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file, folder = "x + y [z].jsonl", tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / file).write_text('{"text": "found"}\n')
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        places = [folder, f"{folder}/", f"{folder}/{file}", f"~/{name}", f"file://{folder}", name]
+        for place in [*places, f"{folder}/*.jsonl", f"{folder}/*"]:
+            corpus = open_corpus(f"jsonl:{place}")
+            assert not is_mixture(f"jsonl:{place}")
+            assert offers_roots(f"jsonl:{place}", file)
+            assert corpus.shards() == [file]
+            assert corpus.shard_fingerprint(file) == open_corpus(f'"jsonl:{place}"').shard_fingerprint(file)
+
+    def test_a_local_repository_may_lie_in_such_a_path(self, tmp_path: Path) -> None:
+        repository = tmp_path / "a + b [c]"
+        (repository / "stanford").mkdir(parents=True)
+        (repository / "README.md").write_text("")
+        (repository / "stanford" / "train.jsonl").write_text('{"text": "found"}\n')
+        uri = f"hf:{repository}/stanford#train"
+        assert parse_mixture(uri) == [SourceSpec(uri=uri)]
+        assert open_corpus(uri).shards() == ["stanford/train.jsonl"]
+
+    def test_options_after_an_existing_path_are_options(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        assert parse_mixture(f"jsonl:{tmp_path}/a [roots=no]") == [SourceSpec(uri=f"jsonl:{tmp_path}/a", roots=False)]
+        assert len(parse_mixture(f"jsonl:{tmp_path}/a + jsonl:{tmp_path}/b")) == 2
+
+    @pytest.mark.parametrize(
         ("uri", "name"),
         [
             (FINEWEB, "sample-10BT"),
@@ -100,6 +157,11 @@ class TestSyntax:
             ("jsonl:a [weight]", r"option 'weight' is not one of"),
             ("jsonl:x/a + parquet:y/a", r"two sources of corpus .* are named 'a'; tell them apart by \[name=…\]"),
             ("jsonl:a + ", r"a corpus source is empty"),
+            ('"jsonl:a + jsonl:b', r"begins with a double quote; end it with another one"),
+            ('"jsonl:a"b', r"begins with a double quote; end it with another one"),
+            ('"jsonl:a" [wieght=1]', r"option 'wieght=1' is not one of name=…, weight=…"),
+            ('"" + jsonl:b', r"a corpus source is empty"),
+            ("jsonl:/nowhere/a + b", r"'b' has no known scheme.*needs double quotes around scheme and path"),
             ("jsonl:a + nothing:b", r"'nothing:b' has no known scheme"),
         ],
     )
