@@ -8,7 +8,7 @@ import polars as pl
 
 from el_assets.gateau.cam import with_awareness
 from el_assets.gateau.influence import InfluenceRule, influence_table, select_subset, shares
-from el_assets.gateau.samples import sample_facts, samples_table, why_no_sample
+from el_assets.gateau.samples import refuse_old_samples, sample_facts, samples_table, why_no_sample
 from el_assets.gateau.steps import SampleStep, refuse_different_tokenizers, score_awareness, score_guidance
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
 from el_assets.recipes import RECIPES
@@ -173,17 +173,6 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
             keep=parse_names(settings.keep_columns),
         ),
     )
-
-
-def refuse_old_samples(samples: Mapping[str, Stamp]) -> None:
-    """Raise ValueError where a shard's samples were made by an earlier version, which had other columns."""
-    version = RECIPES["instruction_samples"].code_version
-    old = [shard for shard, stamp in samples.items() if stamp.made_from.get("code_version") != version]
-    if old:
-        raise ValueError(
-            f"instruction_samples of {len(old)} shards, the first is {old[0]!r}, were made by an earlier version; "
-            "run the job score_samples, then select_samples again"
-        )
 
 
 def refuse_empty_pool(tables: ShardTables, shards: Sequence[str], samples: Mapping[str, Stamp]) -> None:

@@ -18,12 +18,8 @@ from el_resources.corpus_source import CorruptShardError
 from el_resources.instruction_columns import PoolReading, parse_columns
 from el_resources.instruction_files import FileInstructions, as_json
 from el_resources.instruction_source import SourceSample, open_instructions
-from el_resources.tokenization import ModelTokenizer
+from tests.el_resources.pools import no_tokenizer
 from tests.el_resources.written_files import WRITERS, Row, every_format
-
-
-def no_tokenizer() -> ModelTokenizer:
-    raise AssertionError("files are read without a tokenizer")
 
 
 def opened(uri: str, **reading: Any) -> FileInstructions:
