@@ -39,8 +39,9 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
     def make(shard: str) -> Made:
         origin = dict(source.origin(shard))
         try:
+            listed = list(source.samples(shard))
             table = samples_table(
-                source.samples(shard),
+                listed,
                 tokenizer,
                 window=model.window(),
                 separator=len(tokenizer.encode(settings.separator)),
@@ -50,7 +51,7 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
             context.log.error(f"{error}; repair or remove the file, the other shards go on")
             empty = samples_table([], tokenizer, window=model.window(), separator=0, source_uri=source.uri)
             return Made(frame=empty, facts={"samples": 0, "origin": origin, "unreadable": str(error)})
-        return Made(frame=table, facts={**sample_facts(table), "origin": origin})
+        return Made(frame=table, facts={**sample_facts(table), "source_rows": len(listed), "origin": origin})
 
     return materialize_shards(context, settings, make, source=source)
 

@@ -28,9 +28,10 @@ def samples_are_readable(tables: ShardTables, shard: str) -> list[str]:
 def rows_add_up(tables: ShardTables, shard: str) -> list[str]:
     """The samples that are scored and those that were set aside, by reason, are all the rows of the source."""
     facts = tables.require_stamp("instruction_samples", shard).facts
-    set_aside = sum(facts.get("set_aside", {}).values())
-    counted = f"{facts['samples']} are scored and {set_aside} set aside"
-    return [] if facts["samples"] + set_aside == facts["rows"] else [f"of {facts['rows']} rows {counted}"]
+    n_rows, n_scored = facts.get("source_rows", 0), facts["samples"]  # a file that was refused has no rows
+    n_aside = sum(facts.get("set_aside", {}).values())
+    whole = n_scored + n_aside == facts["rows"] == n_rows
+    return [] if whole else [f"of {n_rows} rows {n_scored} are scored and {n_aside} set aside"]
 
 
 def conversations_are_unique_over_shards(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import polars as pl
 import pytest
 
 from el_assets.__main__ import main
+from el_assets.gateau.checks import rows_add_up
 from el_assets.parts import FRACTIONS
 from tests.conftest import Workspace, chat, failed_checks, library_documents, library_samples, tiny_model
 
@@ -247,3 +249,26 @@ def test_a_file_without_a_column_to_be_kept_fails_alone(workspace: Workspace) ->
     problem = workspace.tables.require_stamp("instruction_samples", A).facts["unreadable"]
     assert "it has no column 'length' (EL_KEEP_COLUMNS)" in problem
     assert workspace.tables.read("hmg_scores", B).height == 2
+
+
+def test_samples_of_an_earlier_version_are_named_where_they_are_read(workspace: Workspace) -> None:
+    workspace.write_instructions(A, library_samples(2))
+    workspace.register_instructions()
+    workspace.materialize("instruction_samples")
+    old = replace(workspace.tables.require_stamp("instruction_samples", A), made_from={"code_version": "3"})
+    workspace.tables.write(workspace.tables.read("instruction_samples", A).drop("later_exchanges"), old)
+    with pytest.raises(
+        ValueError, match=r"the first is 'a\.jsonl', were made by an earlier version; run the job score"
+    ):
+        workspace.materialize("cam_scores")
+
+
+def test_rows_that_do_not_add_up_are_told(workspace: Workspace) -> None:
+    workspace.write_instructions(A, [*library_samples(2), {"messages": []}])
+    workspace.register_instructions()
+    workspace.materialize("instruction_samples")
+    assert rows_add_up(workspace.tables, A) == []
+    stamp = workspace.tables.require_stamp("instruction_samples", A)
+    lost = replace(stamp, facts={**stamp.facts, "source_rows": 4})
+    workspace.tables.write(workspace.tables.read("instruction_samples", A), lost)
+    assert rows_add_up(workspace.tables, A) == ["of 4 rows 2 are scored and 1 set aside"]
