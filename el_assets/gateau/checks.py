@@ -35,7 +35,7 @@ def rows_add_up(tables: ShardTables, shard: str) -> list[str]:
 
 
 def conversations_are_unique_over_shards(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """No conversation stands in two shards; copies take places in the subsets that other samples could have."""
+    """No conversation is in two shards; copies take places in the subsets that other samples could have."""
     stamps = tables.stamps("instruction_samples", shards)
     current = [shard for shard, stamp in stamps.items() if is_current(stamp)]
     if not current:

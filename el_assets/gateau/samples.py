@@ -2,7 +2,7 @@
 
 Nothing is dropped: a sample that cannot be scored stays as a row with its reason, and without texts if its source had
 none. A sample is named by its source's id, else by a hash of its conversation; without texts, by its place in the
-shard. Reasons that are given here, beside the source's own (el_resources.conversations):
+shard. Reasons that are given here, in addition to the source's own (el_resources.conversations):
 
 | reason | what the sample has |
 |---|---|

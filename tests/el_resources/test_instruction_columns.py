@@ -41,7 +41,7 @@ def test_a_usual_name_may_be_given_to_another_kind() -> None:
         ("zzz=dialog", r"'zzz' in 'zzz=dialog' is unknown \(one of"),
         ("dialog", r"'dialog' is not WHAT=NAME, as in messages=dialog"),
         ("messages=", r"'messages=' is not WHAT=NAME"),
-        ("user=a user=b", r"'user' stands twice .*; several names of a role are written user=A,B"),
+        ("user=a user=b", r"'user' is given twice .*; several names of a role are written user=A,B"),
         ("user=a assistant=a", r"role 'a' is named as user and as assistant; name it once"),
         ("user=a,,b", r"'a,,b' has an empty name"),
         ("context='passage", r"cannot be read \(No closing quotation\); close the quotes"),

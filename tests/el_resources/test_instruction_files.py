@@ -276,7 +276,7 @@ class TestKeptColumns:
         assert first.kept_columns == '{"note": "fine"}'
         assert (second.set_aside_reason, second.detail) == ("not_utf8", "note holds text that is not UTF-8")
 
-    def test_a_column_name_that_stands_twice_is_refused(self, tmp_path: Path) -> None:
+    def test_a_column_name_that_two_columns_have_is_refused(self, tmp_path: Path) -> None:
         talk = pa.array([LONG["messages"]])
         pq.write_table(pa.table([talk, talk], names=["messages", "messages"]), tmp_path / "a.parquet")
         with pytest.raises(CorruptShardError, match="2 columns are called 'messages'"):
