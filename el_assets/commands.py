@@ -31,7 +31,6 @@ from el_assets.partitions import (
     listed,
     register_shards,
     registered_shards,
-    selected_fractions,
 )
 from el_assets.parts import FRACTIONS, PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.passed_over import print_passed_over
@@ -244,7 +243,7 @@ def _runs(
     registered = registered_shards(instance, corpus_shards if kind == "corpus" else instruction_shards)
     runs = [(job, range_tags(*ends)) for ends in contiguous_ranges(set(chosen.get(kind, ())), registered)]
     if part in WHOLE_JOBS and runs:
-        ranges = contiguous_ranges(set(fractions), selected_fractions.get_partition_keys())
+        ranges = contiguous_ranges(set(fractions), list(FRACTIONS))
         runs += [(WHOLE_JOBS[part], range_tags(*ends)) for ends in ranges]
     return runs
 

@@ -72,7 +72,7 @@ def parse_columns(text: str) -> InstructionColumns:
     """The names that the setting gives, the usual ones for the rest.
 
     Raises:
-        ValueError: a part is not `WHAT=NAME`, or WHAT is unknown or stands twice, or a role has two kinds.
+        ValueError: a part is not `WHAT=NAME`, or WHAT is unknown or given twice, or a role has two kinds.
     """
     given = _pairs(text)
     names = {what: (given[what],) if what in given else usual for what, usual in COLUMNS.items()}
@@ -96,7 +96,7 @@ class PoolReading:
 
     Attributes:
         exchange: the exchange that is scored.
-        keep: columns that go out with the sample beside its conversation.
+        keep: further columns that go out with the sample.
     """
 
     exchange: ScoredExchange = "first"
@@ -116,7 +116,7 @@ def parse_names(text: str) -> tuple[str, ...]:
     """The column names of a comma-separated list; one with a comma is written in double quotes.
 
     Raises:
-        ValueError: a name is empty or stands twice.
+        ValueError: a name is empty or given twice.
     """
     if not text.strip():
         return ()
@@ -147,7 +147,7 @@ def _pairs(text: str) -> dict[str, str]:
         if what not in known:
             raise ValueError(f"{what!r} in {part!r} is unknown{nearest(what, known)} (one of {', '.join(known)})")
         if what in found:
-            raise ValueError(f"{what!r} stands twice in {text!r}; several names of a role are written user=A,B")
+            raise ValueError(f"{what!r} is given twice in {text!r}; several names of a role are written user=A,B")
         found[what] = name
     return found
 

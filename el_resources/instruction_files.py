@@ -145,8 +145,7 @@ def read_row(row: Row, reading: PoolReading, place: str) -> tuple[ScoredTexts, S
     lists = [name for name in columns.messages if name in row]
     name = next((name for name in lists if row[name] is not None), None)
     if name is None and all(text in row for text in columns.texts):
-        texts = explicit_texts(row, columns)
-        return texts, (), dict(zip(columns.texts, (texts.context, texts.instruction, texts.response), strict=True))
+        return explicit_texts(row, columns), (), {text: row[text] for text in columns.texts}
     messages = row[name or lists[0]]
     if isinstance(messages, NotASample):
         raise messages

@@ -9,7 +9,7 @@ import polars as pl
 from el_assets.gateau.cam import with_awareness
 from el_assets.gateau.diagnosis import why_no_samples
 from el_assets.gateau.influence import InfluenceRule, influence_table, select_subset, shares
-from el_assets.gateau.samples import sample_facts, samples_table, why_no_sample
+from el_assets.gateau.samples import refuse_old_samples, sample_facts, samples_table, why_no_sample
 from el_assets.gateau.steps import SampleStep, refuse_different_tokenizers, score_awareness, score_guidance
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
 from el_assets.recipes import RECIPES
@@ -41,13 +41,10 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
     def make(shard: str) -> Made:
         origin = dict(source.origin(shard))
         try:
+            path, max_share = origin.get("file", shard), settings.bad_rows_max_share
+            listed = list(within_share(source.samples(shard), max_share=max_share, shard=shard, path=path))
             table = samples_table(
-                within_share(
-                    source.samples(shard),
-                    max_share=settings.bad_rows_max_share,
-                    shard=shard,
-                    path=origin.get("file", shard),
-                ),
+                listed,
                 tokenizer,
                 window=model.window(),
                 separator=len(tokenizer.joint_ids(settings.separator)),
@@ -58,7 +55,7 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
             context.log.error(f"{error}; repair or remove the file, the other shards go on")
             empty = samples_table([], tokenizer, window=model.window(), separator=0, source_uri=source.uri)
             return Made(frame=empty, facts={"samples": 0, "origin": origin, "unreadable": str(error)})
-        return Made(frame=table, facts={**sample_facts(table), "origin": origin})
+        return Made(frame=table, facts={**sample_facts(table), "source_rows": len(listed), "origin": origin})
 
     return materialize_shards(context, settings, make, source=source)
 
@@ -185,17 +182,6 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
             keep=parse_names(settings.keep_columns),
         ),
     )
-
-
-def refuse_old_samples(samples: Mapping[str, Stamp]) -> None:
-    """Raise ValueError where a shard's samples were made by an earlier version, which had other columns."""
-    version = RECIPES["instruction_samples"].code_version
-    old = [shard for shard, stamp in samples.items() if stamp.made_from.get("code_version") != version]
-    if old:
-        raise ValueError(
-            f"instruction_samples of {len(old)} shards, the first is {old[0]!r}, were made by an earlier version; "
-            "run the job score_samples, then select_samples again"
-        )
 
 
 def refuse_empty_pool(tables: ShardTables, shards: Sequence[str], samples: Mapping[str, Stamp]) -> None:

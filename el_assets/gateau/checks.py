@@ -9,6 +9,7 @@ import polars as pl
 from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.gateau.assets import cam_scores, hmg_scores, influence_scores, instruction_samples, selected_subsets
 from el_assets.gateau.influence import is_small_for, roc_auc, subset_size
+from el_assets.gateau.samples import is_current
 from el_assets.partitions import instruction_shards
 from el_assets.parts import FRACTIONS
 from el_assets.shard_checks import all_shards_check, result, shard_check
@@ -33,14 +34,19 @@ def samples_are_readable(tables: ShardTables, shard: str) -> list[str]:
 def rows_add_up(tables: ShardTables, shard: str) -> list[str]:
     """The samples that are scored and those that were set aside, by reason, are all the rows of the source."""
     facts = tables.require_stamp("instruction_samples", shard).facts
-    set_aside = sum(facts.get("set_aside", {}).values())
-    counted = f"{facts['samples']} are scored and {set_aside} set aside"
-    return [] if facts["samples"] + set_aside == facts["rows"] else [f"of {facts['rows']} rows {counted}"]
+    n_rows, n_scored = facts.get("source_rows", 0), facts["samples"]  # a file that was refused has no rows
+    n_aside = sum(facts.get("set_aside", {}).values())
+    whole = n_scored + n_aside == facts["rows"] == n_rows
+    return [] if whole else [f"of {n_rows} rows {n_scored} are scored and {n_aside} set aside"]
 
 
 def conversations_are_unique_over_shards(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """No conversation stands in two shards; copies take places in the subsets that other samples could have."""
-    samples = tables.scan_many("instruction_samples", tables.stamps("instruction_samples", shards))
+    """No conversation is in two shards; copies take places in the subsets that other samples could have."""
+    stamps = tables.stamps("instruction_samples", shards)
+    current = [shard for shard, stamp in stamps.items() if is_current(stamp)]
+    if not current:
+        return {}
+    samples = tables.scan_many("instruction_samples", current)
     used = samples.filter(pl.col("set_aside_reason").is_null()).select("sample_id", "shard", "content_hash").collect()
     twins = used.filter(pl.col("content_hash").is_duplicated()).group_by("content_hash").agg("sample_id", "shard")
     return {hash_[:8]: [f"{ids} in {where}"] for hash_, ids, where in twins.sort("content_hash").iter_rows()}

@@ -2,7 +2,7 @@
 
 Nothing is dropped: a sample that cannot be scored stays as a row with its reason, and without texts if its source had
 none. A sample is named by its source's id, else by a hash of its conversation; without texts, by its place in the
-shard. Reasons that are given here, beside the source's own (el_resources.conversations):
+shard. Reasons that are given here, in addition to the source's own (el_resources.conversations):
 
 | reason | what the sample has |
 |---|---|
@@ -17,8 +17,10 @@ from typing import Any
 
 import polars as pl
 
+from el_assets.recipes import RECIPES
 from el_assets.schemas import polars_schema
 from el_resources.instruction_source import SourceSample
+from el_resources.shard_tables import Stamp
 from el_resources.tokenization import ModelTokenizer
 
 PARTS = ("context", "instruction", "response")
@@ -158,3 +160,18 @@ def why_no_sample(shard: str, facts: Mapping[str, Any], table: pl.DataFrame) -> 
         f"instruction_samples of shard {shard!r}: all {table.height} rows were set aside, {reasons}; "
         f"the first, {first['sample_id']!r}: {first['detail']}"
     )
+
+
+def is_current(samples: Stamp) -> bool:
+    """Whether a shard's samples have the columns that they are given now."""
+    return samples.made_from.get("code_version") == RECIPES["instruction_samples"].code_version
+
+
+def refuse_old_samples(samples: Mapping[str, Stamp]) -> None:
+    """Raise ValueError if a shard's samples were made by an earlier version, which had other columns."""
+    old = [shard for shard, stamp in samples.items() if not is_current(stamp)]
+    if old:
+        raise ValueError(
+            f"instruction_samples of {len(old)} shards, the first is {old[0]!r}, were made by an earlier version; "
+            "run the job score_samples, then select_samples again"
+        )

@@ -11,7 +11,7 @@ from el_assets.finite import finite_rows, set_aside_facts
 from el_assets.gateau.cam import cam_table
 from el_assets.gateau.hmg import hmg_table, mean_nll
 from el_assets.gateau.prompts import Parts, Prompt, build_prompt, segments_of
-from el_assets.gateau.samples import PARTS, scorable
+from el_assets.gateau.samples import PARTS, refuse_old_samples, scorable
 from el_assets.meter import Meter
 from el_assets.shard_assets import Advance, ShardStep
 from el_assets.shard_runs import Made
@@ -29,7 +29,8 @@ class SampleStep(ShardStep):
     causal_lm: CausalLM
 
     def samples(self, shard: str) -> pl.DataFrame:
-        """The shard's scorable samples."""
+        """The shard's scorable samples. Raises ValueError if an earlier version made them."""
+        refuse_old_samples({shard: self.tables.require_stamp("instruction_samples", shard)})
         return scorable(self.tables.read("instruction_samples", shard))
 
     def made_from(self, shard: str) -> dict[str, str]:

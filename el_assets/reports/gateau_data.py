@@ -12,6 +12,7 @@ from el_assets.gateau.assets import refuse_changed_samples
 from el_assets.gateau.cam import HIGHEST_NLL_NATS, importance
 from el_assets.gateau.influence import subset_size
 from el_assets.gateau.prompts import cut_context
+from el_assets.gateau.samples import refuse_old_samples
 from el_assets.parts import FRACTIONS
 from el_assets.plots import gateau as figures
 from el_assets.plots.drawing import svg
@@ -65,7 +66,9 @@ class RankedPool:
         """
         influence = tables.require_stamp("influence_scores")
         shards = list(influence.facts["shards"])
-        refuse_changed_samples(influence.facts["samples_fingerprints"], tables.stamps("instruction_samples", shards))
+        stamps = tables.stamps("instruction_samples", shards)
+        refuse_changed_samples(influence.facts["samples_fingerprints"], stamps)
+        refuse_old_samples(stamps)
         cam = tables.require_stamp("cam_scores", shards[0])
         for scores in ("hmg_scores", "cam_scores"):
             refuse_torn_chain([tables.require_stamp(scores, shards[0]), influence])

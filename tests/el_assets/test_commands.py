@@ -117,6 +117,20 @@ class TestCommandLine:
         (corpus,) = asked_assets(instance)
         assert "packed_sequences" in corpus
 
+    def test_a_backfill_is_of_the_subsets_that_are_asked_for(self, home: Path, instance: dg.DagsterInstance) -> None:
+        assert main(["backfill", "--select", "gateau", "--subsets", "top_10_percent,top_50_percent"]) == 0
+        (backfill,) = instance.get_backfills()
+        assert backfill.asset_backfill_data
+        subset = backfill.asset_backfill_data.target_subset.get_partitions_subset(dg.AssetKey("selected_subsets"))
+        assert set(subset.get_partition_keys()) == {"top_10_percent", "top_50_percent"}
+
+    @pytest.mark.parametrize("command", ["run", "backfill", "status"])
+    def test_an_unknown_subset_is_refused_with_those_that_there_are(
+        self, home: Path, command: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main([command, "--subsets", "top_20_percent"]) == 2
+        assert "unknown subset 'top_20_percent'; there are top_10_percent, top_30" in capsys.readouterr().err
+
     def test_a_home_that_is_not_there_is_named(
         self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -61,6 +61,9 @@ def samples() -> list[dict[str, Any]]:
     return found
 
 
+Exchange = tuple[list[int], list[int]]  # token ids of an instruction and its response
+
+
 @dataclass
 class Naive:
     """The method, written down once more.
@@ -69,6 +72,7 @@ class Naive:
         short, long: models of both readings; the same one where one model reads with two windows.
         short_window: what the short reading may see.
         cut: `head` or `middle`.
+        exchange: `first`, `last` or `all`.
     """
 
     short: Any
@@ -76,50 +80,60 @@ class Naive:
     tokenizer: Any
     short_window: int
     cut: str
+    exchange: str = "first"
 
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def parts(self, sample: dict[str, Any]) -> tuple[list[int], list[int], list[int]]:
-        """Context, instruction and response; the instruction holds no blank line."""
-        turn, response = (message["content"] for message in sample["messages"])
-        *context, instruction = turn.rsplit("\n\n", maxsplit=1)
-        return self.ids("".join(context)), self.ids(instruction), self.ids(response)
+    def parts(self, sample: dict[str, Any]) -> tuple[list[int], list[Exchange]]:
+        """Context, and the exchanges that are scored; instructions hold no blank line."""
+        turns = [message["content"] for message in sample["messages"]]
+        before, turns = (turns[:-2], turns[-2:]) if self.exchange == "last" else ([], turns)
+        *context, instruction = turns[0].rsplit("\n\n", maxsplit=1)
+        exchanges = [(instruction, turns[1]), *zip(turns[2::2], turns[3::2], strict=True)]
+        taken = exchanges if self.exchange == "all" else exchanges[:1]
+        return self.ids("\n\n".join([*before, *context])), [(self.ids(asked), self.ids(said)) for asked, said in taken]
 
-    def shortened(self, context: list[int], instruction: list[int], response: list[int], window: int) -> list[int]:
-        room = window - 1 - len(context and self.ids("\n\n"))
-        room -= len(instruction) + len(self.ids("\n\n")) + len(response)
-        while len(context) > room:
+    def shortened(self, context: list[int], exchanges: list[Exchange], window: int) -> list[int]:
+        joint = len(self.ids("\n\n"))
+        room = window - 1 - (joint if context else 0)
+        room -= sum(len(asked) + len(said) for asked, said in exchanges) + joint * (2 * len(exchanges) - 1)
+        while len(context) > max(room, 0):
             where = 0 if self.cut == "head" else (room + 1) // 2
             context = context[:where] + context[where + 1 :]
         return context
 
-    def sequence(self, context: list[int], instruction: list[int], response: list[int]) -> list[int]:
+    def sequence(self, context: list[int], exchanges: list[Exchange]) -> tuple[list[int], list[int]]:
+        """The inputs, and the rows that predict the responses: row t predicts input t + 1."""
         joint = self.ids("\n\n")
-        return [0, *context, *(joint if context else []), *instruction, *joint, *response]
+        inputs, rows = [0, *context], []
+        for asked, said in exchanges:
+            inputs += [*(joint if len(inputs) > 1 else []), *asked, *joint]
+            rows += range(len(inputs) - 1, len(inputs) - 1 + len(said))
+            inputs += said
+        return inputs, rows
 
     @torch.inference_mode()
-    def read(self, model: Any, sequence: list[int], n_response: int) -> tuple[float, np.ndarray]:
-        """Mean response NLL, and the attention of the rows that predict the response on every input."""
+    def read(self, model: Any, context: list[int], exchanges: list[Exchange]) -> tuple[float, np.ndarray]:
+        """Mean response NLL, and the attention of the rows that predict the responses on every input."""
+        sequence, rows = self.sequence(context, exchanges)
         output = model(torch.tensor([sequence]), output_attentions=True)
         log_p = torch.log_softmax(output.logits[0].double(), dim=-1)
-        rows = range(len(sequence) - n_response - 1, len(sequence) - 1)  # row t predicts token t + 1
-        nll = -sum(float(log_p[row, sequence[row + 1]]) for row in rows) / n_response
+        nll = -sum(float(log_p[row, sequence[row + 1]]) for row in rows) / len(rows)
         heads = torch.cat([layer[0] for layer in output.attentions]).double()
-        return nll, heads[:, list(rows)].mean(dim=(0, 1)).numpy()
+        return nll, heads[:, rows].mean(dim=(0, 1)).numpy()
 
     def score(self, sample: dict[str, Any]) -> dict[str, Any]:
-        whole, instruction, response = self.parts(sample)
-        context = self.shortened(whole, instruction, response, WINDOW)
-        short_context = self.shortened(whole, instruction, response, self.short_window)
-        n_response = len(response)
-        long_nll, attention = self.read(self.long, self.sequence(context, instruction, response), n_response)
-        short_nll, _ = self.read(self.short, self.sequence(short_context, instruction, response), n_response)
+        whole, exchanges = self.parts(sample)
+        context = self.shortened(whole, exchanges, WINDOW)
+        short_context = self.shortened(whole, exchanges, self.short_window)
+        long_nll, attention = self.read(self.long, context, exchanges)
+        short_nll, _ = self.read(self.short, short_context, exchanges)
         starts = range(0, len(context), SEGMENT)
         segments = [context[start : start + SEGMENT] for start in starts]
         # Input 0 is BOS, so token t of the context is input t + 1.
         mass = [attention[1 + start : 1 + start + len(one)].sum() for start, one in zip(starts, segments, strict=True)]
-        alone = [self.read(self.long, self.sequence(one, instruction, response), n_response)[0] for one in segments]
+        alone = [self.read(self.long, one, exchanges)[0] for one in segments]
         per_token = [on_segment / len(one) for on_segment, one in zip(mass, segments, strict=True)]
         return {
             "nll_short_nats": short_nll,
@@ -169,9 +183,9 @@ def check_against_naive(workspace: Workspace, naive: Naive, pool: list[dict[str,
     assert workspace.run("score_samples").success
     assert workspace.run("select_samples").success
     tables = workspace.tables
-    samples, hmg, cam = (tables.read(name, SHARD) for name in ("instruction_samples", "hmg_scores", "cam_scores"))
-    assert samples["n_context_tokens"].to_list() == CONTEXT_TOKENS
-    assert samples["set_aside_reason"].null_count() == len(pool)
+    stored, hmg, cam = (tables.read(name, SHARD) for name in ("instruction_samples", "hmg_scores", "cam_scores"))
+    assert naive.exchange == "last" or stored["n_context_tokens"].to_list() == CONTEXT_TOKENS
+    assert stored["set_aside_reason"].null_count() == len(pool)
     influence = tables.read("influence_scores")
     cas = dict(influence.select("sample_id", "cas").iter_rows())
 
@@ -190,9 +204,11 @@ def check_against_naive(workspace: Workspace, naive: Naive, pool: list[dict[str,
         assert cas[sample["id"]] == pytest.approx(row["cas"], abs=CAS_TOLERANCE)
     check_order(influence["sample_id"].to_list(), pool, expected)
     lengths = [row["lengths"] for row in expected]
-    assert [20] in lengths, "one segment"
-    assert [] in lengths, "no context"
-    assert [24, 24, 24, 24, 4] in lengths, "a short last segment"
+    if naive.exchange != "last":
+        assert [20] in lengths, "one segment"
+        assert [] in lengths, "no context"
+    if naive.exchange == "first":
+        assert [24, 24, 24, 24, 4] in lengths, "a short last segment"
     assert sum(row["n_dropped"] > 0 for row in expected) >= 2
 
 
@@ -236,3 +252,31 @@ def test_a_pair_reads_the_same_prompt_beyond_the_short_window(
     )
     naive = Naive(load(short), load(long), reference_tokenizer(), WINDOW, "head")
     check_against_naive(workspace, naive, samples())
+
+
+def conversations() -> list[dict[str, Any]]:
+    """The samples with one or two more exchanges, but for the first."""
+    words = library_documents(1, offset=22)[0]["text"].split()
+    found = samples()
+    for number, sample in enumerate(found[1:]):
+        for n in range(number, number + 1 + number % 2):
+            asked, said = " ".join(words[n : n + 4]), " ".join(words[n + 4 : n + 9])
+            sample["messages"] += [{"role": "user", "content": f"{asked}?"}, {"role": "assistant", "content": said}]
+    return found
+
+
+@pytest.mark.parametrize("exchange", ["first", "last", "all"])
+def test_the_exchange_that_is_asked_for_is_scored(
+    new_workspace: Callable[..., Workspace], tmp_path: Path, exchange: str
+) -> None:
+    folder = tiny_model(tmp_path / "long", random_config(2), seed=2)
+    model = load(folder)
+    workspace = new_workspace(
+        long_model=str(folder),
+        short_window=SHORT_WINDOW,
+        segment_tokens=SEGMENT,
+        influence_alpha=ALPHA,
+        scored_exchange=exchange,
+    )
+    naive = Naive(model, model, reference_tokenizer(), SHORT_WINDOW, "head", exchange)
+    check_against_naive(workspace, naive, conversations())
