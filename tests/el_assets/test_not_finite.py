@@ -35,13 +35,16 @@ SMALL = {
 RARE = "☃"
 
 
-def overflowing_model(folder: Path, *, everywhere: bool = False) -> Path:
-    """A tiny model for which the rare text's last token overflows in float16, or every token."""
+def tokens(text: str) -> list[int]:
+    return ModelTokenizer.from_folder(resolve_model("reference:long")).encode(text).tolist()
+
+
+def overflowing_model(folder: Path, token: int | None = None) -> Path:
+    """A tiny model for which a token overflows in float16: the last one of the rare text, if none is given."""
     tiny_model(folder)
     weights = load_file(folder / "model.safetensors")
-    token = ModelTokenizer.from_folder(resolve_model("reference:long")).encode(RARE)[-1]
     weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].copy()
-    weights["model.embed_tokens.weight"][slice(None) if everywhere else token] = 1e5
+    weights["model.embed_tokens.weight"][tokens(RARE)[-1] if token is None else token] = 1e5
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -105,7 +108,8 @@ def test_another_dtype_scores_what_was_set_aside(workspace: Workspace) -> None:
 def test_a_shard_of_which_nothing_is_finite_is_an_error_that_names_the_dtype(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    bad = overflowing_model(tmp_path / "worse", everywhere=True)
+    in_all = set.intersection(*(set(tokens(document["text"])) for document in library_documents(4)))
+    bad = overflowing_model(tmp_path / "worse", max(in_all))
     with pytest.raises(ValueError, match=r"none of the 4 roots of shard 'a\.jsonl' has finite scores with weights in "):
         workspace.materialize("documents", "entropy_maps", long_model=str(bad))
     assert not workspace.tables.exists("entropy_maps", A)
