@@ -113,12 +113,9 @@ def materialize_shards(
             if outcome.withheld:
                 withheld[shard] = outcome.withheld
                 continue
-            stamp, skip = outcome.stamp, outcome.skipped
-            is_shown = not skip or (len(shards) <= FEW_SHARDS and _is_small(tables, stamp))
-            metadata = shown(asset, tables.scan(asset, stamp.partition), settings) if is_shown else {}
-            metadata.update(table_metadata(tables, stamp, skipped=skip))
+            metadata = _metadata(tables, settings, outcome, is_of_few=len(shards) <= FEW_SHARDS)
             context.add_asset_metadata(metadata, partition_key=shard if partitioned else None)
-            fingerprints[shard] = stamp.fingerprint
+            fingerprints[shard] = outcome.stamp.fingerprint
     if withheld:
         raise EmptiedTablesError(_emptied(asset, withheld, list(fingerprints)))
     # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.
@@ -147,10 +144,6 @@ def open_corpus_of(settings: Settings) -> CorpusSource:
         hub_endpoint=settings.hub_endpoint,
         counter=ScorerTokens(ModelChoice.long(settings)),
     )
-
-
-def _is_small(tables: ShardTables, stamp: Stamp) -> bool:
-    return tables.path(stamp.asset, stamp.partition).stat().st_size <= SMALL_TABLE_BYTES
 
 
 @dataclass(frozen=True)
@@ -219,3 +212,12 @@ def _changed_settings(stored: Stamp, new: Stamp) -> list[str]:
         for name in RECIPES[new.asset].settings
         if name in stored.settings and stored.settings[name] != new.settings[name]
     ]
+
+
+def _metadata(tables: ShardTables, settings: Settings, outcome: _Outcome, *, is_of_few: bool) -> dict[str, Any]:
+    """What the UI shows of a shard's table; what was skipped is looked into only if it is small, and one of few."""
+    stamp = outcome.stamp
+    is_small = is_of_few and tables.path(stamp.asset, stamp.partition).stat().st_size <= SMALL_TABLE_BYTES
+    seen = not outcome.skipped or is_small
+    found = shown(stamp.asset, tables.scan(stamp.asset, stamp.partition), settings) if seen else {}
+    return {**found, **table_metadata(tables, stamp, skipped=outcome.skipped)}
