@@ -118,9 +118,12 @@ def materialize_shards(
             fingerprints[shard] = outcome.stamp.fingerprint
     if withheld:
         raise EmptiedTablesError(_emptied(asset, withheld, list(fingerprints)))
-    # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.
-    version = next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(fingerprints)
-    return dg.MaterializeResult(data_version=dg.DataVersion(version))
+    return dg.MaterializeResult(data_version=_data_version(fingerprints))
+
+
+def _data_version(fingerprints: Mapping[str, str]) -> dg.DataVersion:
+    """Dagster keeps one for all partitions of a run; each partition's own is in its metadata."""
+    return dg.DataVersion(next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(dict(fingerprints)))
 
 
 def _emptied(asset: str, withheld: Mapping[str, str], made: Sequence[str]) -> str:
