@@ -103,7 +103,6 @@ def map_roots(bench: Bench, documents: pl.DataFrame, *, count: int) -> pl.DataFr
         window=bench.engine.window,
         chunk=settings.chunk_tokens,
         separator=len(bench.tokenizer.encode(settings.separator)),
-        sequence=2 * bench.engine.window,
     )
     ids = bench.tokenizer.encode_batch(documents["text"].to_list())
     lengths = [len(tokens) for tokens in ids]

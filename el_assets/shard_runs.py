@@ -114,19 +114,19 @@ def materialize_shards(
             if outcome.withheld:
                 withheld[shard] = outcome.withheld
                 continue
-            stamp, skip = outcome.stamp, outcome.skipped
-            is_shown = not skip or (len(shards) <= FEW_SHARDS and _is_small(tables, stamp))
-            metadata = shown(asset, tables.scan(asset, stamp.partition), all_settings(settings)) if is_shown else {}
-            metadata.update(table_metadata(tables, stamp, skipped=skip))
+            metadata = _metadata(tables, all_settings(settings), outcome, is_of_few=len(shards) <= FEW_SHARDS)
             context.add_asset_metadata(metadata, partition_key=shard if partitioned else None)
-            fingerprints[shard] = stamp.fingerprint
+            fingerprints[shard] = outcome.stamp.fingerprint
     if withheld:
         raise EmptiedTablesError(_emptied(asset, withheld, list(fingerprints)))
-    # Dagster keeps one data version for all partitions of a run; each partition's own stands in its metadata.
-    version = next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(fingerprints)
     # A launchpad's settings may differ from those that the definitions' own code version stands for.
     tags = {"dagster/code_version": shown_version(asset, all_settings(settings))}
-    return dg.MaterializeResult(data_version=dg.DataVersion(version), tags=tags)
+    return dg.MaterializeResult(data_version=_data_version(fingerprints), tags=tags)
+
+
+def _data_version(fingerprints: Mapping[str, str]) -> dg.DataVersion:
+    """Dagster keeps one for all partitions of a run; each partition's own is in its metadata."""
+    return dg.DataVersion(next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(dict(fingerprints)))
 
 
 def _emptied(asset: str, withheld: Mapping[str, str], made: Sequence[str]) -> str:
@@ -150,10 +150,6 @@ def open_corpus_of(settings: Settings) -> CorpusSource:
         hub_endpoint=settings.hub_endpoint,
         counter=ScorerTokens(ModelChoice.long(settings)),
     )
-
-
-def _is_small(tables: ShardTables, stamp: Stamp) -> bool:
-    return tables.path(stamp.asset, stamp.partition).stat().st_size <= SMALL_TABLE_BYTES
 
 
 @dataclass(frozen=True)
@@ -222,3 +218,12 @@ def _changed_settings(stored: Stamp, new: Stamp) -> list[str]:
         for name in RECIPES[new.asset].settings
         if name in stored.settings and stored.settings[name] != new.settings[name]
     ]
+
+
+def _metadata(tables: ShardTables, settings: Settings, outcome: _Outcome, *, is_of_few: bool) -> dict[str, Any]:
+    """What the UI shows of a shard's table; what was skipped is looked into only if it is small, and one of few."""
+    stamp = outcome.stamp
+    is_small = is_of_few and tables.path(stamp.asset, stamp.partition).stat().st_size <= SMALL_TABLE_BYTES
+    seen = not outcome.skipped or is_small
+    found = shown(stamp.asset, tables.scan(stamp.asset, stamp.partition), settings) if seen else {}
+    return {**found, **table_metadata(tables, stamp, skipped=outcome.skipped)}

@@ -65,7 +65,9 @@ class PinnedIndex:
                 "encode queries with the encoder of the chunks"
             )
         if not np.isfinite(vectors).all():
-            raise ValueError("a query vector holds a value that is not finite; encode it again")
+            raise ValueError(
+                "the encoder gave a query vector with a value that is not finite; take another encoder (EL_ENCODER)"
+            )
         queries = np.flatnonzero(vectors.any(axis=1)).tolist()
         return self._search(lambda batch, limit: self._nearest(vectors[batch], limit), queries, k, exclude_doc_id)
 

@@ -59,7 +59,10 @@ CHECKS = [
     shard_check(documents, document_ids_are_unique, remedy="Report this: ids are made unique when documents are read"),
     all_shards_check(documents, texts_are_unique_over_shards, remedy="Deduplicate the corpus over its files"),
     shard_check(
-        context_chunks, chunks_equal_their_documents, remedy="Materialize context_chunks for the shard", blocking=True
+        context_chunks,
+        chunks_equal_their_documents,
+        remedy="Run the job build_index for the shard; if it finds the shard up to date, with the setting force",
+        blocking=True,
     ),
     index_holds_every_chunk,
 ]

@@ -83,13 +83,29 @@ class VocabularyHead:
             return lambda hidden, targets: fused_head_kernel.entropy_and_nll_of(hidden, weight_VD, targets), n_rows
         return lambda hidden, targets: head_kernel.entropy_and_nll_once(self.logits(hidden), targets), head_rows
 
+    def _probe(self, model: Any, inputs_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's own logits and this head's, a row for each input."""
+        expected = model(input_ids=inputs_BN, use_cache=False).logits
+        logits = self.logits(model.base_model(input_ids=inputs_BN, use_cache=False).last_hidden_state.flatten(0, 1))
+        return expected.flatten(0, 1).float(), logits.float()
+
     @torch.inference_mode()
     def _check_against(self, model: Any) -> None:
-        """Refuse a model whose own logits are not this head's."""
+        """Refuse a model whose own logits are not this head's, or are not finite for any token."""
         n_tokens = min(_PROBE_TOKENS, model.get_input_embeddings().weight.shape[0])
-        inputs_1N = torch.arange(n_tokens, device=model.device)[None]
-        expected_NV = model(input_ids=inputs_1N, use_cache=False).logits[0].float()
-        logits_NV = self.logits(model.base_model(input_ids=inputs_1N, use_cache=False).last_hidden_state[0]).float()
+        tokens_N = torch.arange(n_tokens, device=model.device)
+        expected_NV, logits_NV = self._probe(model, tokens_N[None])
+        if not expected_NV.isfinite().all():
+            # One token that overflows spoils a whole sequence: each by itself, and those that do not overflow.
+            expected_NV, logits_NV = self._probe(model, tokens_N[:, None])
+            fine_N = expected_NV.isfinite().all(dim=-1)
+            if not fine_N.any():
+                raise ValueError(
+                    f"the logits of {type(model).__name__} are not finite with weights in "
+                    f"{str(model.dtype).removeprefix('torch.')}; load it in bfloat16 or float32 (EL_DTYPE), whose "
+                    "range is wider than that of float16; if float32 does not help, its weights are faulty"
+                )
+            expected_NV, logits_NV = expected_NV[fine_N], logits_NV[fine_N]
         # Both ways round alike; what is looked for is a factor or a cap that this module does not know of.
         tolerance = 1e-2 * float(expected_NV.abs().max()) + 1e-6
         gap = float((expected_NV - logits_NV).abs().max())

@@ -17,7 +17,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def write(settings: Settings, asset: str, shard: str, frame: pl.DataFrame | None = None, **facts: object) -> None:
-    made_under = {"epsilon": 0.4, "criterion": "entropy", "beats_controls": True}
+    made_under = {"epsilon": 0.4, "criterion": "entropy", "beats_controls": True, "sequence_tokens": 100}
     stamp = Stamp(asset=asset, partition=shard, recipe="r", settings=made_under, facts={"rows": 2, **facts})
     table = pl.DataFrame(schema=polars_schema(asset)) if frame is None else conform(frame, asset)
     ShardTables(settings.store).write(table, stamp)
@@ -98,3 +98,32 @@ def test_unreadable_sources_are_listed_and_told(settings: Settings, capsys: pyte
     write(settings, "documents", "b", documents=0, unreadable="b is no Parquet file")
     assert not print_summary(settings, ["a", "b"], [], seconds=0)
     assert "not read: b is no Parquet file" in capsys.readouterr().out
+
+
+def test_shards_without_sequences_are_named_with_their_reasons_last(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"shard {number}" for number in range(8)]
+    for name in names:
+        write(settings, "documents", name, documents=3)
+        write(settings, "entropy_maps", name, documents_eligible=2, anchors=4)
+        write(settings, "context_scores", name, scores(name))
+        write(settings, "verified_pairs", name, contexts=1, roots_with_contexts=1)
+        filled = 1 if name == "shard 0" else 0
+        write(settings, "packed_sequences", name, sequences=filled, packable_tokens=90, packed_tokens=0)
+    print_summary(settings, names, [], seconds=1)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "warning:" in line]
+    assert lines[0].startswith(
+        "warning: no sequence in shard 1: 90 tokens of contexts and roots in this shard are less than "
+        "sequence_tokens=100: lower EL_SEQUENCE_TOKENS or EL_EPSILON, or "
+    )
+    assert (len(lines), lines[-1]) == (6, "warning: and 2 more shards like these")
+
+
+def test_a_pool_without_scorable_samples_says_why(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    write(settings, "instruction_samples", "a", samples=0, set_aside={"does_not_fit_window": 9, "no_response": 3})
+    print_summary(settings, [], [], pool=["a"], seconds=1)
+    assert (
+        "warning: no sample can be scored: all 12 samples were set aside: does_not_fit_window 9, no_response 3; the "
+        "column `detail` of instruction_samples says what is wrong with each; a model with a longer window"
+    ) in capsys.readouterr().out

@@ -93,6 +93,17 @@ def test_a_model_with_an_unknown_rule_for_its_logits_is_refused() -> None:
         VocabularyHead.from_model(Squared(tiny_config()))
 
 
+def test_what_overflows_is_not_taken_for_an_unknown_rule() -> None:
+    """1e5 is infinity in float16: of one token the others tell the rule, of all tokens none does."""
+    some, every = LlamaForCausalLM(tiny_config()), LlamaForCausalLM(tiny_config())
+    with torch.no_grad():
+        some.get_input_embeddings().weight[5] = 1e5
+        every.get_input_embeddings().weight.fill_(1e5)
+    assert VocabularyHead.from_model(some.half()).scale == 1.0
+    with pytest.raises(ValueError, match=r"not finite with weights in float16; load it in bfloat16 or float32"):
+        VocabularyHead.from_model(every.half())
+
+
 def test_a_model_without_a_head_is_refused() -> None:
     with pytest.raises(ValueError, match=r"LlamaModel has no output embeddings"):
         VocabularyHead.from_model(LlamaForCausalLM(tiny_config()).model)
