@@ -88,7 +88,7 @@ def test_sequences_follow_the_index_without_a_schedule(new_workspace: Callable[.
 
 def test_selection_follows_the_scores(new_workspace: Callable[..., Workspace]) -> None:
     workspace = new_workspace()
-    workspace.write_instructions(SHARDS[0], library_samples(5))
+    workspace.write_instructions(SHARDS[0], library_samples(10))
     workspace.register_instructions()
     scored = workspace.run("score_samples").dagster_run
     (request,) = follow_up(workspace, "selection_follows_scores", scored)
