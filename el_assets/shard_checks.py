@@ -20,8 +20,8 @@ from el_assets.partitions import corpus_shards, registered_shards
 from el_resources.settings import Settings
 from el_resources.shard_tables import MixedSettingsError, ShardTables
 
-# What is wrong with one shard, in words; empty where nothing is.
-Problems = Callable[[ShardTables, str], list[str]]
+# What is wrong with one shard, in words; empty if nothing is. It gets tables, shard, and what the check is given.
+Problems = Callable[..., list[str]]
 SHOWN = 20
 SHARDS_NAMED = 3
 
@@ -33,11 +33,15 @@ def shard_check(
     remedy: str,
     blocking: bool = False,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    given: Callable[[Settings], Any] | None = None,
 ) -> dg.AssetChecksDefinition:
     """A check named after the function that states the fact; its docstring describes it.
 
     It gives a result for each shard of the run, and one for all of them, which pages show that have room for one. A run
     without shards (*Execute all* in the UI) looks at every registered shard that has the table.
+
+    Args:
+        given: opens what `problems` needs beside the tables, once a run.
     """
     key = dg.AssetCheckKey(asset.key, problems.__name__)
 
@@ -54,7 +58,8 @@ def shard_check(
         shards = chosen or [
             s for s in registered_shards(context.instance, asset.partitions_def) if tables.exists(name, s)
         ]
-        found = {shard: problems(tables, shard) for shard in shards}
+        needed = (given(settings),) if given else ()
+        found = {shard: problems(tables, shard, *needed) for shard in shards}
         made = _materializations(context.instance, asset.key, shards)
         for shard in sorted(shards, key=lambda shard: bool(found[shard])):  # the latest of them is one that failed
             one = result({shard: found[shard]}, shards=1, remedy=remedy, severity=severity)

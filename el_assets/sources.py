@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from el_assets.partitions import corpus_shards, instruction_shards
 from el_resources.settings import Settings
 
 
@@ -17,7 +16,6 @@ def sources(settings: Settings) -> list[dg.AssetSpec]:
             "source_corpus",
             group_name="sources",
             kinds={"file"},
-            partitions_def=corpus_shards,
             description="The documents that the corpus is read from (`EL_CORPUS`): Parquet or JSON lines files, a "
             "shard each, or the embedded documentation of Python's standard library. This workspace never writes to "
             "it.",
@@ -27,7 +25,6 @@ def sources(settings: Settings) -> list[dg.AssetSpec]:
             "source_instructions",
             group_name="sources",
             kinds={"file"},
-            partitions_def=instruction_shards,
             description="The instruction samples that GATEAU chooses from (`EL_INSTRUCTIONS`): Parquet or JSON lines "
             "files, a shard each, or the embedded questions about Python's documentation. This workspace never writes "
             "to it.",

@@ -6,7 +6,7 @@ records only what it has not recorded before.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import dagster as dg
@@ -38,21 +38,14 @@ class Look:
     told: str = ""
 
 
-def source_of(kind: str) -> dg.AssetKey:
-    """The external asset of a source."""
-    return dg.AssetKey(f"source_{kind}")
+def observation(kind: str, changes: Changes, fingerprints: Mapping[str, str]) -> dg.AssetObservation:
+    """What a source's page shows: which shards came, changed and went.
 
-
-def observations(kind: str, changes: Changes, fingerprints: Mapping[str, str]) -> Iterator[dg.AssetObservation]:
-    """What a source's page shows: which shards came, changed and went; and for each that changed its new version."""
-    if not changes:
-        return
-    for shard in changes.changed:
-        tags = {"dagster/data_version": fingerprints[shard]}
-        yield dg.AssetObservation(source_of(kind), partition=shard, tags=tags, description="its content changed")
+    It gives no data version, by which Dagster would take every shard that was read for stale, not those that changed.
+    """
     listed = {name: list(getattr(changes, name)) for name in ("came", "changed", "went")}
-    yield dg.AssetObservation(
-        source_of(kind),
+    return dg.AssetObservation(
+        f"source_{kind}",
         description=changes.in_words(),
         metadata={
             "shards": len(fingerprints),
@@ -86,8 +79,8 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
         changes = find_changes(fingerprints, registered, last.shards or None)
         shards = cursor_of(fingerprints)
         context.log.info(f"{kind}: {changes.in_words()}")
-        if last.shards != shards:
-            events += observations(kind, changes, fingerprints)
+        if changes and last.shards != shards:
+            events.append(observation(kind, changes, fingerprints))
     seen = _digest_of_inputs(context.instance, settings, fingerprints)
     if seen == last.seen:
         return Look(shards=shards, seen=seen, told=last.told), events

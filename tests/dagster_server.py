@@ -45,8 +45,8 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def command(self, *arguments: str) -> str:
-        """What `python -m el_assets` prints in this home."""
+    def command(self, *arguments: str, code: int = 0) -> str:
+        """What `python -m el_assets` prints in this home; it must end with this code."""
         done = subprocess.run(
             [sys.executable, "-m", "el_assets", *arguments],
             cwd=self.home,
@@ -54,7 +54,7 @@ class Server:
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
         return done.stdout
 
     def start(self) -> None:

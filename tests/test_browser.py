@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import polars as pl
 import pytest
 
+from el_resources.shard_tables import ShardTables
 from tests.conftest import chat, library_documents, library_samples, write_json_lines
 from tests.dagster_server import Server
 
@@ -37,7 +39,7 @@ SMALL = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Both halves and their reports finished over two shards; one document and one sample are hostile."""
     home = tmp_path_factory.mktemp("home")
-    server = Server(home, {**SMALL, "EL_INSTRUCTIONS": f"jsonl:{home / 'instructions'}"})
+    server = Server(home, {**SMALL, "EL_WATCH_EVERY_SECONDS": "5", "EL_INSTRUCTIONS": f"jsonl:{home / 'instructions'}"})
     documents = library_documents(10)
     documents[0]["text"] = f"{HOSTILE}\n\n{documents[0]['text']}"
     samples = [chat("hostile", f"{HOSTILE}\n\n{documents[1]['text']}", HOSTILE, HOSTILE), *library_samples(11)]
@@ -136,6 +138,55 @@ def test_a_checks_result_is_shown(server: Server, page: "playwright.Page") -> No
     page.goto(f"{server.url}/assets/packed_sequences?view=checks", wait_until="networkidle")
     playwright.expect(page.get_by_text("sequences_are_full").first).to_be_visible()
     playwright.expect(page.get_by_text("Passed").first).to_be_visible()
+
+
+def test_runs_from_the_shell_are_on_the_timeline_and_in_the_jobs_history(
+    server: Server, page: "playwright.Page"
+) -> None:
+    page.goto(f"{server.url}/overview/activity/timeline", wait_until="networkidle")
+    for job in ("build_index", "build_sequences", "score_samples", "select_samples", "build_reports"):
+        playwright.expect(page.get_by_text(job, exact=True).first).to_be_visible()
+    page.goto(f"{server.url}/locations/entropylong/jobs/build_sequences/runs", wait_until="networkidle")
+    playwright.expect(page.get_by_text("Success").first).to_be_visible()
+    assert page.get_by_text("dagster-ray").count() == 0
+
+
+def test_what_is_stale_shows_by_itself(server: Server, page: "playwright.Page") -> None:
+    """A file changes; nobody runs a check."""
+    file = server.home / "corpus" / SHARDS[1]
+    before = file.read_bytes()
+    write_json_lines(file, library_documents(4, offset=20))
+    try:
+        page.goto(f"{server.url}/assets/packed_sequences?view=checks&checkDetail=every_shard_is_current")
+        words = page.get_by_text(f"documents: stale: source changed: {SHARDS[1]}")
+        playwright.expect(words).to_be_visible(timeout=60_000)
+        page.goto(f"{server.url}/assets/source_corpus?view=events", wait_until="networkidle")
+        playwright.expect(page.get_by_text(f"1 changed: {SHARDS[1]}").first).to_be_visible()
+    finally:
+        file.write_bytes(before)
+
+
+def test_a_shard_whose_check_failed_is_red(server: Server, page: "playwright.Page") -> None:
+    tables = ShardTables(str(server.home / "store"))
+    stamp, chunks = tables.require_stamp("context_chunks", SHARDS[1]), tables.read("context_chunks", SHARDS[1])
+    tables.write(chunks.with_columns(text=pl.lit("rubbish")), stamp)
+    server.command("run", "--select", "index", code=1)
+    tables.write(chunks, stamp)
+    page.goto(f"{server.url}/assets/context_chunks?view=partitions", wait_until="networkidle")
+    playwright.expect(page.get_by_text("Failed (1)")).to_be_visible()
+    page.goto(f"{server.url}/assets/context_chunks?view=checks", wait_until="networkidle")
+    playwright.expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
+    assert page.get_by_text("Skipped").count() == 0
+    page.get_by_role("button", name="Execute all").click()  # all is well again
+    page.get_by_text("Execution history", exact=True).click()
+    passed = page.get_by_role("row").filter(has_text=SHARDS[1]).filter(has_text="Passed")
+
+    def shown() -> bool:
+        page.reload(wait_until="networkidle")
+        page.get_by_text("Execution history", exact=True).click()
+        return passed.count() > 1
+
+    server.wait_for("the check's result", shown, seconds=120)
 
 
 # --- the reports

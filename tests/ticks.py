@@ -26,6 +26,20 @@ def follow(workspace: Workspace, sensor: str = "follow_corpus", cursor: str | No
     return answer
 
 
+def follow_up(workspace: Workspace, sensor: str, run: dg.DagsterRun) -> list[dg.RunRequest]:
+    """What a sensor that watches runs asks for when this one has succeeded, and what it logs."""
+    events = workspace.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_SUCCESS)
+    context = dg.build_run_status_sensor_context(
+        sensor_name=sensor,
+        dagster_event=events[0].get_dagster_event(),
+        dagster_instance=workspace.instance,
+        dagster_run=run,
+        resources={"settings": workspace.loaded()},
+    )
+    answer = defs.resolve_sensor_def(sensor)(context)
+    return answer if isinstance(answer, list) else []
+
+
 def schedule_tick(workspace: Workspace, schedule: str, **changes: Any) -> Any:
     """A tick's answer."""
     context = dg.build_schedule_context(

@@ -18,8 +18,8 @@ from el_assets.entropylong.candidate_search import too_few_candidates
 from el_assets.entropylong.diagnosis import why_empty, why_unfilled
 from el_assets.entropylong.selection import KeepRule, judge, over_shards, pass_rates
 from el_assets.finite import OTHER_DTYPE, not_finite
-from el_assets.partitions import corpus_shards, registered_shards
-from el_assets.shard_checks import all_shards_check, result, shard_check
+from el_assets.partitions import registered_shards
+from el_assets.shard_checks import all_shards_check, shard_check
 from el_resources.causal_lm import ModelChoice
 from el_resources.settings import Settings
 from el_resources.shard_tables import MixedSettingsError, ShardTables
@@ -196,8 +196,8 @@ def roots_are_whole_and_last(tables: ShardTables, shard: str) -> list[str]:
     return problems
 
 
-def misquoting_segments(tables: ShardTables, shard: str, tokenizer: ModelTokenizer) -> list[str]:
-    """Segments whose tokens are not those of the text that they name, apart from what was cut from their head."""
+def segments_equal_their_text(tables: ShardTables, shard: str, tokenizer: ModelTokenizer) -> list[str]:
+    """Every segment's tokens are those of the text that it names, apart from what was cut from its head."""
     sequences = tables.read("packed_sequences", shard)
     separator = tables.require_stamp("packed_sequences", shard).settings["separator"]
     named = [s for segments in sequences["segments"] for s in segments if s["kind"] == "context"]
@@ -221,16 +221,6 @@ def misquoting_segments(tables: ShardTables, shard: str, tokenizer: ModelTokeniz
             if found != expected[segment["cut"] :].tolist():
                 problems.append(f"sequence {row['sequence_id']!r}, tokens {segment['start']} to {segment['end']}")
     return problems
-
-
-@dg.asset_check(asset=packed_sequences, partitions_def=corpus_shards)
-def segments_equal_their_text(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
-    """Every segment's tokens are those of the text that it names, apart from what was cut from its head."""
-    tables, tokenizer = ShardTables(settings.store), ModelChoice.long(settings).tokenizer()
-    found = {
-        shard: listed for shard in context.partition_keys if (listed := misquoting_segments(tables, shard, tokenizer))
-    }
-    return result(found, shards=len(context.partition_keys), remedy=CATCH_UP)
 
 
 def quoted_documents_exist(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
@@ -282,7 +272,12 @@ CHECKS = [
     shard_check(packed_sequences, sequences_are_full, remedy=ALTERED, blocking=True),
     shard_check(packed_sequences, roots_are_whole_and_last, remedy=ALTERED, blocking=True),
     shard_check(packed_sequences, shards_fill_sequences, remedy=WITHOUT_SEQUENCES, severity=WARN),
-    segments_equal_their_text,
+    shard_check(
+        packed_sequences,
+        segments_equal_their_text,
+        remedy=CATCH_UP,
+        given=lambda settings: ModelChoice.long(settings).tokenizer(),
+    ),
     all_shards_check(
         packed_sequences,
         quoted_documents_exist,

@@ -1,4 +1,5 @@
 import json
+import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -79,7 +80,9 @@ def test_a_shard_that_left_the_source_is_not_asked_for_and_no_range_spans_it(
 
 
 def test_sequences_wait_for_their_chunks(settings: Settings, instance: dg.DagsterInstance) -> None:
-    assert "3 of 3 registered shards wait for build_index" in message(instance, settings, "backfill_sequences")
+    assert f"3 of 3 registered shards wait for build_index: {A}, {B}, {C}" in message(
+        instance, settings, "backfill_sequences"
+    )
     finish(settings, B)
     (request,) = tick(instance, settings, "backfill_sequences")
     assert {value for tag, value in request.tags.items() if "partition_range" in tag} == {B}
@@ -118,6 +121,48 @@ def test_a_schedule_asks_for_what_is_unfinished_in_one_range(settings: Settings,
     assert request.tags["dagster/asset_partition_range_start"] == C
     finish(settings, C)
     assert tick(instance, settings) == []
+
+
+def test_a_tick_logs_which_shards_and_why(settings: Settings, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    finish(settings, A, B)
+    (tmp_path / "corpus" / B).write_text('{"text": "another"}')
+    assert logged(instance, changed(settings, chunk_tokens=31), "backfill_index") == [
+        f"documents: missing: 1 shards: {C}",
+        f"documents: stale: source changed: 1 shards: {B}",
+        f"context_chunks: missing: 1 shards: {C}",
+        f"context_chunks: stale: setting chunk_tokens was 128, is 31: 1 shards: {A}",
+        f"context_chunks: stale: its input documents is stale: 1 shards: {B}",
+        f"asks for build_index: {A} to {C}",
+    ]
+    finish(settings, B, C)
+    assert logged(instance, settings, "backfill_index") == ["all 3 registered shards are up to date"]
+
+
+def logged(instance: dg.DagsterInstance, settings: Settings, schedule: str) -> list[str]:
+    """Lines of a tick's log."""
+    lines = []
+    context = dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC),
+        resources={"settings": settings},
+    )
+    context.log.addHandler(handler := ListHandler(lines))
+    try:
+        defs.resolve_schedule_def(schedule).evaluate_tick(context)
+    finally:
+        context.log.removeHandler(handler)
+    return lines
+
+
+class ListHandler(logging.Handler):
+    """Keeps messages in a list."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
 
 
 def tick(instance: dg.DagsterInstance, settings: Settings, schedule: str = "backfill_index") -> list[dg.RunRequest]:

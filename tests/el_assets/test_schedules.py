@@ -7,7 +7,8 @@ from typing import Any
 import dagster as dg
 
 from el_assets.definitions import defs
-from tests.conftest import QUIET, Workspace, library_documents
+from tests.conftest import QUIET, Workspace, library_documents, library_samples
+from tests.ticks import asked_range, follow_up
 
 SHARDS = ("a.jsonl", "b.jsonl", "c.jsonl")
 SMALL = {"roots_per_shard": 1, "root_tokens_min": 64, "candidates_per_anchor": 2, "max_anchors": 2, "alpha": 0.5}
@@ -61,8 +62,44 @@ def test_a_changed_file_is_asked_for_again(new_workspace: Callable[..., Workspac
     assert asked == {SHARDS[1]}
 
 
+def test_sequences_follow_the_index_without_a_schedule(new_workspace: Callable[..., Workspace]) -> None:
+    workspace = new_workspace(**SMALL)
+    for number, name in enumerate(SHARDS[:2]):
+        workspace.write_shard(name, library_documents(2, offset=2 * number))
+    workspace.register()
+    index = workspace.run("build_index").dagster_run
+    (request,) = follow_up(workspace, "sequences_follow_index", index)
+    assert asked_range(request) == SHARDS[:2]
+    assert request.run_key == f"{index.run_id}:0", "the same success asks once"
+    running = workspace.instance.create_run_for_job(
+        defs.resolve_job_def("build_sequences"), status=dg.DagsterRunStatus.STARTED
+    )
+    assert follow_up(workspace, "sequences_follow_index", index) == [], "one is under way"
+    workspace.instance.report_run_canceled(running)
+
+    # A shard that came while sequences were built is asked for after them; one that they left undone is not.
+    first = workspace.run("build_sequences", SHARDS[0]).dagster_run
+    (request,) = follow_up(workspace, "sequences_follow_index", first)
+    assert asked_range(request) == (SHARDS[1], SHARDS[1])
+    execute(workspace, "build_sequences", request)
+    workspace.tables.remove("packed_sequences", SHARDS[0])
+    assert follow_up(workspace, "sequences_follow_index", first) == []
+
+
+def test_selection_follows_the_scores(new_workspace: Callable[..., Workspace]) -> None:
+    workspace = new_workspace()
+    workspace.write_instructions(SHARDS[0], library_samples(10))
+    workspace.register_instructions()
+    scored = workspace.run("score_samples").dagster_run
+    (request,) = follow_up(workspace, "selection_follows_scores", scored)
+    execute(workspace, "select_samples", request)
+    assert follow_up(workspace, "selection_follows_scores", scored) == []
+
+
 def test_schedules_are_off_until_switched_on() -> None:
     for name in ("backfill_index", "backfill_sequences", "backfill_samples", "backfill_selection"):
         schedule = defs.resolve_schedule_def(name)
         assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
         assert schedule.description
+    for name in ("sequences_follow_index", "selection_follows_scores"):
+        assert defs.resolve_sensor_def(name).default_status == dg.DefaultSensorStatus.STOPPED
