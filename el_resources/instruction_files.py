@@ -21,6 +21,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -69,13 +70,7 @@ class FileInstructions(FileSource[SourceSample]):
             raise CorruptShardError(shard, path, problem)
 
     def _parquet(self, shard: str, path: str) -> Iterator[SourceSample]:
-        def wanted(schema: pa.Schema) -> list[str]:
-            try:
-                return wanted_columns(schema, self.reading)
-            except ValueError as error:
-                raise CorruptShardError(shard, path, str(error)) from error
-
-        for batch in parquet_batches(self.files.filesystem, shard, path, wanted):
+        for batch in parquet_batches(self.files.filesystem, shard, path, partial(wanted_columns, reading=self.reading)):
             names = batch.schema.names
             values = (values_of(batch, name, self.reading) for name in names)
             for row in zip(*values, strict=True):
@@ -199,10 +194,7 @@ def wanted_columns(schema: pa.Schema, reading: PoolReading) -> list[str]:
     if missing := [name for name in reading.keep if name not in names]:
         raise ValueError(missing_column(missing[0], names))
     more = [name for name in (columns.id, columns.license) if name in names]
-    wanted = list(dict.fromkeys([*lists, *texts, *more, *reading.keep]))
-    if twice := [name for name in wanted if names.count(name) > 1]:
-        raise ValueError(f"{names.count(twice[0])} columns are called {twice[0]!r}; give each a name of its own")
-    return wanted
+    return list(dict.fromkeys([*lists, *texts, *more, *reading.keep]))
 
 
 def holds_messages(kind: pa.DataType, columns: InstructionColumns) -> bool:

@@ -279,7 +279,7 @@ class TestKeptColumns:
     def test_a_column_name_that_two_columns_have_is_refused(self, tmp_path: Path) -> None:
         talk = pa.array([LONG["messages"]])
         pq.write_table(pa.table([talk, talk], names=["messages", "messages"]), tmp_path / "a.parquet")
-        with pytest.raises(CorruptShardError, match="2 columns are called 'messages'"):
+        with pytest.raises(CorruptShardError, match="more than one column 'messages'"):
             list(opened(f"parquet:{tmp_path}").samples("a.parquet"))
 
 
