@@ -1,4 +1,4 @@
-"""How many bad rows a file may have: hand-counted files on both sides of the bound."""
+"""The bound of a file's bad rows, by hand-counted files on both sides of it."""
 
 import pytest
 
