@@ -12,7 +12,7 @@ from el_resources.corpus_source import CorruptShardError
 
 BAD_ROW_REASONS = frozenset({"not_utf8", "not_json", "not_an_object", "no_text", "text_not_text"})
 ROWS_SHOWN = 3
-HOPELESS_ROWS = 1000  # without a good one, after which a file is not read further
+HOPELESS_ROWS = 10_000  # without a good one, after which a file is not read further
 
 
 class SetAsideRow(Protocol):
