@@ -1,4 +1,4 @@
-"""What a source's listing holds beside shards, said where shards are registered: nothing is left out without a word."""
+"""Say at registration which files of a source are no shards: nothing is left out without a word."""
 
 from collections.abc import Mapping
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""How many rows of a file may be bad before the file is refused as a whole.
+"""Refuse a file as a whole if too many of its rows are bad.
 
 A bad row is one whose line or fields cannot be read; it stays as a row that is set aside. A file is refused if no row
 is good, or if more than max(1, max_share * rows) are bad: such a file is of another kind, or broken. Rows that are set
@@ -12,7 +12,7 @@ from el_resources.corpus_source import CorruptShardError
 
 BAD_ROW_REASONS = frozenset({"not_utf8", "not_json", "not_an_object", "no_text", "text_not_text"})
 ROWS_SHOWN = 3
-HOPELESS_ROWS = 1000  # without a good one, after which a file is not read further
+HOPELESS_ROWS = 10_000  # without a good one, after which a file is not read further
 
 
 class SetAsideRow(Protocol):

@@ -49,7 +49,7 @@ class CorpusSource(Protocol):
         ...
 
     def passed_over(self) -> Mapping[str, str]:
-        """What was listed and is no shard, by its path, and why: hidden files, pointers, …"""
+        """Return the reasons of the listed files that are no shards (hidden, pointers, …), by path."""
         ...
 
     def shard_fingerprint(self, shard: str) -> str:

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: how it is compressed, and in words what it is instead of data.
+"""Recognise a file by its first bytes: its compression, or in words the thing that it is instead of data.
 
 Names are not asked: downloads, clones and exports put error pages, pointers and archives under the names of data.
 Costs a look at HEAD_BYTES of a file.
@@ -59,22 +59,22 @@ CONTROLS = bytes({*range(32), 127} - set(b"\t\n\v\f\r\x1b"))
 
 
 def compression_of(head: bytes) -> Compression | None:
-    """How a file is compressed that begins with these bytes; None if it is not."""
+    """Return the compression of a file that begins with these bytes; None if it has none."""
     return next((name for name, magic in COMPRESSIONS.items() if magic.match(head)), None)
 
 
 def pointer(head: bytes) -> str | None:
-    """Which pointer a file is that begins with these bytes, in words; None if it is none."""
+    """Name the pointer that a file with these first bytes is; None if it is none."""
     return _first(POINTERS, head)
 
 
 def other_than_data(head: bytes) -> str | None:
-    """What a file is that is known to hold no rows and no model, with what to do; None if it may hold them."""
+    """Name a file that holds neither rows nor a model, and say what to do; None if it may hold them."""
     return _first(OTHERS, head) or _first(OTHERS, _text_start(head))
 
 
 def other_than_json_lines(head: bytes) -> str | None:
-    """Why a text that begins with these bytes is no JSON lines file, in words; None if it may be one.
+    """Name a text that is no JSON lines, by its first bytes, and say what to do; None if it may be JSON lines.
 
     Args:
         head: after decompression.
@@ -91,7 +91,7 @@ def other_than_json_lines(head: bytes) -> str | None:
 
 
 def other_than_parquet(head: bytes) -> str | None:
-    """Why a file that begins with these bytes is no Parquet, in words; None if it begins like one."""
+    """Name a file that is no Parquet, by its first bytes, and say what to do; None if it begins like Parquet."""
     if not head:
         return "an empty file; fetch it again, or remove it"
     if PARQUET.match(head):
@@ -138,7 +138,7 @@ def _text_start(head: bytes) -> bytes:
 
 
 def _json_document(text: bytes) -> str | None:
-    """Why a JSON text is one document and not lines of objects. Lines that are arrays each are bad rows, not this."""
+    """Name a JSON text that is one document and not lines of objects. Lines that are arrays each are bad rows."""
     line, _, rest = text.partition(b"\n")
     if line.strip() == b"{":
         return "one JSON object over many lines, not JSON lines; write an object a line (`jq -c . FILE`)"

@@ -17,7 +17,7 @@ WILDCARD = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class Listing:
-    """What a place means.
+    """The meaning of a place.
 
     Attributes:
         root: the folder that shard names are relative to.

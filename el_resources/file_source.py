@@ -25,7 +25,7 @@ class FileSource(ABC, Generic[Item]):
         return self.files.shards()
 
     def passed_over(self) -> dict[str, str]:
-        """What was listed and is no shard, and why."""
+        """Return the reasons of the listed files that are no shards, by path."""
         return self.files.passed_over()
 
     def origin(self, shard: str) -> dict[str, str]:

@@ -29,7 +29,7 @@ from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]  # fs
 
 from el_resources.file_formats import FileFormat, format_of
 from el_resources.hub_repositories import LocalRepository, Repository, find_local_repository, hub_repository
-from el_resources.not_shards import OTHER_FORMAT, in_words, pointers
+from el_resources.not_shards import OTHER_FORMAT, broken_links, in_words, pointers
 from el_resources.shard_files import ShardFiles, shard_name
 
 DEFAULT_SPLIT = "train"
@@ -90,19 +90,17 @@ class HubFiles(ShardFiles):
 
     @cached_property
     def _found(self) -> tuple[dict[str, str], dict[str, str]]:
-        """(file by its path in the repository, why others of the split are passed over)."""
+        """(file by its path in the repository, reason by path of those that are passed over)."""
         from el_resources.hub_layout import split_files
 
         repository, config, split = self._address
         with self.faults():
-            found = {
-                repository.path_in(file): file for file in split_files(self.uri, repository, self._card, config, split)
-            }
+            files = split_files(self.uri, repository, self._card, config, split)
+        found = {repository.path_in(file): file for file in files}
         others = {name: OTHER_FORMAT for name in found if not format_of(name)}
         if isinstance(repository, LocalRepository):
-            others |= pointers(
-                repository.filesystem, {name: file for name, file in found.items() if name not in others}
-            )
+            others |= pointers(repository.filesystem, found)
+            others |= broken_links(repository.folder, config, format_of)
         paths = {name: file for name, file in found.items() if name not in others}
         if not paths:
             raise FileNotFoundError(

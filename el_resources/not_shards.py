@@ -1,4 +1,4 @@
-"""What a listing holds beside shards, and why each of it is passed over. A file that is named outright never is.
+"""Files of a listing that are no shards, and the reasons. A file that is named outright is never passed over.
 
 | reason | which |
 |---|---|
@@ -12,7 +12,7 @@ Only files below POINTER_BYTES are opened, and their size is known from the list
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,19 @@ def pointers(filesystem: AbstractFileSystem, files: Mapping[str, str]) -> dict[s
     return {name: words for name, words in found.items() if words}
 
 
+def broken_links(folder: Path, config: str, is_data: Callable[[str], object]) -> dict[str, str]:
+    """The data files of a repository that are links to nothing, by path; only those below the config if it is a folder.
+
+    `datasets` leaves them out without a word.
+    """
+    found = {}
+    for path in sorted((folder / config if (folder / config).is_dir() else folder).rglob("[!.]*")):
+        name = path.relative_to(folder).as_posix()
+        if is_data(name) and is_broken_link(LocalFileSystem(), str(path)) and not _by_name(name, (), False):
+            found[name] = _pointer(LocalFileSystem(), str(path), {}) or "a link that leads nowhere"
+    return found
+
+
 def _size(path: str) -> int:
     return Path(path).stat().st_size if Path(path).is_file() else 0
 
@@ -78,7 +91,7 @@ def _by_name(relative: str, suffixes: tuple[str, ...], takes_hidden: bool) -> tu
 
 
 def _pointer(filesystem: AbstractFileSystem, path: str, info: Info) -> str | None:
-    """Which pointer a file is, in words; None if it is none."""
+    """Name the pointer that a file is; None if it is none."""
     if is_broken_link(filesystem, path):
         return pointer(ANNEX_OBJECTS.encode()) if ANNEX_OBJECTS in str(Path(path).readlink()) else None
     if info.get("type") == "directory" or not 0 < (info.get("size") or 0) < POINTER_BYTES:
@@ -101,7 +114,7 @@ def spelled(suffixes: tuple[str, ...]) -> str:
 
 
 def in_words(others: Mapping[str, str]) -> str:
-    """What was passed over, by reason: count, the first names and why.
+    """Say what was passed over: for each reason how many, why, and the first names.
 
     Example:
         >>> in_words({"._a.jsonl": HIDDEN, "b.jsonl": "a Git LFS pointer; fetch its content"})

@@ -73,7 +73,7 @@ class ShardFiles(ABC):
             raise
 
     def fault(self, error: OSError) -> str | None:
-        """What is wrong with one file that cannot be opened, in words; None if the whole source may be affected."""
+        """Say what is wrong with one file that cannot be opened; None if the whole source may be affected."""
         return fault_of_a_file(self.filesystem, self.root, error) if self.root else None
 
     def origin(self, shard: str) -> dict[str, str]:
@@ -96,7 +96,7 @@ class ShardFiles(ABC):
 
     @abstractmethod
     def passed_over(self) -> dict[str, str]:
-        """What was listed and is no shard, by its path below the root, and why (el_resources.not_shards)."""
+        """Return the reasons of the listed files that are no shards, by path below the root."""
 
     @property
     @abstractmethod
@@ -205,7 +205,7 @@ FAULTS_OF_A_FILE = {
 
 
 def fault_of_a_file(filesystem: AbstractFileSystem, root: str, error: OSError) -> str | None:
-    """What is wrong with a file that cannot be opened, in words; None if more than this file may be affected."""
+    """Say what is wrong with a file that cannot be opened; None if more than this file may be affected."""
     if not isinstance(filesystem, LocalFileSystem):
         return FAULTS_OF_A_FILE[errno.ENOENT] if _went(error) and filesystem.exists(root) else None
     number = errno.ENOENT if _went(error) else error.errno

@@ -1,4 +1,4 @@
-"""How many bad rows a file may have: hand-counted files on both sides of the bound."""
+"""The bound of a file's bad rows, by hand-counted files on both sides of it."""
 
 import pytest
 
@@ -58,6 +58,6 @@ def test_more_are_refused_with_their_number_the_first_ones_and_the_remedy(
 
 def test_a_file_without_a_good_row_is_not_read_to_its_end() -> None:
     taken = iter(rows("b" * (HOPELESS_ROWS + 5)))
-    with pytest.raises(CorruptShardError, match="none of the 1,000 rows that were read is good"):
+    with pytest.raises(CorruptShardError, match="none of the 10,000 rows that were read is good"):
         list(within_share(taken, max_share=1.0, shard="s", path="p"))
     assert len(list(taken)) == 5

@@ -1,4 +1,4 @@
-"""What is no data is named for what it is, with what to do, under whatever name it was saved."""
+"""Files that hold no data are named for what they are, under whatever name they were saved."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is no shard is passed over and named; a file that cannot be opened fails alone, and its fingerprint says so."""
+"""Files that are no shards are named; one that cannot be opened fails alone, and its fingerprint says so."""
 
 import errno
 import os
@@ -110,9 +110,15 @@ class TestPassedOver:
     def test_a_local_repository_tells_pointers_and_other_formats(self, tmp_path: Path) -> None:
         put(tmp_path, "train-0.jsonl")
         put(tmp_path, "train-1.jsonl", text=LFS)
+        (tmp_path / "train-2.jsonl").symlink_to(".git/annex/objects/x/y/SHA256E-s9--ab.jsonl")
+        (tmp_path / "train-3.jsonl").symlink_to("/nowhere")
         corpus = open_corpus(f"hf:{tmp_path}")
         assert corpus.shards() == ["train-0.jsonl"]
-        assert set(corpus.passed_over()) == {"train-1.jsonl"}
+        assert {name: why.partition(";")[0] for name, why in corpus.passed_over().items()} == {
+            "train-1.jsonl": "a Git LFS pointer",
+            "train-2.jsonl": "a git-annex pointer",
+            "train-3.jsonl": "a link that leads nowhere",
+        }
 
     def test_a_mixture_tells_those_of_each_source(self, tmp_path: Path) -> None:
         put(tmp_path, "a/x.jsonl", "b/x.jsonl", "b/.y.jsonl")

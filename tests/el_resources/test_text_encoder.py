@@ -118,6 +118,13 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         open_encoder(f"sentence-transformers:{tmp_path}")
 
 
+def test_a_file_that_was_not_fetched_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
+    for opened in (open_encoder, encoder_fingerprint):
+        with pytest.raises(ValueError, match=r"model\.safetensors is a Git LFS pointer; .*`git lfs pull`"):
+            opened(f"sentence-transformers:{tmp_path}")
+
+
 class LengthModel:
     """Stands for a sentence-transformers model: the vector of a text is (its length, 1), so that order is visible."""
 
