@@ -1,6 +1,7 @@
 """Ids are those of the text and nothing else; BOS and end-of-text are found wherever a model states them."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from el_resources.model_files import REFERENCE_FOLDER
-from el_resources.tokenization import ModelTokenizer
+from el_resources.tokenization import ModelTokenizer, _SlowCodec
 
 REFERENCE = ModelTokenizer.from_folder(REFERENCE_FOLDER / "long")
 
@@ -138,3 +139,48 @@ def test_older_files_are_read_through_transformers(tmp_path: Path) -> None:
     assert loaded.encode("ab ba").tolist() == [2, 3, 8, 3, 2]
     assert loaded.encode("a</s>").tolist() == [2, 4, 5, 6, 7]
     assert loaded.decode([0, 2, 8, 8, 3, 1]) == "<s>a  b</s>"
+
+
+class WordsOnly:
+    """Stands for a model's own tokenizer in Python: words by number, spaces dropped, added tokens as they are named."""
+
+    name_or_path = "own"
+    words = ("<|end|>", "<tool>", "  ", "one", "two", "<", ">", "|", "/", "end", "tool")
+    all_special_tokens, all_special_ids, unk_token = ("<|end|>",), (0,), None
+    added_tokens_decoder = {  # noqa: RUF012
+        0: AddedToken("<|end|>", special=True),
+        1: AddedToken("<tool>", special=False),
+        2: AddedToken("  ", special=False),
+    }
+
+    def __call__(self, text: str, *, split_special_tokens: bool, **_: object) -> dict[str, list[int]]:
+        assert split_special_tokens, "no added token is looked for"
+        return {"input_ids": [self.words.index(word) for word in re.findall(r"\w+|[<>|/]", text)]}
+
+    def get_vocab(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.words)}
+
+    def decode(self, ids: list[int], **_: object) -> str:
+        return "".join(self.words[number] for number in ids)
+
+
+def test_a_tokenizer_in_python_uses_added_text_and_gives_no_control_token_away() -> None:
+    codec = _SlowCodec(WordsOnly())
+    tokenizer = ModelTokenizer(codec, origin="own", bos_id=0, has_bos=True, eos_id=0)
+
+    assert set(tokenizer.control_tokens) == {"<|end|>", "<tool>"}
+    assert tokenizer.encode("one  two<tool><|end|>").tolist() == [3, 2, 4, 5, 10, 6, 5, 7, 9, 7, 6]
+    assert tokenizer.count_batch(["one  two", ""]) == [3, 0]
+    with pytest.raises(ValueError, match="save the model's fast tokenizer"):
+        _ = tokenizer.backend
+
+
+def test_old_llama_files_have_no_dummy_prefix_either(tmp_path: Path) -> None:
+    """vocab.json and merges.txt with `add_prefix_space`, which transformers turns into a tokenizer of its own."""
+    tokenizer = byte_level()
+    tokenizer.model.save(str(tmp_path))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "</s>", "add_prefix_space": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", **names}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+
+    assert ModelTokenizer.from_folder(tmp_path).encode("ab").tolist() == [2, 3]
