@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 import dagster as dg
 import numpy as np
@@ -27,7 +27,6 @@ from el_assets.automation import range_tags
 from el_assets.definitions import defs
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.gateau.cam import contextual_awareness
-from el_assets.gateau.hmg import FORMS
 from el_assets.gateau.influence import InfluenceRule, rank_correlation, roc_auc, subset_size
 from el_assets.gateau.scales import Values, rank
 from el_assets.partitions import instruction_shards, register_shards
@@ -35,9 +34,14 @@ from el_assets.parts import FRACTIONS
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 
-SIGNS = ("ppl", "negative_ppl")
-NORMALISATIONS = ("none", "minmax", "softmax")
-SCALES = ("rank", "zscore", "minmax", "softmax")
+
+def choices(setting: str) -> tuple[str, ...]:
+    """Return the choices that a setting offers."""
+    return get_args(Settings.model_fields[setting].annotation)
+
+
+FORMS, SIGNS = choices("hmg_form"), choices("importance_sign")
+NORMALISATIONS, SCALES = choices("cosine_normalisation"), choices("influence_scale")
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 KEYS = ["shard", "sample_id"]
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from el_resources.environment import Environment, as_env_lines, field_of, variable_of
-from el_resources.settings import PROFILES, Settings
+from el_resources.profiles import PROFILES
+from el_resources.settings import Settings
 
 
 def print_settings(environment: Environment, *, as_json: bool) -> int:

@@ -19,10 +19,11 @@ Costs (2 cores): exact dense search with 768 numbers a row 900 queries/s over 5,
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from el_resources.choices import FullTextTokenizer
 from el_resources.object_stores import client_options, faults_named, store_path
 from el_resources.pinned_index import IDS_PER_FILTER, PinnedIndex, fingerprints_in, is_in, slices
 from el_resources.shard_tables import digest
@@ -41,7 +42,6 @@ KEEP_VERSIONS = timedelta(days=365 * 100)
 # From this share of new rows on, the vector index is trained again rather than added to.
 RETRAIN_SHARE = 0.5
 OnProgress = Callable[[str, int], None]
-FullTextTokenizer = Literal["icu", "simple", "whitespace", "ngram"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,8 +39,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from el_resources.choices import ScoredExchange
 from el_resources.file_formats import decoded, label
-from el_resources.instruction_columns import InstructionColumns, ScoredExchange
+from el_resources.instruction_columns import InstructionColumns
 from el_resources.instruction_source import Turn
 
 BLANK_LINE = "\n\n"

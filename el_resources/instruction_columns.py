@@ -16,7 +16,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Literal
+
+from el_resources.choices import ScoredExchange
 
 VARIABLE = "EL_INSTRUCTION_COLUMNS"
 # What a column or key is called if the setting does not name it; the first that a row has is read.
@@ -37,8 +38,6 @@ ROLES: dict[str, tuple[str, ...]] = {
     "tool": ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response"),
 }
 TEXTS = ("context", "instruction", "response")
-
-ScoredExchange = Literal["first", "last", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)

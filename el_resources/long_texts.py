@@ -7,16 +7,15 @@ have the vector that the encoder gives them. Tokens are the encoder's own.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from el_resources.choices import LongTexts
 from el_resources.text_encoder import OnProgress, TextEncoder, Vectors, unit_rows
 from el_resources.text_splitting import boundary_near_middle
 
 # Share of the tokens that may be lost before `refuse` does.
 MOST_LOST = 0.01
-LongTexts = Literal["split", "refuse"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,34 +15,11 @@ import dagster as dg
 from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator, model_validator
 
 from el_resources.bounds import bounds_described
+from el_resources.choices import FullTextTokenizer, LongTexts, ScoredExchange
 from el_resources.environment import Environment, settings_in, suggested, variable_of
 from el_resources.instruction_columns import parse_columns, parse_names
-
-UNLIMITED = 0  # what a cap is set to when it is switched off
-
-# The paper's values; every addition of ours off. What it keeps: eligibility, the exclusion of own and near-duplicate
-# chunks, and the measurement of the controls.
-PROFILES: dict[str, dict[str, Any]] = {
-    "reference": {},
-    "paper": {
-        # The paper names both and no shares; Cosmopedia has several configs, of which a corpus may name more.
-        "corpus": "hf:HuggingFaceFW/fineweb-edu/sample-10BT [name=fineweb-edu] + "
-        "hf:HuggingFaceTB/cosmopedia/stanford [name=cosmopedia-stanford]",
-        "long_model": "meta-llama/Meta-Llama-3-8B",
-        "encoder": "sentence-transformers:BAAI/bge-base-en-v1.5",
-        "alpha": 2.0,
-        "chunk_tokens": 512,
-        "roots_per_shard": UNLIMITED,
-        "root_tokens_min": 1,
-        "root_tokens_max": UNLIMITED,
-        "skip_tokens": 0,
-        "max_anchors": UNLIMITED,
-        "candidates_per_anchor": 32,
-        "beats_controls": False,
-        "max_chunk_uses": UNLIMITED,
-        "sequence_tokens": 131_072,
-    },
-}
+from el_resources.profiles import profile_values
+from el_resources.seen_settings import SeenSettings
 
 
 @bounds_described
@@ -109,12 +86,12 @@ class Settings(dg.ConfigurableResource):
     )
 
     chunk_tokens: int = Field(default=128, ge=8, le=8192, description="[?] Longest retrieval chunk, in scorer tokens.")
-    long_chunks: Literal["split", "refuse"] = Field(
+    long_chunks: LongTexts = Field(
         default="split",
         description="A chunk longer than the encoder's window: the mean of its parts' vectors, or an error if more "
         "than 1 % of a shard's text would be lost.",
     )
-    full_text_tokenizer: Literal["icu", "simple", "whitespace", "ngram"] = Field(
+    full_text_tokenizer: FullTextTokenizer = Field(
         default="icu",
         description="Words of the full-text index: `icu` knows the words of Chinese, Japanese, Thai and other scripts "
         "without spaces, `simple` cuts at signs and spaces, `whitespace` at spaces, `ngram` into 2 and 3 characters.",
@@ -197,7 +174,7 @@ class Settings(dg.ConfigurableResource):
         default="",
         description="Further columns of instruction files that go out with the selected samples, apart by commas.",
     )
-    scored_exchange: Literal["first", "last", "all"] = Field(
+    scored_exchange: ScoredExchange = Field(
         default="first",
         description="The exchange of a conversation that is scored; the whole conversation is selected either way. "
         "`first`, which has the long context before it in most pools, as in LongAlign; `last`, with everything before "
@@ -395,44 +372,12 @@ class Settings(dg.ConfigurableResource):
         Args:
             reader: the step that reads, for the error.
         """
-        return cast(Settings, _SeenSettings(self, reader, frozenset(names)))
-
-
-class UnnamedSettingError(AttributeError):
-    """A step reads a setting that its recipe does not name, so that its table would not follow from its fingerprint."""
-
-
-class _SeenSettings:
-    """Some of the settings, as attributes."""
-
-    def __init__(self, settings: Settings, reader: str, names: frozenset[str]) -> None:
-        self._settings, self._reader, self._names = settings, reader, names
-
-    def __getattr__(self, name: str) -> Any:
-        if name in Settings.model_fields and name not in self._names:
-            raise UnnamedSettingError(
-                f"{self._reader} reads the setting {name!r}, which its recipe does not name; "
-                f"add it to the recipe of {self._reader} in el_assets/recipes.py"
-            )
-        if name not in Settings.model_fields:
-            raise AttributeError(f"there is no setting {name!r}")
-        return getattr(self._settings, name)
-
-    def subset(self, names: tuple[str, ...]) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in sorted(names)}
+        return cast(Settings, SeenSettings(self, reader, type(self).model_fields.keys(), names))
 
 
 def all_settings(settings: Settings) -> Settings:
     """Return every setting behind a view, for pictures and logs, on which no table depends."""
-    return settings._settings if isinstance(settings, _SeenSettings) else settings
-
-
-def profile_values(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of the profile that `given` names. Raises ValueError for an unknown one."""
-    profile = given.get("profile", "reference")
-    if profile not in PROFILES:
-        raise ValueError(f"profile {profile!r} is unknown; choose one of {sorted(PROFILES)}")
-    return PROFILES[profile]
+    return settings.whole if isinstance(settings, SeenSettings) else settings
 
 
 def settings_of_a_run(context: dg.InitResourceContext) -> Settings:

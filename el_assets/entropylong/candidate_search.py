@@ -17,7 +17,8 @@ from el_assets.entropylong.candidates import (
 )
 from el_assets.shard_assets import Advance, ShardStep
 from el_assets.shard_runs import Made
-from el_resources.long_texts import LongTexts, encode_whole
+from el_resources.choices import LongTexts
+from el_resources.long_texts import encode_whole
 from el_resources.pinned_index import PinnedIndex
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables

@@ -16,7 +16,7 @@ from el_assets.entropylong.assets import (
 )
 from el_assets.entropylong.candidate_search import too_few_candidates
 from el_assets.entropylong.diagnosis import why_empty, why_unfilled
-from el_assets.entropylong.selection import KeepRule, judge, over_shards, pass_rates
+from el_assets.entropylong.selection import CRITERIA, KeepRule, judge, over_shards, pass_rates
 from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.partitions import registered_shards
 from el_assets.shard_checks import all_shards_check, shard_check
@@ -119,8 +119,7 @@ def kept_reductions_exceed_epsilon(tables: ShardTables, shard: str) -> list[str]
     """At every anchor of every kept context the criterion falls by more than epsilon; a root keeps a text once."""
     settings = tables.require_stamp("verified_pairs", shard).settings
     kept = tables.read("verified_pairs", shard)
-    listed = {"entropy": ["reductions"], "nll": ["nll_reductions"], "both": ["reductions", "nll_reductions"]}
-    lowest = pl.min_horizontal(pl.col(name).list.min() for name in listed[settings["criterion"]])
+    lowest = pl.min_horizontal(pl.col(f"{name}s").list.min() for name in CRITERIA[settings["criterion"]])
     low = kept.filter((lowest <= settings["epsilon"]).fill_null(True))
     twice = kept.filter(pl.struct("doc_id", "chunk_hash").is_duplicated())
     return [

@@ -18,6 +18,10 @@ from el_assets.schemas import polars_schema
 BOOTSTRAP_SAMPLES = 1000
 
 
+# Columns of `context_scores` that must all exceed epsilon, by criterion; `verified_pairs` lists them as `<name>s`.
+CRITERIA = {"entropy": ("reduction",), "nll": ("nll_reduction",), "both": ("reduction", "nll_reduction")}
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeepRule:
     """When a context is kept.
@@ -33,10 +37,8 @@ class KeepRule:
     beats_controls: bool
 
     def value(self) -> pl.Expr:
-        """The number that the rule compares."""
-        if self.criterion == "both":
-            return pl.min_horizontal("reduction", "nll_reduction")
-        return pl.col({"entropy": "reduction", "nll": "nll_reduction"}[self.criterion])
+        """The number that the rule compares: the smallest of the criterion's."""
+        return pl.min_horizontal(*CRITERIA[self.criterion])
 
 
 def over_shards(scores: pl.LazyFrame) -> pl.DataFrame:

@@ -17,8 +17,6 @@ import polars as pl
 from el_assets.gateau.prompts import Prompt
 from el_assets.schemas import polars_schema
 
-FORMS = ("one_model", "pair", "pair_ntk")
-
 
 def hmg_table(
     sample_ids: Sequence[str],

@@ -8,7 +8,8 @@ import dagster as dg
 import pytest
 
 from el_resources.corpus_mixture import parse_mixture
-from el_resources.settings import Settings, UnnamedSettingError, all_settings
+from el_resources.seen_settings import UnnamedSettingError
+from el_resources.settings import Settings, all_settings
 
 
 @pytest.mark.parametrize(
