@@ -1,11 +1,12 @@
-"""What inputs cost that were once quadratic or cubic: seconds for 1, 10 and 100 MB of each, on one core.
+"""What inputs cost that were once quadratic or cubic: CPU seconds for 1, 10 and 100 MB of each.
 
 - *equal texts*: documents of 250 characters, all alike and without ids, to the `documents` table.
 - Texts of one document, cut into retrieval chunks of 128 tokens of the reference model: a word without an end (hex
   digits), an array of numbers, Han without punctuation, one line of words, lines of words. The last is an ordinary
   text, for comparison.
 
-Linear is a row whose seconds grow tenfold from column to column.
+Linear is a row whose seconds grow tenfold from column to column. CPU seconds are of all threads, so that other work on
+the machine changes them little.
 
     OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 python benchmarks/hard_texts.py --megabytes 1 10
 """
@@ -67,9 +68,9 @@ def equal_texts(megabytes: int) -> int:
 
 
 def seconds(work: Callable[[int], int], megabytes: int) -> tuple[float, int]:
-    started = time.monotonic()
+    started = time.process_time()
     found = work(megabytes)
-    return time.monotonic() - started, found
+    return time.process_time() - started, found
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def main() -> None:
     tokenizer = ModelTokenizer.from_folder(REFERENCE_FOLDER / "long")
     splitter = TextSplitter(tokenizer.backend, CHUNK_TOKENS, tokenizer.count_batch)
 
-    print("| input | " + " | ".join(f"{size} MB, s" for size in sizes) + " |")
+    print("| input | " + " | ".join(f"{size} MB, CPU s (rows)" for size in sizes) + " |")
     print("|---" * (len(sizes) + 1) + "|")
     rows: dict[str, Callable[[int], int]] = {"equal texts without ids": equal_texts}
     for name, part in texts().items():

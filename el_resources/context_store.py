@@ -18,12 +18,12 @@ Costs (2 cores): exact dense search with 768 numbers a row 900 queries/s over 5,
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from el_resources.choices import FullTextTokenizer
+from el_resources.index_building import build_indices
 from el_resources.object_stores import client_options, faults_named, store_path
 from el_resources.pinned_index import IDS_PER_FILTER, PinnedIndex, fingerprints_in, is_in, slices
 from el_resources.shard_tables import digest
@@ -37,10 +37,6 @@ CURRENT = "current"
 BUILD_PREFIX = "build-"
 # Part of the tag: raised when the table's layout or its indices change.
 LAYOUT_VERSION = 1
-# `optimize` also removes versions older than this, and raises when one of them is tagged.
-KEEP_VERSIONS = timedelta(days=365 * 100)
-# From this share of new rows on, the vector index is trained again rather than added to.
-RETRAIN_SHARE = 0.5
 OnProgress = Callable[[str, int], None]
 
 
@@ -120,7 +116,7 @@ class ContextStore:
                 n_new += n_rows
                 if on_progress:
                     on_progress(shard, n_rows)
-            _build_indices(table, n_new, exact_row_limit, full_text_tokenizer)
+            build_indices(table, n_new, exact_row_limit, full_text_tokenizer)
             table.tags.create(tag, table.version)
         _put_in_force(table, tag)
         n_rows = table.count_rows()
@@ -286,51 +282,6 @@ def _delete_shards(table: "Table", shards: Sequence[str]) -> None:
         condition = is_in("shard", names)
         if table.count_rows(condition):  # deleting nothing would still write a version
             table.delete(condition)
-
-
-def _build_indices(table: "Table", n_new: int, exact_row_limit: int, full_text: FullTextTokenizer) -> None:
-    """Compact the table, then bring its indices to all rows.
-
-    A small table's are built afresh, so that its search results follow from its content and not from its history.
-    """
-    from lancedb.index import BTree, IvfFlat
-
-    table.optimize(cleanup_older_than=KEEP_VERSIONS)
-    n_rows = table.count_rows()
-    existing = {column: index.name for index in table.list_indices() for column in index.columns}
-    if n_rows <= exact_row_limit:
-        for column in {"vector", "chunk_id"} & existing.keys():
-            table.drop_index(existing[column])
-        _build_full_text(table, existing.get("text"), full_text)
-        return
-    if existing.get("text") != _full_text_name(full_text):
-        _build_full_text(table, existing.get("text"), full_text)
-    if "chunk_id" not in existing:
-        table.create_index("chunk_id", config=BTree())
-    if "vector" not in existing or n_new > RETRAIN_SHARE * n_rows:
-        table.create_index("vector", config=IvfFlat(distance_type="cosine"), replace=True)
-
-
-def _full_text_name(tokenizer: FullTextTokenizer) -> str:
-    """The name of a full-text index says what cuts its words; searching cuts queries by the same."""
-    return f"text_{tokenizer}"
-
-
-def _build_full_text(table: "Table", existing: str | None, tokenizer: FullTextTokenizer) -> None:
-    from lancedb.index import FTS
-
-    if existing is not None:
-        table.drop_index(existing)
-    configs = {
-        # Words of scripts without spaces by dictionary; elsewhere as `simple` cuts them.
-        "icu": FTS(base_tokenizer="icu/split"),
-        "simple": FTS(base_tokenizer="simple"),
-        "whitespace": FTS(base_tokenizer="whitespace"),
-        "ngram": FTS(
-            base_tokenizer="ngram", ngram_min_length=2, ngram_max_length=3, stem=False, remove_stop_words=False
-        ),
-    }
-    table.create_index("text", config=configs[tokenizer], name=_full_text_name(tokenizer))
 
 
 def _versions(table: "Table") -> dict[str, int]:

@@ -28,8 +28,10 @@ from tokenizers import Tokenizer
 # A character is the smallest unit: up to 4 bytes, each a token of its own, and a prefix token in some tokenizers.
 FEWEST_TOKENS = 8
 # Characters per token of the limit, and at least: a window holds many chunks, and no ordinary word is a long run.
-WINDOW_CHARS_PER_TOKEN, SHORTEST_WINDOW = 128, 16_384
+WINDOW_CHARS_PER_TOKEN, SHORTEST_WINDOW = 64, 8_192
 RUN_CHARS_PER_TOKEN, SHORTEST_RUN = 8, 1024
+# Bounds memory: a chunk being counted takes some 100 bytes a token.
+COUNTED_AT_ONCE = 1024
 # Share of the limit that a piece of a run is meant to fill, so that few are cut again.
 FILLED = 0.9
 
@@ -76,7 +78,9 @@ class TextSplitter:
     def split_all(self, texts: Sequence[str]) -> list[list[Span]]:
         """The chunks of each text; uses all cores."""
         found = self._chunks(list(texts))
-        counts = iter(self._count_tokens([chunk for chunks in found for _, chunk in chunks]))
+        flat = [chunk for chunks in found for _, chunk in chunks]
+        blocks = (flat[start : start + COUNTED_AT_ONCE] for start in range(0, len(flat), COUNTED_AT_ONCE))
+        counts = (count for block in blocks for count in self._count_tokens(block))
         return [
             [span for start, chunk in chunks for span in self._within_limit(start, chunk, next(counts))]
             for chunks in found

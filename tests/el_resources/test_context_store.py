@@ -150,7 +150,7 @@ def test_a_sync_that_died_before_its_tag_is_healed(store: ContextStore, monkeypa
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for step in ("_build_indices", "_put_in_force"):
+    for step in ("build_indices", "_put_in_force"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(f"el_resources.context_store.{step}", die)
             store.sync(new_content, settings=SETTINGS)

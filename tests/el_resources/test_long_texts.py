@@ -1,6 +1,6 @@
 """Texts beyond an encoder's window, with an encoder whose vectors can be worked out by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 
 from el_resources.long_texts import encode_whole
 from el_resources.text_encoder import OnProgress, Vectors, open_encoder
+from tests.conftest import Workspace
 
 TEXTS = ["a a", "a a a a b b b b", "", "b", "a a a a a a b"]
 
@@ -107,3 +108,19 @@ def test_a_sentence_transformers_model_says_its_window_and_reads_all_of_a_long_t
     np.testing.assert_allclose(vectors[0], by_head[0], atol=1e-5)
     assert vectors[1] @ by_head[0] < 0.999
     assert (beyond.n_longer, beyond.n_tokens_beyond) == (1, 10)
+
+
+def test_a_long_chunk_is_counted_in_its_stamp_and_refused_on_demand(
+    new_workspace: Callable[..., Workspace], tmp_path: Path
+) -> None:
+    """A run as a user starts it: chunks of 128 scorer tokens and an encoder that reads 8 of its own."""
+    encoder = tiny_bert(tmp_path, window=10)
+    workspace = new_workspace(encoder=encoder)
+    workspace.write_shard("a.jsonl", [{"id": "x", "text": "a b c d e f g h " * 4}, {"id": "y", "text": "a b"}])
+    workspace.register()
+    workspace.materialize("documents", "context_chunks")
+    facts = workspace.tables.require_stamp("context_chunks", "a.jsonl").facts
+    # 32 letters in one chunk and 2 in another; 24 of 34 are beyond.
+    assert (facts["encoder_window"], facts["chunks_beyond_window"], facts["share_beyond_window"]) == (8, 1, 0.7059)
+    with pytest.raises(ValueError, match=r"1 of 2 texts .*; 70\.6% .* lower EL_CHUNK_TOKENS, or set EL_LONG_CHUNKS"):
+        workspace.materialize("context_chunks", long_chunks="refuse")

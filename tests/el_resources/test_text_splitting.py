@@ -170,5 +170,5 @@ def test_windows_change_no_chunk_of_a_long_text(joint: str) -> None:
 
     spans = split(text, TOKENIZER, 64)
 
-    assert len(text) > 5 * 16_384
+    assert len(text) > 5 * 8_192
     assert [(span.start_char, text[span.start_char : span.end_char]) for span in spans] == whole
