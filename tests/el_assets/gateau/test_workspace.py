@@ -72,7 +72,9 @@ def test_every_fact_holds(finished: Workspace) -> None:
     assert evaluated(scored) == {
         "samples_are_readable",
         "every_sample_is_guided",
+        "guided_samples_have_finite_scores",
         "every_sample_has_awareness",
+        "aware_samples_have_finite_scores",
         "attention_sums_to_one",
     }
     assert evaluated(selected) == {
