@@ -75,7 +75,9 @@ def test_every_fact_holds(finished: Workspace) -> None:
         "rows_add_up",
         "conversations_are_unique_over_shards",
         "every_sample_is_guided",
+        "guided_samples_have_finite_scores",
         "every_sample_has_awareness",
+        "aware_samples_have_finite_scores",
         "attention_sums_to_one",
     }
     assert evaluated(selected) == {
