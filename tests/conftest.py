@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,10 +18,10 @@ import pytest
 for name in [name for name in os.environ if name.startswith("EL_")]:
     del os.environ[name]
 ELSEWHERE = tempfile.TemporaryDirectory(prefix="entropylong-tests-")
-os.chdir(ELSEWHERE.name)
+with chdir(ELSEWHERE.name):
+    from el_assets.definitions import defs
 
 from el_assets.automation import range_tags  # noqa: E402
-from el_assets.definitions import defs  # noqa: E402
 from el_assets.gateau.assets import open_instructions_of  # noqa: E402
 from el_assets.partitions import corpus_shards, instruction_shards, register_shards  # noqa: E402
 from el_resources.corpus_source import SourceDocument, open_corpus  # noqa: E402
@@ -31,6 +31,13 @@ from el_resources.shard_tables import ShardTables  # noqa: E402
 
 QUIET = {"console": {"config": {"log_level": "ERROR"}}}
 SEQUENCE_ASSETS = ("entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere() -> Iterator[None]:
+    """Tests run in a folder of their own, in which there is no `.env`."""
+    with chdir(ELSEWHERE.name):
+        yield
 
 
 NOT_RUN: list[int] = []
