@@ -22,7 +22,6 @@ from upath import UPath
 from el_assets.automation import range_tags
 from el_assets.backfills import submit_backfill
 from el_assets.definitions import build_definitions
-from el_assets.gateau.assets import open_instructions_of
 from el_assets.in_process import execute_here
 from el_assets.partitions import (
     contiguous_ranges,
@@ -35,10 +34,10 @@ from el_assets.partitions import (
 from el_assets.parts import FRACTIONS, PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.passed_over import print_passed_over
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
+from el_assets.removal import KINDS, Departures
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.settings_command import advice, seen_by_this_command_only
 from el_assets.shard_checks import failed_in_words
-from el_assets.shard_runs import open_corpus_of
 from el_assets.status import corpus_status, in_words, pool_status
 from el_assets.summary import Stage, print_summary, unreadable_files
 from el_resources.environment import Environment, field_of
@@ -226,9 +225,12 @@ def _register(
 
 def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> list[str]:
     """Register the shards of a source; say which are not registered any more, and which files are no shards."""
-    source = open_corpus_of(settings) if kind == "corpus" else open_instructions_of(settings)
-    partitions = corpus_shards if kind == "corpus" else instruction_shards
-    registration = register_shards(instance, source, partitions, may_lose_many=settings.remove_many_shards)
+    of = KINDS[kind]
+    source, registered = of.open_source(settings), registered_shards(instance, of.partitions)
+    listed_now = set(source.shards())
+    went = [shard for shard in registered if shard not in listed_now]
+    may_lose_many = settings.remove_many_shards or not Departures.of(of, settings, registered, went).in_masses
+    registration = register_shards(instance, source, of.partitions, may_lose_many=may_lose_many)
     for line in registration.in_words():
         print(line, flush=True)
     print_passed_over(source)

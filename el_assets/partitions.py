@@ -4,7 +4,7 @@ Corpus and instruction shards are dynamic partitions, registered by `python -m e
 definitions load.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,6 +26,8 @@ class ShardedSource(Protocol):
     def shards(self) -> list[str]: ...
 
     def shard_fingerprint(self, shard: str) -> str: ...
+
+    def passed_over(self) -> Mapping[str, str]: ...
 
 
 def registered_shards(

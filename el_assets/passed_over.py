@@ -1,21 +1,10 @@
 """Say at registration which files of a source are no shards: nothing is left out without a word."""
 
-from collections.abc import Mapping
-from typing import Protocol
-
+from el_assets.partitions import ShardedSource
 from el_resources.not_shards import lines
 
 
-class ListedSource(Protocol):
-    """A corpus or a pool of instruction samples."""
-
-    @property
-    def uri(self) -> str: ...
-
-    def passed_over(self) -> Mapping[str, str]: ...
-
-
-def passed_over_lines(source: ListedSource) -> list[str]:
+def passed_over_lines(source: ShardedSource) -> list[str]:
     """A line for each reason why something in the source is no shard: how many, why, and the first names.
 
     Example:
@@ -25,6 +14,6 @@ def passed_over_lines(source: ListedSource) -> list[str]:
     return [f"  passed over: {line}" for line in lines(source.passed_over())]
 
 
-def print_passed_over(source: ListedSource) -> None:
+def print_passed_over(source: ShardedSource) -> None:
     for line in passed_over_lines(source):
         print(line, flush=True)

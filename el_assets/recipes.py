@@ -153,14 +153,14 @@ OPERATIONAL = (
     "store",
     "trust_remote_code",
 )
-LONG_MODEL = ("dtype", "long_model", "long_model_revision")
-SHORT_MODEL = ("dtype", "short_model", "short_model_revision", "short_window")
-# Settings that a role of `Recipe.models` stands for.
+LONG_MODEL = ("long_model", "long_model_revision")
+SHORT_MODEL = ("short_model", "short_model_revision", "short_window")
+# Settings that choose the model of a role of `Recipe.models`.
 ROLE_SETTINGS = {
-    "scorer": LONG_MODEL,
+    "scorer": ("dtype", *LONG_MODEL),
     "tokenizer": LONG_MODEL,
     "window": LONG_MODEL,
-    "short_reader": (*SHORT_MODEL, *LONG_MODEL, "hmg_form"),
+    "short_reader": ("dtype", "hmg_form", *SHORT_MODEL, *LONG_MODEL),
     "encoder": ("encoder",),
 }
 # Settings that decide what a source is and how it is read; a shard's fingerprint holds what they come to.
@@ -180,8 +180,11 @@ def settings_seen(asset: str) -> frozenset[str]:
     if asset == "retrieval_index":
         return frozenset((*OPERATIONAL, *INDEX_SETTINGS))
     roles = {role for name in (asset, *_upstream(asset)) for role in RECIPES[name].models}
-    named = (*RECIPES[asset].settings, *SOURCE_SETTINGS.get(asset, ()))
-    return frozenset((*OPERATIONAL, *named, *(name for role in roles for name in ROLE_SETTINGS[role])))
+    named = {*RECIPES[asset].settings, *SOURCE_SETTINGS.get(asset, ())}
+    named.update(name for role in roles for name in ROLE_SETTINGS[role])
+    if "long_model" in named:
+        named.add("dtype")  # a ModelChoice holds it, whatever is asked of the model
+    return frozenset({*OPERATIONAL, *named})
 
 
 def _upstream(asset: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from el_assets.partitions import (
     deregister_shards,
     instruction_shards,
     registered_shards,
+    went_in_masses,
 )
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.shard_runs import open_corpus_of
@@ -78,7 +79,7 @@ class Departures:
     @property
     def in_masses(self) -> bool:
         """Whether more than half of what was registered is lost, so that the source may be a faulty one."""
-        return 2 * len(self.lost) > self.registered
+        return went_in_masses(len(self.lost), self.registered)
 
     def removable(self, settings: Settings) -> list[str]:
         """Shards that may be taken out: ghosts always, for nothing is lost with them; the others within the bound."""

@@ -16,7 +16,7 @@ import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
-from el_assets.partitions import corpus_shards, registered_shards
+from el_assets.partitions import corpus_shards, listed, registered_shards
 from el_resources.settings import Settings
 from el_resources.shard_tables import MixedSettingsError, ShardTables
 
@@ -24,6 +24,8 @@ from el_resources.shard_tables import MixedSettingsError, ShardTables
 Problems = Callable[..., list[str]]
 SHOWN = 20
 SHARDS_NAMED = 3
+# Tag of a run in which a check failed as an error.
+FAILED_TAG = "entropylong/failed_checks"
 
 
 def shard_check(
@@ -66,6 +68,8 @@ def shard_check(
             yield _evaluation(key, one, blocking=blocking, shard=shard, about=made.get(shard))
             if found[shard] and blocking:
                 _mark_as_failed(context, asset.key, shard)
+        if severity == dg.AssetCheckSeverity.ERROR and any(found.values()):
+            _tag_run(context, key, [shard for shard in shards if found[shard]])
         if len(chosen) != 1:
             whole = result(found, shards=len(shards), remedy=remedy, severity=severity)
             yield _evaluation(key, whole, blocking=blocking)
@@ -98,6 +102,15 @@ def _evaluation(
         blocking=blocking,
         partition=shard,
     )
+
+
+def _tag_run(context: dg.AssetCheckExecutionContext, key: dg.AssetCheckKey, failed: Sequence[str]) -> None:
+    """Name the failed check and its shards in a tag of the run, which stays green if the check does not block."""
+    run_id = context.op_execution_context.run_id
+    run = context.instance.get_run_by_id(run_id)
+    told = run.tags.get(FAILED_TAG, "") if run else ""
+    line = f"{key.to_user_string()}: {listed(failed, SHARDS_NAMED)}"
+    context.instance.add_run_tags(run_id, {FAILED_TAG: f"{told}; {line}" if told else line})
 
 
 def _mark_as_failed(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey, shard: str) -> None:

@@ -7,7 +7,7 @@ table is made again is decided by those alone, and `python -m el_assets status` 
 
 from collections.abc import Iterator
 
-from el_assets.recipes import INDEX_SETTINGS, RECIPES
+from el_assets.recipes import INDEX_SETTINGS, RECIPES, ROLE_SETTINGS
 from el_resources.settings import Settings
 from el_resources.shard_tables import digest
 
@@ -19,13 +19,12 @@ INPUTS_OVER_SHARDS = {
 }
 VERSIONED = RECIPES.keys() | INPUTS_OVER_SHARDS.keys()
 DIGITS = 8
-SCORER = ("long_model", "long_model_revision")
 
 
 def shown_version(asset: str, settings: Settings) -> str:
     """The code version of an asset under the settings, such as `1-711fd255`; its inputs' count as well."""
     versions = {name: RECIPES[name].code_version for name in _made_from(asset) if name in RECIPES}
-    names = {name for made in versions for name in _settings_of(made, settings)}
+    names = {name for made in versions for name in _settings_of(made)}
     if "retrieval_index" in _made_from(asset):
         names.update(INDEX_SETTINGS)
     chosen = settings.subset(tuple(names))
@@ -40,22 +39,9 @@ def _made_from(asset: str) -> Iterator[str]:
         yield from _made_from(name)
 
 
-def _settings_of(asset: str, settings: Settings) -> Iterator[str]:
+def _settings_of(asset: str) -> Iterator[str]:
     """Settings that a recipe names, and those that choose its models."""
     recipe = RECIPES[asset]
     yield from recipe.settings
     for role in recipe.models:
-        yield from _chosen_by(role, settings)
-
-
-def _chosen_by(role: str, settings: Settings) -> tuple[str, ...]:
-    match role:
-        case "encoder":
-            return ("encoder",)
-        case "scorer":
-            return (*SCORER, "dtype")
-        case "short_reader" if settings.hmg_form == "one_model":
-            return (*SCORER, "dtype", "short_window")
-        case "short_reader":
-            return ("short_model", "short_model_revision", "dtype")
-    return SCORER
+        yield from ROLE_SETTINGS[role]

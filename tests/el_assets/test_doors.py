@@ -1,7 +1,10 @@
 """Settings as users give them: by the shell, by `.env`, by a flag, by a profile. What a run was told is what it did."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +174,7 @@ def test_another_corpus_is_registered_with_a_word_and_a_faulty_one_is_not(
     capsys.readouterr()
     assert command("register", "--corpus", f"jsonl:{other}", **place.settings) == 0
     assert f"3 shards of jsonl:{one}, registered before, are not registered any more: a" in capsys.readouterr().out
-    assert command("register", "--corpus", f"jsonl:{one}", **place.settings) == 0
+    assert command("run", "--select", "index", "--corpus", f"jsonl:{one}", **place.settings) == 0
     for name in ("b", "c"):
         (one / f"{name}.jsonl").unlink()
     capsys.readouterr()
@@ -180,3 +183,18 @@ def test_another_corpus_is_registered_with_a_word_and_a_faulty_one_is_not(
     allowed = {**place.settings, "EL_REMOVE_MANY_SHARDS": "true"}
     assert command("register", "--corpus", f"jsonl:{one}", **allowed) == 0
     assert "2 shards whose files are gone are not registered any more: b.jsonl, c.jsonl" in capsys.readouterr().out
+
+
+def test_the_installed_command_is_the_module() -> None:
+    script = Path(sys.executable).parent / "entropylong"
+    for command in ([str(script)], [sys.executable, "-m", "el_assets"]):
+        said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        assert said.stdout == f"entropylong {version('entropylong')}\n"
+
+
+def test_a_misspelt_variable_is_refused_by_every_command_with_the_nearest_name(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("run", "register", "status", "settings", "backfill"):
+        assert command(name, EL_EPSILONN="0.2") == 2
+        assert "unknown setting EL_EPSILONN (did you mean EL_EPSILON?)" in capsys.readouterr().err

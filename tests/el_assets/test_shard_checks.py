@@ -9,7 +9,7 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from el_assets.definitions import defs
-from el_assets.shard_checks import failed_in_words, result
+from el_assets.shard_checks import FAILED_TAG, failed_in_words, result
 from tests.conftest import QUIET, Workspace, library_documents
 
 A, B, C = "a.jsonl", "b.jsonl", "c.jsonl"
@@ -95,6 +95,21 @@ def test_a_run_over_a_range_gives_each_shard_its_result(workspace: Workspace) ->
     assert failed_partitions(workspace, "context_chunks") == set()
     workspace.run("build_index")
     assert statuses(workspace)[None] == "SUCCEEDED"
+
+
+def test_a_check_that_fails_and_does_not_block_is_named_by_a_tag_of_its_run(
+    new_workspace: Callable[..., Workspace],
+) -> None:
+    """Its run is green in every list."""
+    workspace = new_workspace()
+    workspace.write_shard(A, library_documents(1))
+    for shard in (B, C):
+        (workspace.folder / "corpus" / shard).write_text("[1, 2]")
+    workspace.register()
+    workspace.materialize("documents")
+    (run,) = workspace.instance.get_runs()
+    assert run.is_success
+    assert run.tags[FAILED_TAG] == f"documents:sources_are_readable: {B}, {C}"
 
 
 def test_each_result_is_about_the_shards_latest_materialization(workspace: Workspace) -> None:
