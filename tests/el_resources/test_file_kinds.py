@@ -1,7 +1,6 @@
 """Files that hold no data are named for what they are, under whatever name they were saved."""
 
 import json
-import os
 import sqlite3
 from pathlib import Path
 
@@ -96,7 +95,7 @@ def test_tables_under_the_name_of_json_lines_are_named(tmp_path: Path) -> None:
         (b"[1]", "it is JSON, not Parquet"),
         (b"\x1f\x8b\x08\x00", "it is compressed with gzip as a whole; decompress it"),
         (b"", "it is an empty file"),
-        (os.urandom(16).hex().encode(), "it is not Parquet, which begins with PAR1"),
+        (b"0123456789abcdef", "it is not Parquet, which begins with PAR1"),
         (b"PAR1" + b"cut off before its footer", "it is Parquet without its end; fetch it again"),
     ],
 )
