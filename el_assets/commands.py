@@ -24,9 +24,8 @@ from el_assets.backfills import submit_backfill
 from el_assets.definitions import build_definitions
 from el_assets.in_process import execute_here
 from el_assets.partitions import (
+    ShardedSource,
     contiguous_ranges,
-    corpus_shards,
-    instruction_shards,
     listed,
     register_shards,
     registered_shards,
@@ -57,10 +56,10 @@ def register(environment: Environment) -> int:
     """Register the shards of the corpus and of the instruction samples that the settings name."""
     settings = Settings.load(environment.values())
     with DagsterInstance.get() as instance:
-        shards = _registered(instance, settings, "corpus")
-        pool = _registered(instance, settings, "instructions")
-    print(f"{len(shards)} shards of {settings.corpus} are registered: {listed(shards)}")
-    print(f"{len(pool)} shards of {settings.instructions} are registered: {listed(pool)}")
+        for kind in KINDS:
+            source, shards = _registered(instance, settings, kind)
+            print(f"{len(shards)} shards of {source.uri} are registered: {listed(shards)}")
+            print_passed_over(source)
     _print_advice(environment)
     return 0
 
@@ -209,22 +208,19 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
 def _register(
     instance: DagsterInstance, settings: Settings, parts: Sequence[str], asked: str | None
 ) -> dict[str, list[str]]:
-    """Register the shards that the parts need; the chosen ones, by what they are shards of."""
-    registered = {}
-    if set(parts) & {"index", "entropylong"}:
-        registered["corpus"] = _registered(instance, settings, "corpus")
-    if "gateau" in parts:
-        registered["instructions"] = _registered(instance, settings, "instructions")
-    wanted = set(_chosen(asked, [shard for shards in registered.values() for shard in shards]))
-    chosen = {kind: [shard for shard in shards if shard in wanted] for kind, shards in registered.items()}
-    for kind, shards in chosen.items():
-        uri = settings.corpus if kind == "corpus" else settings.instructions
-        print(f"{len(shards)} of {len(registered[kind])} shards of {uri}: {listed(shards)}", flush=True)
+    """Register the shards that the parts need; the chosen ones, by the kind of their source."""
+    kinds = dict.fromkeys(SHARDED_PARTS[part][0] for part in parts if part in SHARDED_PARTS)
+    found = {kind: _registered(instance, settings, kind) for kind in kinds}
+    wanted = set(_chosen(asked, [shard for _, shards in found.values() for shard in shards]))
+    chosen = {kind: [shard for shard in shards if shard in wanted] for kind, (_, shards) in found.items()}
+    for kind, (source, shards) in found.items():
+        print(f"{len(chosen[kind])} of {len(shards)} shards of {source.uri}: {listed(chosen[kind])}", flush=True)
+        print_passed_over(source)
     return chosen
 
 
-def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> list[str]:
-    """Register the shards of a source; say which are not registered any more, and which files are no shards."""
+def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> tuple[ShardedSource, list[str]]:
+    """Register the shards of a source, and say which are not registered any more; returns the source and all shards."""
     of = KINDS[kind]
     source, registered = of.open_source(settings), registered_shards(instance, of.partitions)
     listed_now = set(source.shards())
@@ -233,8 +229,7 @@ def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> lis
     registration = register_shards(instance, source, of.partitions, may_lose_many=may_lose_many)
     for line in registration.in_words():
         print(line, flush=True)
-    print_passed_over(source)
-    return registration.shards
+    return source, registration.shards
 
 
 def _runs(
@@ -242,7 +237,7 @@ def _runs(
 ) -> list[tuple[str, dict[str, str]]]:
     """(job, tags) of a part, in order; a job over shards or subsets runs once per contiguous range."""
     kind, job = SHARDED_PARTS[part]
-    registered = registered_shards(instance, corpus_shards if kind == "corpus" else instruction_shards)
+    registered = registered_shards(instance, KINDS[kind].partitions)
     runs = [(job, range_tags(*ends)) for ends in contiguous_ranges(set(chosen.get(kind, ())), registered)]
     if part in WHOLE_JOBS and runs:
         ranges = contiguous_ranges(set(fractions), list(FRACTIONS))

@@ -60,13 +60,15 @@ def test_a_step_that_reads_a_setting_beside_its_recipe_fails_and_is_named() -> N
     def reader(settings: Settings) -> dg.MaterializeResult:
         return dg.MaterializeResult(metadata={"epsilon": settings.epsilon, "alpha": settings.alpha})
 
-    result = dg.materialize(
-        [reader],
-        resources={"settings": Settings.load({}).at_launch()},
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        raise_on_error=False,
-    )
-    (failure,) = result.get_step_failure_events()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [reader],
+            instance=instance,
+            resources={"settings": Settings.load({}).at_launch()},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        )
+        (failure,) = result.get_step_failure_events()
     cause = failure.step_failure_data.error.cause  # type: ignore[union-attr]
     assert cause is not None
     assert "verified_pairs reads the setting 'alpha', which its recipe does not name" in cause.message
