@@ -1,4 +1,4 @@
-"""Scores that are not finite: they are set aside and counted, and only a shard without any other score is an error.
+"""Scores that are not finite: they are set aside and counted, so that no other shard waits for them.
 
 A model whose activations leave the range of its dtype, most often float16, gives NaN for some texts and good scores for
 the rest. Scoring those texts once more gives NaN once more; another dtype is what helps.
@@ -34,22 +34,13 @@ def finite_rows(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return table.filter(fine), [repr(name) for name in table.filter(~fine)["sample_id"]]
 
 
-def set_aside_facts(kind: str, names: Sequence[str], *, of: int, shard: str, dtype: str) -> dict[str, Any]:
+def set_aside_facts(kind: str, names: Sequence[str], dtype: str) -> dict[str, Any]:
     """Return what a stamp says of scores that are not finite: how many, the first few, and the weights' dtype.
 
     Args:
         kind: what has a score, in the plural, such as `roots`.
         names: those whose scores are not finite.
-        of: how many were scored.
-
-    Raises:
-        ValueError: none of them has finite scores.
     """
-    if names and len(names) == of:
-        raise ValueError(
-            f"none of the {of:,} {kind} of shard {shard!r} has finite scores with weights in {dtype}, the first is "
-            f"{names[0]}. {OTHER_DTYPE}"
-        )
     return {
         f"{kind}_not_finite": len(names),
         f"{kind}_not_finite_first": list(names[:NAMES_KEPT]),

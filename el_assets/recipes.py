@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from el_resources.bad_rows import BAD_ROW_REASONS, most_bad_rows
 from el_resources.causal_lm import ModelChoice, short_window
 from el_resources.corpus_mixture import offers_roots
 from el_resources.settings import Settings
@@ -36,7 +37,7 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "documents": Recipe(code_version="2", settings=("bad_rows_max_share", "special_tokens_in_text", "text_column")),
+    "documents": Recipe(code_version="2", settings=("special_tokens_in_text", "text_column")),
     "context_chunks": Recipe(
         code_version="1",
         inputs=("documents",),
@@ -95,7 +96,6 @@ RECIPES: dict[str, Recipe] = {
     "instruction_samples": Recipe(
         code_version="4",
         settings=(
-            "bad_rows_max_share",
             "instruction_columns",
             "keep_columns",
             "scored_exchange",
@@ -165,9 +165,9 @@ ROLE_SETTINGS = {
 }
 # Settings that decide what a source is and how it is read; a shard's fingerprint holds what they come to.
 SOURCE_SETTINGS = {
-    "documents": ("corpus", *LONG_MODEL),
+    "documents": ("bad_rows_max_share", "corpus", *LONG_MODEL),
     "entropy_maps": ("corpus",),
-    "instruction_samples": ("instructions", "samples_per_kind", *SHORT_MODEL, *LONG_MODEL),
+    "instruction_samples": ("bad_rows_max_share", "instructions", "samples_per_kind", *SHORT_MODEL, *LONG_MODEL),
 }
 INDEX_SETTINGS = ("encoder", "exact_search_rows", "full_text_tokenizer")
 
@@ -191,6 +191,12 @@ def _upstream(asset: str) -> Iterator[str]:
     for name in RECIPES[asset].inputs:
         yield name
         yield from _upstream(name)
+
+
+# The setting of instruction samples that no score depends on, and the fingerprint of the rest, in `made_from`.
+KEPT, SCORED_TEXTS = "keep_columns", "scored_texts"
+# Fact of a table whose file cannot be read any more: the recipe that the unreadable file would have had.
+OUTLIVED_AS = "outlived_as"
 
 
 class OtherModelError(ValueError):
@@ -257,7 +263,7 @@ class Cookbook:
         parts: dict[str, Any] = {
             "asset": asset,
             "code_version": recipe.code_version,
-            "inputs": {name: stamp.fingerprint for name, stamp in inputs.items()},
+            "inputs": {n: scored_texts(s) if asset in SAMPLE_TABLES else s.fingerprint for n, s in inputs.items()},
             "settings": own,
             "models": models,
         }
@@ -267,9 +273,15 @@ class Cookbook:
             parts["source"] = made_from["source"] = self.source.shard_fingerprint(shard)
         if asset == "documents" and self.settings.special_tokens_in_text == "set_aside":
             parts["set_aside_by"] = made_from["set_aside_by"] = self.model_fingerprint("tokenizer")
+        if asset == "instruction_samples":
+            made_from[SCORED_TEXTS] = digest({**parts, "settings": {k: v for k, v in own.items() if k != KEPT}})
+        if asset == "candidate_contexts" and self.settings.retriever == "full_text":
+            parts["full_text_tokenizer"] = made_from["full_text_tokenizer"] = self.settings.full_text_tokenizer
         if asset == "entropy_maps" and not offers_roots(self.settings.corpus, shard):
             parts["roots"] = made_from["roots"] = "none"
         lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}
+        if asset in SAMPLE_TABLES:
+            lineage = {name: value for name, value in lineage.items() if name != KEPT}
         _refuse_other_models(asset, shard, lineage, models)
         return Stamp(
             asset=asset,
@@ -278,6 +290,28 @@ class Cookbook:
             settings={**lineage, **models, **own},
             made_from=made_from,
         )
+
+
+def scored_texts(samples: Stamp) -> str:
+    """Return the fingerprint of what is scored of instruction samples, whatever columns are kept beside it."""
+    return samples.made_from.get(SCORED_TEXTS, samples.fingerprint)
+
+
+def still_follows(stored: Stamp, new: Stamp, settings: Settings) -> bool:
+    """Return true if a stored table is the one that would be made now.
+
+    A table that outlived its file (which cannot be read now) follows as long as the file stays as it was tried. The
+    bound on bad rows is no part of a recipe: it decides whether a file is refused, so another bound concerns the files
+    whose verdict it changes, and no others.
+    """
+    if stored.asset not in READ_FROM_SOURCE:
+        return stored.recipe == new.recipe
+    if "unreadable" in stored.facts:
+        tried = stored.facts.get(OUTLIVED_AS, stored.recipe)
+        return tried == new.recipe and stored.facts.get("bad_rows_max_share") == settings.bad_rows_max_share
+    n_bad = sum(n for reason, n in stored.facts.get("set_aside", {}).items() if reason in BAD_ROW_REASONS)
+    is_allowed = n_bad <= most_bad_rows(stored.facts["rows"], settings.bad_rows_max_share)
+    return stored.recipe == new.recipe and is_allowed
 
 
 def _refuse_other_models(asset: str, shard: str, lineage: Mapping[str, Any], models: Mapping[str, str]) -> None:

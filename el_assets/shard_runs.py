@@ -4,7 +4,8 @@ Every partitioned asset's body is `materialize_shards(context, settings, make)`.
 it is made, so a run that dies loses at most what is at hand, and the next run starts there: one shard, or two where a
 GPU scores (side_by_side.py), which takes the host's memory for both.
 
-A table that a model scored is never replaced by an empty one unless the setting `replace_by_empty` says that it is
+A table whose file cannot be read any more stays as it was, with all that is made from it, and its stamp names the
+fault; without an earlier one it is empty. A table that a model scored is never replaced by an empty one unless the setting `replace_by_empty` says that it is
 meant: the shard stays as it is, the others are made, and the run fails at the end and names what would have been lost.
 
 Pictures and first rows are read off the table when it is made. A run over few shards reads them off skipped tables as
@@ -24,12 +25,12 @@ import polars as pl
 
 from el_assets.metadata import table_metadata
 from el_assets.plots.shown import shown
-from el_assets.recipes import RECIPES, Cookbook, FingerprintedSource
+from el_assets.recipes import OUTLIVED_AS, RECIPES, Cookbook, FingerprintedSource, still_follows
 from el_assets.schemas import conform
 from el_assets.shown_versions import shown_version
 from el_assets.side_by_side import Laps, in_order, stop_if_abandoned
 from el_resources.causal_lm import ModelChoice, ScorerTokens
-from el_resources.corpus_source import CorpusSource, open_corpus
+from el_resources.corpus_source import CorpusSource, CorruptShardError, open_corpus
 from el_resources.settings import Settings, all_settings
 from el_resources.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
 
@@ -97,8 +98,8 @@ def materialize_shards(
 
     def draft(shard: str) -> _Task:
         new, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
-        follows = not settings.force and stored is not None and stored.recipe == new.recipe
-        return _Task(new, stored, kept=follows and still_valid(shard))
+        follows = stored is not None and still_follows(stored, new, all_settings(settings))
+        return _Task(new, stored, kept=follows and not settings.force and still_valid(shard))
 
     asked = cache(at_once)
     results = in_order(
@@ -178,6 +179,8 @@ class _Outcome:
     def in_words(self) -> str:
         if self.withheld:
             return f"left as it is: {self.withheld}"
+        if OUTLIVED_AS in self.stamp.facts:
+            return f"kept as it is, since its file cannot be read now: {self.stamp.facts['unreadable']}"
         rows, seconds = self.stamp.facts["rows"], self.stamp.facts["seconds"]
         return "up to date" if self.skipped else f"{rows:,} rows in {seconds:.1f} s"
 
@@ -205,9 +208,24 @@ def _outcome(tables: ShardTables, maker: _Maker, laps: Laps, task: _Task) -> _Ou
         assert task.stored, "rows are at stake in a stored table"
         changed = "".join(f", {change}" for change in _changed_settings(task.stored, stamp))
         return _Outcome(task.stored, withheld=f"({task.rows_at_stake:,} rows{changed}): {maker.why_empty(stamp)}")
+    if task.stored and task.stored.facts["rows"] and "unreadable" in made.facts and not maker.may_empty:
+        return _outlived(tables, task.stored, made, task.new.recipe)
     for name, frame in made.side_tables.items():
         tables.write(conform(frame, name), replace(task.new, asset=name, facts={"rows": frame.height}))
     tables.write(conform(made.frame, stamp.asset), stamp)
+    return _Outcome(stamp)
+
+
+def unreadable(error: CorruptShardError, settings: Settings) -> dict[str, Any]:
+    """Return the facts of a table whose file cannot be read: why, and under which bound on bad rows."""
+    return {"unreadable": str(error), "bad_rows_max_share": settings.bad_rows_max_share}
+
+
+def _outlived(tables: ShardTables, stored: Stamp, made: Made, tried: str) -> _Outcome:
+    """Keep a table whose file cannot be read any more, so that nothing made from it is lost; its stamp says so."""
+    facts = {**stored.facts, **{name: made.facts[name] for name in ("unreadable", "bad_rows_max_share")}}
+    stamp = replace(stored, facts={**facts, OUTLIVED_AS: tried})
+    tables.write(tables.read(stored.asset, stored.partition), stamp)
     return _Outcome(stamp)
 
 

@@ -16,7 +16,7 @@ from el_assets.corpus.assets import context_store, index_tag
 from el_assets.entropylong.candidate_search import lost_candidates
 from el_assets.gateau.assets import influence_inputs, scored_pool, subset_inputs
 from el_assets.partitions import ShardedSource
-from el_assets.recipes import READ_FROM_SOURCE, RECIPES, Cookbook
+from el_assets.recipes import READ_FROM_SOURCE, RECIPES, SCORED_TEXTS, Cookbook, still_follows
 from el_resources.pinned_index import PinnedIndex
 from el_resources.settings import Settings
 from el_resources.shard_tables import KnownStamps, Stamp
@@ -36,6 +36,8 @@ class Finding:
         return self.state == "done"
 
 
+# Settings that are part of a shard's fingerprint, because they decide how its file is read.
+HOW_A_FILE_IS_READ = {"instruction_columns", "scored_exchange", "text_column"}
 DONE, MISSING = Finding("done"), Finding("missing")
 
 
@@ -87,7 +89,8 @@ class Inventory:
         if behind:
             return Finding("stale", behind)
         draft = self._cookbook.draft(asset, shard)
-        why = differences(stored, draft) if stored.recipe != draft.recipe else self._beside_recipe(stored)
+        follows = still_follows(stored, draft, self.settings)
+        why = self._beside_recipe(stored) if follows else differences(stored, draft)
         return Finding("stale", why) if why else DONE
 
     def _beside_recipe(self, stored: Stamp) -> tuple[str, ...]:
@@ -138,6 +141,8 @@ class Inventory:
         chunks = self._chunk_stamps
         if not chunks:
             return Finding("stale", ("no registered shard has context_chunks",))
+        if behind := _behind((f"context_chunks/{shard}", self.table("context_chunks", shard)) for shard in chunks):
+            return Finding("stale", behind)
         if index_tag(self.settings, chunks) == self._index.tag:
             return DONE
         return Finding("stale", self._index_differences(chunks) or ("its settings changed",))
@@ -204,6 +209,11 @@ def differences(stored: Stamp, draft: Stamp) -> tuple[str, ...]:
     recipe = RECIPES[stored.asset]
     was, now = stored.made_from, draft.made_from
     parts = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
+    changed = {name for name in recipe.settings if stored.settings.get(name) != draft.settings[name]}
+    told_otherwise = {SCORED_TEXTS}
+    if changed & HOW_A_FILE_IS_READ:  # is part of the source's fingerprint
+        told_otherwise.add("source")
+    parts = [name for name in parts if name not in told_otherwise]
     found = [_part_changed(name, was.get(name), now.get(name)) for name in parts if "/" not in name]
     shards = {name.partition("/")[2] for name in parts if "/" in name}
     if shards:
@@ -211,9 +221,11 @@ def differences(stored: Stamp, draft: Stamp) -> tuple[str, ...]:
     found += [
         f"setting {name} was {stored.settings.get(name)!r}, is {draft.settings[name]!r}"
         for name in recipe.settings
-        if stored.settings.get(name) != draft.settings[name]
+        if name in changed
     ]
     found += [f"model changed: {role}" for role in recipe.models if stored.settings.get(role) != draft.settings[role]]
+    if not found and stored.asset in READ_FROM_SOURCE:
+        found = ["its file, or the bound on bad rows, is another than when it was read"]
     return tuple(found) or ("its stamp does not say what it was made from",)
 
 
@@ -221,6 +233,10 @@ def _part_changed(name: str, was: str | None, now: str | None) -> str:
     match name:
         case "code_version":
             return f"code version was {was}, is {now}"
+        case "set_aside_by":
+            return "texts that spell control tokens are set aside by another rule"
+        case "full_text_tokenizer":
+            return f"setting full_text_tokenizer was {was!r}, is {now!r}"
         case "source":
             return "source changed"
         case "roots":

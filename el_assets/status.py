@@ -52,7 +52,7 @@ class SourceStatus:
     """The assets that a source feeds, how its listing differs from what is registered, and which files were not read.
 
     Attributes:
-        unreadable: why, by shard; its tables are done and empty.
+        unreadable: why, by shard; its tables are those from before, or empty.
     """
 
     uri: str

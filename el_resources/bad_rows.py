@@ -28,6 +28,11 @@ class SetAsideRow(Protocol):
 Row = TypeVar("Row", bound=SetAsideRow)
 
 
+def most_bad_rows(n_rows: int, max_share: float) -> int:
+    """Return how many of a file's rows may be bad: one always may."""
+    return max(1, int(max_share * n_rows))
+
+
 def within_share(
     rows: Iterable[Row], *, max_share: float, shard: str, path: str, reasons: frozenset[str] = BAD_ROW_REASONS
 ) -> Iterator[Row]:
@@ -53,7 +58,7 @@ def within_share(
     shown = "; ".join(first) + ("; …" if n_bad > ROWS_SHOWN else "")
     if n_bad and n_bad == n_rows:
         raise CorruptShardError(shard, path, f"none of the {n_rows:,} rows that were read is good: {shown}")
-    if n_bad > max(1, max_share * n_rows):
-        bound = f"EL_BAD_ROWS_MAX_SHARE={max_share:g} allows {max(1, int(max_share * n_rows)):,}"
+    if n_bad > (most := most_bad_rows(n_rows, max_share)):
+        bound = f"EL_BAD_ROWS_MAX_SHARE={max_share:g} allows {most:,}"
         count = f"{n_bad:,} of its {n_rows:,} rows cannot be read ({n_bad / n_rows:.2%}; {bound})"
         raise CorruptShardError(shard, path, f"{count}: {shown}; repair them, or raise EL_BAD_ROWS_MAX_SHARE")

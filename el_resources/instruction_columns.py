@@ -108,7 +108,7 @@ class PoolReading:
         return bool(self.keep) or self.columns != parse_columns("")
 
     def fingerprint(self) -> tuple[object, ...]:
-        return (self.exchange, repr(self.columns), self.keep)
+        return (self.exchange, repr(self.columns))
 
 
 def parse_names(text: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from el_assets.partitions import corpus_shards, registered_shards
 from el_assets.progress import progress
 from el_assets.schemas import dagster_schema
 from el_assets.shard_assets import shard_asset, with_seen_settings
-from el_assets.shard_runs import Made, materialize_shards, open_corpus_of
+from el_assets.shard_runs import Made, materialize_shards, open_corpus_of, unreadable
 from el_resources.bad_rows import within_share
 from el_resources.causal_lm import ModelChoice
 from el_resources.context_store import ContextStore, ShardChunks, build_tag
@@ -59,7 +59,7 @@ def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.Mater
         except CorruptShardError as error:
             context.log.error(f"{error}; repair or remove the file, the other shards go on")
             empty = documents_table([], origin["source"])
-            return Made(frame=empty, facts={"documents": 0, "origin": origin, "unreadable": str(error)})
+            return Made(frame=empty, facts={"documents": 0, "origin": origin, **unreadable(error, settings)})
         return Made(frame=table, facts={**document_facts(table), "origin": origin})
 
     return materialize_shards(context, settings, make, source=source)

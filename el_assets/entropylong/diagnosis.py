@@ -7,6 +7,7 @@ stage with a count of zero is the cause, since all after it are empty because of
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from el_assets.finite import OTHER_DTYPE
 from el_assets.recipes import SEQUENCE_TABLES
 from el_resources.shard_tables import ShardTables, Stamp
 
@@ -91,7 +92,9 @@ def no_documents(facts: Mapping[str, Facts], settings: Facts) -> str:
 
 
 def no_roots(facts: Mapping[str, Facts], settings: Facts) -> str:
-    """Say why no document is eligible as a root."""
+    """Say why no document is eligible as a root, or that none of the sampled ones has finite scores."""
+    if lost := facts["entropy_maps"].get("roots_not_finite"):
+        return f"none of the {lost:,} sampled roots has finite scores. {OTHER_DTYPE}"
     return ineligible(facts, settings) or "no document is eligible as a root"
 
 
@@ -130,6 +133,9 @@ def no_candidates(facts: Mapping[str, Facts], settings: Facts) -> str:
 
 def no_contexts(facts: Mapping[str, Facts], settings: Facts) -> str:
     """Say which part of the rule no pair passes."""
+    scores = facts.get("context_scores", {})
+    if scores.get("pairs_not_finite") and not scores.get("rows"):
+        return f"none of the {scores['pairs_not_finite']:,} scored pairs has finite scores. {OTHER_DTYPE}"
     passing = facts["verified_pairs"].get("pairs_above_epsilon", 0)
     pairs = facts["candidate_contexts"].get("retrieved_pairs", 0) if "candidate_contexts" in facts else 0
     fall = f"lower the {settings['criterion']} by more than epsilon={settings['epsilon']}"

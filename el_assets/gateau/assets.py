@@ -12,9 +12,9 @@ from el_assets.gateau.influence import InfluenceRule, influence_table, select_su
 from el_assets.gateau.samples import refuse_old_samples, sample_facts, samples_table, why_no_sample
 from el_assets.gateau.steps import SampleStep, refuse_different_tokenizers, score_awareness, score_guidance
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
-from el_assets.recipes import RECIPES
+from el_assets.recipes import RECIPES, scored_texts
 from el_assets.shard_assets import GPU_POOL, shard_asset, with_seen_settings
-from el_assets.shard_runs import Made, materialize_shards
+from el_assets.shard_runs import Made, materialize_shards, unreadable
 from el_resources.bad_rows import within_share
 from el_resources.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.corpus_source import CorruptShardError
@@ -54,7 +54,7 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
         except CorruptShardError as error:
             context.log.error(f"{error}; repair or remove the file, the other shards go on")
             empty = samples_table([], tokenizer, window=model.window(), separator=0, source_uri=source.uri)
-            return Made(frame=empty, facts={"samples": 0, "origin": origin, "unreadable": str(error)})
+            return Made(frame=empty, facts={"samples": 0, "origin": origin, **unreadable(error, settings)})
         return Made(frame=table, facts={**sample_facts(table), "source_rows": len(listed), "origin": origin})
 
     return materialize_shards(context, settings, make, source=source)
@@ -202,7 +202,9 @@ def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stam
         scored: fingerprint of the samples that were scored, by shard.
     """
     changed = [
-        shard for shard, made_from in scored.items() if shard not in samples or samples[shard].fingerprint != made_from
+        shard
+        for shard, made_from in scored.items()
+        if shard not in samples or scored_texts(samples[shard]) != made_from
     ]
     if changed:
         raise ValueError(

@@ -13,6 +13,7 @@ from el_assets.gateau.hmg import hmg_table, mean_nll
 from el_assets.gateau.prompts import Parts, Prompt, build_prompt, segments_of
 from el_assets.gateau.samples import PARTS, refuse_old_samples, scorable
 from el_assets.meter import Meter
+from el_assets.recipes import scored_texts
 from el_assets.shard_assets import Advance, ShardStep
 from el_assets.shard_runs import Made
 from el_resources.causal_lm import CausalLM, ModelChoice, RopeScaling, short_window
@@ -35,7 +36,7 @@ class SampleStep(ShardStep):
 
     def made_from(self, shard: str) -> dict[str, str]:
         """For a stamp: which samples are scored."""
-        return {"samples_fingerprint": self.tables.require_stamp("instruction_samples", shard).fingerprint}
+        return {"samples_fingerprint": scored_texts(self.tables.require_stamp("instruction_samples", shard))}
 
     def parts(self, samples: pl.DataFrame) -> list[Parts]:
         """Token ids of each sample's parts, each part tokenized by itself."""
@@ -96,7 +97,7 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
     facts = {
         **meter.facts(),
         **step.made_from(shard),
-        **set_aside_facts("samples", lost, of=samples.height, shard=shard, dtype=long_engine.dtype),
+        **set_aside_facts("samples", lost, long_engine.dtype),
         "form": step.settings.hmg_form,
         "contexts_cut": int((table["n_dropped_context_tokens"] > 0).sum()),
         "context_tokens_dropped": int(table["n_dropped_context_tokens"].sum()),
@@ -158,7 +159,7 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
     facts = {
         **meter.facts(),
         **step.made_from(shard),
-        **set_aside_facts("samples", lost, of=samples.height, shard=shard, dtype=engine.dtype),
+        **set_aside_facts("samples", lost, engine.dtype),
         "segments": sum(len(spans) for spans in segments),
     }
     return Made(frame=table, facts=facts)
