@@ -5,8 +5,9 @@ it is made, so a run that dies loses at most what is at hand, and the next run s
 GPU scores (side_by_side.py), which takes the host's memory for both.
 
 A table whose file cannot be read any more stays as it was, with all that is made from it, and its stamp names the
-fault; without an earlier one it is empty. A table that a model scored is never replaced by an empty one unless the setting `replace_by_empty` says that it is
-meant: the shard stays as it is, the others are made, and the run fails at the end and names what would have been lost.
+fault; without an earlier table it is empty. A table that a model scored is never replaced by an empty one unless the
+setting `replace_by_empty` says that it is meant: the shard stays as it is, the others are made, and the run fails at
+the end and names what would have been lost.
 
 Pictures and first rows are read off the table when it is made. A run over few shards reads them off skipped tables as
 well, so that the newest materialization shows them; where it spans many, skipping stays cheap.

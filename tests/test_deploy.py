@@ -9,12 +9,13 @@ import yaml
 from el_resources.environment import OTHER_VARIABLES
 from el_resources.settings import Settings
 
-pytestmark = pytest.mark.services  # needs the extra `cluster`
+needs_cluster = pytest.mark.services  # the extra `cluster`
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 JOBS = ("observe_models", "build_index", "build_sequences", "score_samples", "select_samples", "build_reports")
 
 
+@needs_cluster
 def test_ray_accepts_the_cluster_configuration() -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -23,6 +24,7 @@ def test_ray_accepts_the_cluster_configuration() -> None:
     assert cluster["max_workers"] == len(cluster["provider"]["worker_ips"])
 
 
+@needs_cluster
 def test_dagster_accepts_the_instance_and_launches_with_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the connection, which the storage makes when it is first used."""
     from dagster._core.instance.ref import InstanceRef
@@ -59,11 +61,13 @@ def test_the_environment_names_settings_and_what_the_instance_asks_for() -> None
     assert asked <= set(given)
 
 
+@needs_cluster
 def test_the_jobs_ask_for_gpus_where_they_read_a_model() -> None:
     from dagster_ray.core.run_launcher import RayLauncherConfig
 
-    from el_assets.definitions import defs
+    from el_assets.definitions import build_definitions
 
+    defs = build_definitions(Settings.load({}), on_ray=True)
     asked = {job.name: RayLauncherConfig.from_tags(job.tags).num_gpus for job in map(defs.resolve_job_def, JOBS)}
     assert asked == {
         "observe_models": None,
