@@ -144,12 +144,14 @@ class Automated:
     Attributes:
         job: its name.
         tables: those whose states a tick's log explains.
+        waits_for: jobs whose runs must have ended first: sequences made from half an index stay as they are.
     """
 
     job: str
     ask: Callable[[Inventory], Asked]
     inventory_of: Callable[[dg.DagsterInstance, Settings], Inventory]
     tables: tuple[str, ...]
+    waits_for: tuple[str, ...] = ()
 
     def answer(
         self, context: dg.ScheduleEvaluationContext | dg.RunStatusSensorContext, settings: Settings, key: str
@@ -159,11 +161,12 @@ class Automated:
         Args:
             key: begins the keys of the runs, so that a tick that is tried again starts none twice.
         """
-        running = context.instance.get_runs_count(dg.RunsFilter(job_name=self.job, statuses=UNDER_WAY))
-        if running:
-            context.log.info(f"{running} runs of {self.job} are under way")
-            yield dg.SkipReason(f"{running} runs of {self.job} are under way")
-            return
+        for job in (self.job, *self.waits_for):
+            running = context.instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=UNDER_WAY))
+            if running:
+                context.log.info(f"{running} runs of {job} are under way")
+                yield dg.SkipReason(f"{running} runs of {job} are under way")
+                return
         inventory = self.inventory_of(context.instance, settings)
         asked = list(self.ask(inventory))
         for line in (*reasons(inventory, self.tables), *(in_words(one, self.job) for one in asked)):
@@ -173,10 +176,20 @@ class Automated:
 
 INDEX = Automated(job="build_index", ask=ask_for_index, inventory_of=corpus_inventory, tables=CORPUS_TABLES)
 SEQUENCES = Automated(
-    job="build_sequences", ask=ask_for_sequences, inventory_of=corpus_inventory, tables=SEQUENCE_TABLES
+    job="build_sequences",
+    ask=ask_for_sequences,
+    inventory_of=corpus_inventory,
+    tables=SEQUENCE_TABLES,
+    waits_for=("build_index",),
 )
 SAMPLES = Automated(job="score_samples", ask=ask_for_samples, inventory_of=pool_inventory, tables=SAMPLE_TABLES)
-SELECTION = Automated(job="select_samples", ask=ask_for_selection, inventory_of=pool_inventory, tables=SAMPLE_TABLES)
+SELECTION = Automated(
+    job="select_samples",
+    ask=ask_for_selection,
+    inventory_of=pool_inventory,
+    tables=SAMPLE_TABLES,
+    waits_for=("score_samples",),
+)
 
 
 def _schedule(name: str, jobs: Jobs, automated: Automated, cron: str, what: str) -> dg.ScheduleDefinition:

@@ -16,10 +16,10 @@ from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
 
-from el_assets.definitions import build_definitions
 from el_assets.partitions import corpus_shards, instruction_shards, selected_fractions
 from el_assets.parts import FRACTIONS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.run_needs import launches_on_ray, ray_tags
+from el_assets.workspace import build_definitions
 from el_resources.settings import Settings
 
 

@@ -21,7 +21,6 @@ from upath import UPath
 
 from el_assets.automation import range_tags
 from el_assets.backfills import submit_backfill
-from el_assets.definitions import build_definitions
 from el_assets.in_process import execute_here
 from el_assets.partitions import (
     ShardedSource,
@@ -39,6 +38,7 @@ from el_assets.settings_command import advice, seen_by_this_command_only
 from el_assets.shard_checks import failed_in_words
 from el_assets.status import corpus_status, in_words, pool_status
 from el_assets.summary import Stage, print_summary, unreadable_files
+from el_assets.workspace import build_definitions
 from el_resources.environment import Environment, field_of
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
@@ -154,9 +154,7 @@ def _print_advice(environment: Environment) -> None:
 def _causes(settings: Settings, corpus: Sequence[str], pool: Sequence[str]) -> list[str]:
     """Return the files that could not be read, which is where a run's failure often begins."""
     problems = unreadable_files(ShardTables(settings.store), corpus, pool)
-    return ["  it began with files that could not be read:", *(f"    {problem}" for problem in problems)] * bool(
-        problems
-    )
+    return ["  and these files could not be read:", *(f"    {problem}" for problem in problems)] * bool(problems)
 
 
 def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
@@ -229,7 +227,7 @@ def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> tup
     registration = register_shards(instance, source, of.partitions, may_lose_many=may_lose_many)
     for line in registration.in_words():
         print(line, flush=True)
-    return source, registration.shards
+    return source, [shard for shard in registration.shards if shard in listed_now]
 
 
 def _runs(

@@ -11,6 +11,7 @@ from typing import Protocol
 import dagster as dg
 
 from el_assets.parts import FRACTIONS
+from el_resources.shard_files import still_there
 
 corpus_shards = dg.DynamicPartitionsDefinition(name="corpus_shards")
 instruction_shards = dg.DynamicPartitionsDefinition(name="instruction_shards")
@@ -68,8 +69,9 @@ def register_shards(
 ) -> Registration:
     """Make the registered shards those of the source.
 
-    The instance remembers which source its shards are of. Those of another source are replaced; of the same source
-    never more than half go at once, because that is what a faulty source looks like.
+    The instance remembers which source its shards are of. Those of another source, with no shard in common, are
+    replaced; of the same source never more than half go at once, because that is what a faulty source looks like. A
+    shard whose file is only passed over now stays.
 
     Args:
         may_lose_many: let more than half go (`remove_many_shards`).
@@ -82,7 +84,9 @@ def register_shards(
         raise ValueError(f"{source.uri!r} has no shard; check EL_CORPUS and EL_INSTRUCTIONS")
     before, was_of = registered_shards(instance, partitions), registered_source(instance, partitions)
     went = [shard for shard in before if shard not in set(shards)]
-    is_same = was_of in ("", source.uri)
+    held = still_there(went, source.passed_over())
+    went = [shard for shard in went if shard not in held]
+    is_same = was_of in ("", source.uri) or bool(set(before) & set(shards))
     if is_same and went_in_masses(len(went), len(before)) and not may_lose_many:
         raise ValueError(
             f"{len(went)} of {len(before)} registered shards are gone from {source.uri!r}, which is more than half: "

@@ -73,7 +73,8 @@ class Departures:
     def of(cls, kind: Kind, settings: Settings, registered: Sequence[str], went: Sequence[str]) -> "Departures":
         tables = ShardTables(settings.store)
         lost = [shard for shard in went if any(tables.exists(table, shard) for table in kind.tables)]
-        ghosts = [shard for shard in went if shard not in set(lost)]
+        kept = set(lost)
+        ghosts = [shard for shard in went if shard not in kept]
         return cls(lost=lost, ghosts=ghosts, registered=len(registered) - len(ghosts))
 
     @property

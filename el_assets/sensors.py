@@ -13,16 +13,17 @@ nothing is lost with them.
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import dagster as dg
 
 from el_assets.automation import UNDER_WAY
-from el_assets.partitions import registered_shards
+from el_assets.partitions import ShardedSource, registered_shards
 from el_assets.removal import KINDS, Departures, removal_of, remove_shards
 from el_assets.status import names
 from el_resources.settings import Settings
+from el_resources.shard_files import still_there
 
 # Bytes of the hashes that stand for a shard's name and content in a cursor, which every tick stores again.
 NAME_BYTES, CONTENT_BYTES = 5, 3
@@ -37,6 +38,7 @@ class Changes:
     changed: Sequence[str]
     went: Sequence[str]
     registered: Sequence[str]
+    passed_over: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.came or self.changed or self.went)
@@ -47,16 +49,27 @@ class Changes:
             for what, shards in (("came", self.came), ("changed", self.changed), ("went", self.went))
             if shards
         ]
+        found += [
+            f"{shard} is no shard any more, and keeps its tables: {why}" for shard, why in self.passed_over.items()
+        ]
         return "; ".join(found) or f"nothing changed in {len(self.registered)} shards"
 
 
-def find_changes(fingerprints: Mapping[str, str], registered: Sequence[str], cursor: str | None) -> Changes:
+def find_changes(
+    fingerprints: Mapping[str, str],
+    registered: Sequence[str],
+    cursor: str | None,
+    passed_over: Mapping[str, str] | None = None,
+) -> Changes:
     """Compare a listing with the registered shards and with a cursor.
 
     Args:
         fingerprints: of every shard that the source has.
         cursor: what `cursor_of` made at an earlier tick; None at the first, which finds none changed.
+        passed_over: files of the source that are no shards; a shard of which one is did not go.
     """
+    unlisted = [shard for shard in registered if shard not in fingerprints]
+    held = still_there(unlisted, passed_over or {})
     known, remembered = set(registered), _remembered(cursor)
     return Changes(
         came=[shard for shard in fingerprints if shard not in known],
@@ -65,8 +78,9 @@ def find_changes(fingerprints: Mapping[str, str], registered: Sequence[str], cur
             for shard, fingerprint in fingerprints.items()
             if shard in known and remembered.get(_short(shard, NAME_BYTES), b"") not in (b"", _content(fingerprint))
         ],
-        went=[shard for shard in registered if shard not in fingerprints],
+        went=[shard for shard in unlisted if shard not in held],
         registered=registered,
+        passed_over=held,
     )
 
 
@@ -92,8 +106,8 @@ def _short(text: str, n_bytes: int) -> bytes:
     return blake2b(text.encode(), digest_size=n_bytes).digest()
 
 
-def listing(name: str, settings: Settings) -> dict[str, str]:
-    """The fingerprint of each shard that a source lists.
+def listing(name: str, settings: Settings) -> tuple[ShardedSource, dict[str, str]]:
+    """Return a source, opened, and the fingerprint of each shard that it lists.
 
     Raises:
         ValueError: it lists none.
@@ -102,19 +116,20 @@ def listing(name: str, settings: Settings) -> dict[str, str]:
     fingerprints = {shard: source.shard_fingerprint(shard) for shard in source.shards()}
     if not fingerprints:
         raise ValueError(f"{source.uri!r} lists no shard; check {KINDS[name].variable}")
-    return fingerprints
+    return source, fingerprints
 
 
 def _answer(context: dg.SensorEvaluationContext, settings: Settings, name: str) -> dg.SensorResult:
     """What a tick over a kind of shards asks for."""
-    kind, fingerprints = KINDS[name], listing(name, settings)
-    changes = find_changes(fingerprints, registered_shards(context.instance, kind.partitions), context.cursor)
+    kind, (source, fingerprints) = KINDS[name], listing(name, settings)
+    registered = registered_shards(context.instance, kind.partitions)
+    changes = find_changes(fingerprints, registered, context.cursor, source.passed_over())
     departures = Departures.of(kind, settings, changes.registered, changes.went)
     going, words, runs = departures.removable(settings), changes.in_words(), list[dg.RunRequest]()
     if departures.ghosts:
         words += f". Without any table here, left from another source or store: {names(departures.ghosts)}"
     if len(going) < len(changes.went):
-        words += f". No table is removed: {departures.refusal(kind.open_source(settings).uri)}"
+        words += f". No table is removed: {departures.refusal(source.uri)}"
     if going and not context.instance.get_runs_count(REMOVALS_UNDER_WAY):
         runs = [removal_of(name, [shard for shard in changes.went if shard in set(going)])]
     context.log.info(words)

@@ -8,6 +8,9 @@ from el_resources.environment import Environment, as_env_lines, field_of, variab
 from el_resources.profiles import PROFILES
 from el_resources.settings import Settings
 
+ADVICE = "the UI and other commands read other settings; put this into .env, and they read the same:"
+EXPANDED = "the UI and other commands read other settings; .env expands ${...}, so export these variables instead:"
+
 
 def print_settings(environment: Environment, *, as_json: bool) -> int:
     """Print all settings as a table or as JSON; returns 0. Raises ValueError for bad ones."""
@@ -39,7 +42,10 @@ def origins(settings: Settings, environment: Environment) -> dict[str, str]:
 
 def seen_by_this_command_only(environment: Environment) -> dict[str, str]:
     """Return the variables of flags whose values other commands and the UI do not see."""
-    elsewhere = Settings.load(environment.without_flags().values())
+    try:
+        elsewhere = Settings.load(environment.without_flags().values())
+    except ValueError:  # the flags mend what is wrong there
+        return dict(environment.flags)
     here = Settings.load(environment.values())
     return {
         variable: value
@@ -52,8 +58,8 @@ def advice(flags: Mapping[str, str]) -> list[str]:
     """Return lines that say how the UI and the next command come to see what these flags said; none for no flag."""
     if not flags:
         return []
-    first = "the UI and other commands read other settings; put this into .env, and they read the same:"
-    return [first, *(f"  {line}" for line in as_env_lines(flags))]
+    is_expanded = any("${" in value for value in flags.values())
+    return [EXPANDED if is_expanded else ADVICE, *(f"  {line}" for line in as_env_lines(flags))]
 
 
 def _in_a_line(value: Any) -> str:

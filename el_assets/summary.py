@@ -7,12 +7,20 @@ from typing import Any
 import polars as pl
 from upath import UPath
 
-from el_assets.entropylong.diagnosis import added, by_reason, stamps_of, why_nothing, why_unfilled
+from el_assets.entropylong.diagnosis import (
+    TABLES_LOOKED_AT,
+    added,
+    by_reason,
+    set_aside,
+    stamps_of,
+    why_nothing,
+    why_unfilled,
+)
 from el_assets.entropylong.selection import KeepRule, PassRates, judge, over_shards, pass_rates
 from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.gateau.summary import gateau_rows, gateau_warnings
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables, Stamp
+from el_resources.shard_tables import KnownStamps, ShardTables, Stamp
 
 # Shards that a warning is printed for.
 WARNINGS_SHOWN = 5
@@ -45,13 +53,14 @@ def print_summary(
         reports: pages that the run wrote or found up to date.
         look: lines that say how the result is looked at.
     """
-    tables = ShardTables(settings.store)
+    tables = KnownStamps(settings.store)
+    tables.read_ahead(TABLES_LOOKED_AT, shards)
     rows = [
         *(_corpus_rows(tables, shards) if shards else []),
         *_entropylong_rows(settings, tables, shards),
         *(gateau_rows(settings, tables, pool) if pool else []),
     ]
-    width = max((len(label) for label, _ in rows), default=len("forwards in this run"))
+    width = max(len("forwards in this run"), *(len(label) for label, _ in rows))
     print()
     for label, value in rows:
         print(f"  {label:<{width}}  {value}")
@@ -82,8 +91,7 @@ def unreadable_files(tables: ShardTables, shards: Sequence[str], pool: Sequence[
 
 def _corpus_rows(tables: ShardTables, shards: Sequence[str]) -> list[tuple[str, str]]:
     documents, chunks = tables.stamps("documents", shards), tables.stamps("context_chunks", shards)
-    set_aside = sum(sum(stamp.facts.get("set_aside", {}).values()) for stamp in documents.values())
-    rows = [("documents", f"{_total(documents, 'documents'):,}" + (f" ({set_aside:,} set aside)" if set_aside else ""))]
+    rows = [("documents", f"{_total(documents, 'documents'):,}{set_aside(documents.values())}")]
     if chunks:
         rows.append(("chunks", f"{_total(chunks, 'chunks'):,}"))
     return rows

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from el_assets.automation import UNDER_WAY
 from el_assets.partitions import registered_shards
 from el_assets.removal import KINDS
 from el_assets.sensors import Changes, cursor_of, find_changes, listing
@@ -20,6 +21,7 @@ from el_resources.settings import Settings
 from el_resources.shard_tables import digest
 
 SHARDS_LISTED = 50
+ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 Event = dg.AssetObservation | dg.AssetCheckEvaluation
 
 
@@ -70,18 +72,21 @@ def evaluation(check: StatusCheck, found: dg.AssetCheckResult) -> dg.AssetCheckE
 def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, last: Look) -> tuple[Look, list[Event]]:
     check, events = STATUS_CHECKS[kind], list[Event]()
     try:
-        fingerprints = listing(kind, settings)
+        source, fingerprints = listing(kind, settings)
     except (OSError, ValueError) as error:
         context.log.warning(f"{kind}: {error}")
         shards, fingerprints = last.shards, {"": str(error)}
     else:
         registered = registered_shards(context.instance, KINDS[kind].partitions)
-        changes = find_changes(fingerprints, registered, last.shards or None)
+        changes = find_changes(fingerprints, registered, last.shards or None, source.passed_over())
         shards = cursor_of(fingerprints)
         context.log.info(f"{kind}: {changes.in_words()}")
         if changes and last.shards != shards:
             events.append(observation(kind, changes, fingerprints))
     seen = _digest_of_inputs(context.instance, settings, fingerprints)
+    if context.instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
+        context.log.info(f"{check.name}: is looked at when no run is under way")
+        return Look(shards=shards, seen=last.seen, told=last.told), events
     if seen == last.seen:
         return Look(shards=shards, seen=seen, told=last.told), events
     found = check.result(context.instance, settings)
@@ -93,11 +98,11 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
 
 
 def _digest_of_inputs(instance: dg.DagsterInstance, settings: Settings, fingerprints: Mapping[str, str]) -> str:
-    """Stands for all that a status depends on: a run that wrote a table has left records."""
+    """Stands for all that a status depends on: whatever wrote a table was a run, which has ended."""
     versions = {name: shown_version(name, settings) for name in sorted(VERSIONED)}
     registered = [registered_shards(instance, kind.partitions) for kind in KINDS.values()]
-    records = instance.event_log_storage.get_maximum_record_id()
-    return digest([versions, settings.store, dict(fingerprints), registered, records])
+    ended = instance.get_runs_count(dg.RunsFilter(statuses=ENDED))
+    return digest([versions, settings.store, dict(fingerprints), registered, ended])
 
 
 def tell_what_changed(every_seconds: int) -> dg.SensorDefinition:

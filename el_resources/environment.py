@@ -6,12 +6,14 @@ read it otherwise would serve one corpus in the UI and make another from the she
 """
 
 import difflib
+import io
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 PREFIX = "EL_"
 # Variables of the same prefix that are not settings of a run: where runs are executed, and how many at once.
@@ -55,18 +57,28 @@ class Environment:
         return Environment(file=self.file, shell=self.shell)
 
     def enter(self) -> None:
-        """Give the file's variables that are no settings to this process, for libraries that read them (HF_TOKEN)."""
-        os.environ.update({name: value for name, value in self.file.items() if not name.startswith(PREFIX)})
+        """Give the file's variables that are no settings to this process, for those that read them there (HF_TOKEN)."""
+        others = {k: v for k, v in self.file.items() if not k.startswith(PREFIX) or k in OTHER_VARIABLES}
+        os.environ.update(others)
 
 
 def read_env_file(file: Path) -> dict[str, str]:
-    """Return the variables of a `.env` file, none if there is no such file. Raises ValueError if it is unreadable."""
-    if not file.is_file():
+    """Return the variables of a `.env` file, none if there is no such file.
+
+    Raises:
+        ValueError: it cannot be read, or has a line without a value, which dotenv would pass over.
+    """
+    if not (file.exists() or file.is_symlink()):
         return {}
     try:
-        return {name: value for name, value in dotenv_values(file).items() if value is not None}
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} cannot be read ({error}); repair it, or remove it") from error
+    for line in parse_stream(io.StringIO(text)):
+        if line.error or (line.key is not None and line.value is None):
+            shown = line.original.string.strip().splitlines()[0]
+            raise ValueError(f"{file}, line {line.original.line}: {shown!r} is not NAME=VALUE; repair or remove it")
+    return {name: value for name, value in dotenv_values(file).items() if value is not None}
 
 
 def settings_in(variables: Mapping[str, str], fields: Collection[str]) -> dict[str, str]:
@@ -75,8 +87,8 @@ def settings_in(variables: Mapping[str, str], fields: Collection[str]) -> dict[s
     Raises:
         ValueError: a name is misspelt, since ignoring it would change results; suggests the nearest one.
     """
-    named = {k: v for k, v in variables.items() if k.startswith(PREFIX) and k not in OTHER_VARIABLES}
-    unknown = sorted(k for k in named if field_of(k) not in fields)
+    named = {k: v for k, v in variables.items() if k.upper().startswith(PREFIX) and k not in OTHER_VARIABLES}
+    unknown = sorted(k for k in named if k not in map(variable_of, fields))
     if unknown:
         known = [variable_of(name) for name in fields] + sorted(OTHER_VARIABLES)
         raise ValueError(
@@ -88,7 +100,7 @@ def settings_in(variables: Mapping[str, str], fields: Collection[str]) -> dict[s
 def suggested(unknown: Collection[str], known: Collection[str]) -> Iterator[str]:
     """Yield each unknown name with the known one that it resembles most, if any does."""
     for name in unknown:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+        near = [name.upper()] if name.upper() in known else difflib.get_close_matches(name, known, n=1, cutoff=0.7)
         yield f"{name} (did you mean {near[0]}?)" if near else name
 
 

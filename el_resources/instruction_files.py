@@ -8,7 +8,7 @@ with both schemas is read as a conversation, unless that is null. A null is an e
 are called otherwise are named by EL_INSTRUCTION_COLUMNS (el_resources.instruction_columns), and EL_KEEP_COLUMNS names
 further columns that go out with the sample.
 
-A row's conversation is kept as JSON, all keys in their order. Arrow's values become JSON's: times are in ISO 8601,
+A row's conversation is kept as JSON, all keys in their order; a column to be kept that a row lacks is left out. Arrow's values become JSON's: times are in ISO 8601,
 durations, decimals and bytes are texts (bytes that are not UTF-8 in base64), and a map is a list of pairs.
 
 Rows are set aside for the reasons of el_resources.conversations, and a line without either schema as `other_columns`. A
@@ -18,8 +18,9 @@ to be kept are refused, and the error lists the columns that there are.
 
 import base64
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from functools import partial
 from typing import Any
@@ -37,7 +38,7 @@ from el_resources.conversations import (
 from el_resources.corpus_source import CorruptShardError
 from el_resources.file_formats import BadRow, cells, is_text, json_lines, label, parquet_batches
 from el_resources.file_source import FileSource
-from el_resources.instruction_columns import InstructionColumns, PoolReading, nearest
+from el_resources.instruction_columns import InstructionColumns, PoolReading
 from el_resources.instruction_source import SourceSample, Turn
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
@@ -107,24 +108,16 @@ class SeenColumns:
     reading: PoolReading
     first_other: str = ""
     has_schema: bool = False
-    found: set[str] = field(default_factory=set)
-    others: dict[str, None] = field(default_factory=dict)
 
     def add(self, number: int, row: Row) -> None:
         if has_schema(row, self.reading.columns):
             self.has_schema = True
         elif not self.first_other:
             self.first_other = f"line {number} has {listed(row)}; {self.reading.columns.described()}"
-        if len(self.found) < len(self.reading.keep):
-            self.found.update(name for name in self.reading.keep if name in row)
-            self.others.update(dict.fromkeys(row))
 
     def problem(self) -> str:
         """Why the file is refused; empty if it is not."""
-        if self.first_other and not self.has_schema:
-            return self.first_other
-        missing = [name for name in self.reading.keep if name not in self.found]
-        return missing_column(missing[0], list(self.others)) if missing and self.others else ""
+        return "" if self.has_schema else self.first_other
 
 
 def has_schema(row: Row | Sequence[str], columns: InstructionColumns) -> bool:
@@ -191,10 +184,8 @@ def wanted_columns(schema: pa.Schema, reading: PoolReading) -> list[str]:
         kind = schema.types[names.index(name)]
         if not (holds_messages(kind, columns) if name in lists else is_text(kind)):
             raise ValueError(f"column {name!r} holds {kind}; {columns.described()}")
-    if missing := [name for name in reading.keep if name not in names]:
-        raise ValueError(missing_column(missing[0], names))
-    more = [name for name in (columns.id, columns.license) if name in names]
-    return list(dict.fromkeys([*lists, *texts, *more, *reading.keep]))
+    more = [name for name in (columns.id, columns.license, *reading.keep) if name in names]
+    return list(dict.fromkeys([*lists, *texts, *more]))
 
 
 def holds_messages(kind: pa.DataType, columns: InstructionColumns) -> bool:
@@ -234,13 +225,24 @@ def _value(scalar: pa.Scalar, name: str) -> Any:
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON that UTF-8 can hold."""
-    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    """A value as JSON that UTF-8 can hold; NaN and infinities, which JSON lacks, are null."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=_plain, allow_nan=False)
+    except ValueError:
+        return as_json(_without_nan(value))
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate, which stays an escape
         return json.dumps(value, default=_plain)
     return text
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:
@@ -253,11 +255,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     return str(value)
-
-
-def missing_column(name: str, names: Sequence[str]) -> str:
-    """The error for a column to be kept that a file does not have."""
-    return f"it has no column {name!r} (EL_KEEP_COLUMNS){nearest(name, names)}, only {listed(names)}"
 
 
 def listed(names: Sequence[str] | Row) -> str:

@@ -34,8 +34,13 @@ def is_s3(place: str) -> bool:
 
 
 def store_path(place: str) -> UPath:
-    """A folder on disk or an address such as `s3://bucket/prefix`."""
-    return UPath(place, use_listings_cache=False) if is_remote(place) else UPath(place)
+    """Return a folder on disk or an address such as `s3://bucket/prefix`. Raises ValueError for a file."""
+    if is_remote(place):
+        return UPath(place, use_listings_cache=False)
+    path = UPath(place)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"the store {place!r} is a file; set EL_STORE to a folder, which is made if it is not there")
+    return path
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:

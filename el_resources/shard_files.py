@@ -19,7 +19,7 @@ import errno
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -214,6 +214,22 @@ def fault_of_a_file(filesystem: AbstractFileSystem, root: str, error: OSError) -
 
 def _went(error: OSError) -> bool:
     return isinstance(error, FileNotFoundError)
+
+
+def still_there(shards: Iterable[str], passed_over: Mapping[str, str]) -> dict[str, str]:
+    """Return the shards whose file is there and only passed over (an unfetched pointer, a locked folder), and why.
+
+    Args:
+        passed_over: reasons by path below the root.
+    """
+    reasons = {shard_name(path): why for path, why in passed_over.items()}
+    found = {}
+    for shard in shards:
+        parts = shard.split("/")
+        places = ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+        if why := next((reasons[place] for place in places if place in reasons), ""):
+            found[shard] = why
+    return found
 
 
 def shard_name(relative_path: str) -> str:

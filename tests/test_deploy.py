@@ -65,7 +65,7 @@ def test_the_environment_names_settings_and_what_the_instance_asks_for() -> None
 def test_the_jobs_ask_for_gpus_where_they_read_a_model() -> None:
     from dagster_ray.core.run_launcher import RayLauncherConfig
 
-    from el_assets.definitions import build_definitions
+    from el_assets.workspace import build_definitions
 
     defs = build_definitions(Settings.load({}), on_ray=True)
     asked = {job.name: RayLauncherConfig.from_tags(job.tags).num_gpus for job in map(defs.resolve_job_def, JOBS)}

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from el_assets.corpus.chunks import chunks_table, with_vectors
 from el_assets.corpus.documents import document_facts, documents_table, usable
+from el_assets.entropylong.diagnosis import why_nothing
 from el_assets.partitions import corpus_shards, registered_shards
 from el_assets.progress import progress
 from el_assets.schemas import dagster_schema
@@ -127,12 +128,15 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
     if not stamps:
         raise ValueError(f"no shard has context_chunks in store {settings.store!r}; materialize context_chunks first")
     refuse_mixed_settings(stamps)
+    n_chunks = sum(int(stamp.facts["rows"]) for stamp in stamps.values())
+    if not n_chunks:
+        why = why_nothing({"documents": tables.stamps("documents", stamps).values()})
+        raise ValueError(f"there is nothing to index: {why or 'no document gave a chunk'}")
     shards = {
         shard: ShardChunks(fingerprint=stamp.fingerprint, batches=partial(index_batches, tables, shard))
         for shard, stamp in stamps.items()
     }
     started = time.monotonic()
-    n_chunks = sum(int(stamp.facts["rows"]) for stamp in stamps.values())
     with progress(context, "sync index", n_chunks, "chunks") as advance:
         report = context_store(settings).sync(
             shards,

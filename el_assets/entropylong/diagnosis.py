@@ -53,6 +53,9 @@ def why_unfilled(tables: ShardTables, shard: str) -> str | None:
     maps = tables.stamp("entropy_maps", shard)
     if maps is not None and "source_offers_no_roots" in maps.facts.get("documents_not_eligible", ()):
         return None
+    packed, documents = tables.stamp("packed_sequences", shard), tables.stamp("documents", shard)
+    if (packed and packed.facts.get("sequences")) or (documents and "unreadable" in documents.facts):
+        return None  # an unreadable file is told by its own check and line
     return why_nothing(stamps_of(tables, [shard]))
 
 
@@ -188,6 +191,12 @@ STAGES = (
     ("verified_pairs", "contexts", no_contexts),
     ("packed_sequences", "sequences", no_sequences),
 )
+
+
+def set_aside(stamps: Iterable[Stamp]) -> str:
+    """Return in brackets how many rows were set aside, by reason; empty if none was."""
+    counts = added([stamp.facts for stamp in stamps]).get("set_aside")
+    return f" (set aside: {by_reason(counts)})" if counts else ""
 
 
 def by_reason(counts: Mapping[str, int]) -> str:

@@ -1,5 +1,6 @@
 """GATEAU as assets: from instruction samples to the influential subset. How a shard comes about stands in `steps`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -7,9 +8,9 @@ import dagster as dg
 import polars as pl
 
 from el_assets.gateau.cam import with_awareness
-from el_assets.gateau.diagnosis import why_no_samples
+from el_assets.gateau.diagnosis import nothing_scorable, why_no_samples
 from el_assets.gateau.influence import InfluenceRule, influence_table, select_subset, shares
-from el_assets.gateau.samples import refuse_old_samples, sample_facts, samples_table, why_no_sample
+from el_assets.gateau.samples import refuse_old_samples, sample_facts, samples_table
 from el_assets.gateau.steps import SampleStep, refuse_different_tokenizers, score_awareness, score_guidance
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
 from el_assets.recipes import RECIPES, scored_texts
@@ -155,14 +156,15 @@ def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> d
     samples = tables.stamps("instruction_samples", shards)
     refuse_changed_samples(influence.facts["samples_fingerprints"], samples)
     refuse_old_samples(samples)
-    refuse_empty_pool(tables, shards, samples)
+    refuse_empty_pool(tables, samples)
 
     def make(fraction: str) -> Made:
         pool = tables.scan_many("instruction_samples", shards)
         usable = pool.filter(pl.col("set_aside_reason").is_null())
         columns = ("messages", "original", "kept_columns", "source", "license")
-        wanted = usable.select("shard", "sample_id", *columns)
-        table = select_subset(tables.read("influence_scores"), wanted.collect(), fraction)
+        wanted = usable.select("shard", "sample_id", *columns).collect()
+        refuse_unknown_columns(parse_names(str(samples[shards[0]].settings["keep_columns"])), wanted)
+        table = select_subset(tables.read("influence_scores"), wanted, fraction)
         return Made(frame=table, facts={"samples": table.height, "pool": int(influence.facts["samples"])})
 
     return materialize_shards(context, settings, make, inputs=subset_inputs(influence, samples))
@@ -184,15 +186,26 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
     )
 
 
-def refuse_empty_pool(tables: ShardTables, shards: Sequence[str], samples: Mapping[str, Stamp]) -> None:
-    """Raise ValueError if no shard of the pool has a sample, with the first shard's cause."""
-    if any(samples[shard].facts["samples"] for shard in shards):
+def refuse_empty_pool(tables: ShardTables, samples: Mapping[str, Stamp]) -> None:
+    """Raise ValueError if no shard of the pool has a sample, with the reasons and the first row that was set aside."""
+    why = nothing_scorable([stamp.facts for stamp in samples.values()])
+    if why is None:
         return
-    columns = ["sample_id", "detail"]
-    first = min(shards, key=lambda shard: "unreadable" not in samples[shard].facts)
-    cause = why_no_sample(first, samples[first].facts, tables.read("instruction_samples", first, columns))
-    more = f" (and {len(shards) - 1} more shards without a sample)" if len(shards) > 1 else ""
-    raise ValueError(f"there is nothing to select from: {cause}{more}; mend the file, then run job score_samples again")
+    rows = [tables.read("instruction_samples", shard, ["sample_id", "detail"]) for shard in samples]
+    first = next((f"; the first, {name!r}: {detail}" for table in rows for name, detail in table.iter_rows()), "")
+    raise ValueError(
+        f"there is nothing to select from: {why}{first}. Mend the files, or name their columns, keys and roles by "
+        "EL_INSTRUCTION_COLUMNS, and run again"
+    )
+
+
+def refuse_unknown_columns(names: Sequence[str], pool: pl.DataFrame) -> None:
+    """Raise ValueError if a column that is to be kept is in no row of the pool."""
+    known = {name for kept in pool["kept_columns"].drop_nulls() for name in json.loads(kept)}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"EL_KEEP_COLUMNS names {', '.join(map(repr, unknown))}, which no row of the pool has; correct the name"
+        )
 
 
 def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stamp]) -> None:

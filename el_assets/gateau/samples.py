@@ -148,20 +148,6 @@ def spelled_control_token(sample: SourceSample, tokenizer: ModelTokenizer) -> st
     return next((name for name in found if name is not None), None)
 
 
-def why_no_sample(shard: str, facts: Mapping[str, Any], table: pl.DataFrame) -> str:
-    """Why a shard gives no sample, in words: its file was refused, or what its rows were set aside for."""
-    if "unreadable" in facts:
-        return f"instruction_samples of shard {shard!r}: its file was refused: {facts['unreadable']}"
-    if table.is_empty():
-        return f"instruction_samples of shard {shard!r}: its file has no row"
-    reasons = ", ".join(f"{count} as {reason}" for reason, count in facts["set_aside"].items())
-    first = table.row(0, named=True)
-    return (
-        f"instruction_samples of shard {shard!r}: all {table.height} rows were set aside, {reasons}; "
-        f"the first, {first['sample_id']!r}: {first['detail']}"
-    )
-
-
 def is_current(samples: Stamp) -> bool:
     """Whether a shard's samples have the columns that they are given now."""
     return samples.made_from.get("code_version") == RECIPES["instruction_samples"].code_version

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from el_assets.entropylong.diagnosis import set_aside
 from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.gateau.diagnosis import nothing_scorable
 from el_assets.gateau.influence import is_small_for, roc_auc
@@ -16,9 +17,8 @@ from el_resources.shard_tables import ShardTables
 def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) -> list[tuple[str, str]]:
     """(label, value) for the pool's samples, scores, ranking and subsets that exist."""
     samples = tables.stamps("instruction_samples", pool)
-    set_aside = sum(sum(stamp.facts.get("set_aside", {}).values()) for stamp in samples.values())
     n_samples = sum(int(stamp.facts["samples"]) for stamp in samples.values())
-    rows = [("instruction samples", f"{n_samples:,}" + (f" ({set_aside:,} set aside)" if set_aside else ""))]
+    rows = [("instruction samples", f"{n_samples:,}{set_aside(samples.values())}")]
     influence = tables.stamp("influence_scores")
     if influence is None:
         return rows
