@@ -182,6 +182,8 @@ def settings_seen(asset: str) -> frozenset[str]:
     roles = {role for name in (asset, *_upstream(asset)) for role in RECIPES[name].models}
     named = {*RECIPES[asset].settings, *SOURCE_SETTINGS.get(asset, ())}
     named.update(name for role in roles for name in ROLE_SETTINGS[role])
+    if "retriever" in named:
+        named.add("full_text_tokenizer")  # counts for that retriever alone (Cookbook.draft)
     if "long_model" in named:
         named.add("dtype")  # a ModelChoice holds it, whatever is asked of the model
     return frozenset({*OPERATIONAL, *named})
@@ -310,7 +312,7 @@ def still_follows(stored: Stamp, new: Stamp, settings: Settings) -> bool:
         tried = stored.facts.get(OUTLIVED_AS, stored.recipe)
         return tried == new.recipe and stored.facts.get("bad_rows_max_share") == settings.bad_rows_max_share
     n_bad = sum(n for reason, n in stored.facts.get("set_aside", {}).items() if reason in BAD_ROW_REASONS)
-    is_allowed = n_bad <= most_bad_rows(stored.facts["rows"], settings.bad_rows_max_share)
+    is_allowed = n_bad <= most_bad_rows(stored.facts.get("rows", 0), settings.bad_rows_max_share)
     return stored.recipe == new.recipe and is_allowed
 
 

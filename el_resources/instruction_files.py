@@ -8,12 +8,13 @@ with both schemas is read as a conversation, unless that is null. A null is an e
 are called otherwise are named by EL_INSTRUCTION_COLUMNS (el_resources.instruction_columns), and EL_KEEP_COLUMNS names
 further columns that go out with the sample.
 
-A row's conversation is kept as JSON, all keys in their order; a column to be kept that a row lacks is left out. Arrow's values become JSON's: times are in ISO 8601,
-durations, decimals and bytes are texts (bytes that are not UTF-8 in base64), and a map is a list of pairs.
+A row's conversation is kept as JSON, all keys in their order; a column to be kept that a row lacks is left out. Arrow's
+values become JSON's: times are in ISO 8601, durations, decimals and bytes are texts (bytes that are not UTF-8 in
+base64), a map is a list of pairs, and NaN is null.
 
 Rows are set aside for the reasons of el_resources.conversations, and a line without either schema as `other_columns`. A
-file of which no row has a schema, a Parquet file whose columns hold something else, and a file without a column that is
-to be kept are refused, and the error lists the columns that there are.
+file of which no row has a schema and a Parquet file whose columns hold something else are refused, and the error lists
+the columns that there are.
 """
 
 import base64

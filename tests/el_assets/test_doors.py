@@ -163,6 +163,24 @@ def test_flags_are_said_to_be_seen_by_this_command_only_and_are_recorded_in_its_
     assert command("status", "--select", "index", **told) == 0, capsys.readouterr().out
 
 
+def test_a_flag_mends_what_the_shell_has_wrong(
+    place: Place, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {**place.settings, "EL_PROFILE": "papers"}
+    assert command("register", **told) == 2
+    capsys.readouterr()
+    assert command("register", "--profile", "reference", **told) == 0
+    assert "EL_PROFILE=reference" in capsys.readouterr().out
+
+
+def test_a_store_that_is_a_file_is_refused_with_its_variable(
+    place: Place, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("status", "run"):
+        assert command(name, "--store", str(place.folder / "dagster.yaml"), **place.settings) == 2
+        assert "dagster.yaml' is a file; set EL_STORE to a folder" in capsys.readouterr().err
+
+
 def test_another_corpus_is_registered_with_a_word_and_a_faulty_one_is_not(
     place: Place, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

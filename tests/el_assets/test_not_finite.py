@@ -11,13 +11,14 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from el_assets.entropylong.diagnosis import why_unfilled
 from el_assets.finite import OTHER_DTYPE, finite_rows, set_aside_facts
 from el_assets.summary import print_summary
 from el_resources.model_files import resolve_model
 from el_resources.tokenization import ModelTokenizer
 from tests.conftest import Workspace, chat, failed_checks, library_documents, library_samples, tiny_model
 
-A = "a.jsonl"
+A, B = "a.jsonl", "b.jsonl"
 SMALL = {
     "roots_per_shard": 5,
     "root_tokens_min": 32,
@@ -105,14 +106,19 @@ def test_another_dtype_scores_what_was_set_aside(workspace: Workspace) -> None:
     assert not failed_checks(made) & {"sampled_roots_have_finite_scores", "scored_pairs_have_finite_scores"}
 
 
-def test_a_shard_of_which_nothing_is_finite_is_an_error_that_names_the_dtype(
-    workspace: Workspace, tmp_path: Path
+def test_a_shard_of_which_nothing_is_finite_stops_no_other_and_names_the_dtype(
+    new_workspace: Callable[..., Workspace], tmp_path: Path
 ) -> None:
-    in_all = set.intersection(*(set(tokens(document["text"])) for document in library_documents(4)))
-    bad = overflowing_model(tmp_path / "worse", max(in_all))
-    with pytest.raises(ValueError, match=r"none of the 4 roots of shard 'a\.jsonl' has finite scores with weights in "):
-        workspace.materialize("documents", "entropy_maps", long_model=str(bad))
-    assert not workspace.tables.exists("entropy_maps", A)
+    workspace = new_workspace(**SMALL, long_model=str(overflowing_model(tmp_path / "model")))
+    workspace.write_shard(A, [{"id": "bad", "text": f"{RARE} " + library_documents(1)[0]["text"]}])
+    workspace.write_shard(B, library_documents(3, offset=1))
+    workspace.register()
+    workspace.run("build_index")
+    made = workspace.run("build_sequences")
+    assert made.success
+    assert (workspace.tables.read("entropy_maps", A).height, workspace.tables.read("entropy_maps", B).height) == (0, 3)
+    assert "none of the 1 sampled roots has finite scores" in str(why_unfilled(workspace.tables, A))
+    assert "EL_DTYPE" in str(why_unfilled(workspace.tables, A))
 
 
 def test_samples_that_overflow_are_set_aside_and_the_others_are_ranked(
@@ -143,8 +149,5 @@ def test_rows_are_finite_if_all_their_numbers_are() -> None:
     )
     kept, lost = finite_rows(table)
     assert (kept["sample_id"].to_list(), lost) == (["fine", "none"], ["'nan'", "'list'"])
-    with pytest.raises(
-        ValueError, match=r"none of the 2 samples of shard 's' .* float16, the first is a\. Set EL_DTYPE"
-    ):
-        set_aside_facts("samples", ["a", "b"], of=2, shard="s", dtype="float16")
-    assert set_aside_facts("samples", [], of=0, shard="s", dtype="float32")["samples_not_finite"] == 0
+    found = set_aside_facts("samples", ["a", "b"], "float16")
+    assert found == {"samples_not_finite": 2, "samples_not_finite_first": ["a", "b"], "dtype": "float16"}

@@ -71,11 +71,10 @@ def test_sequences_follow_the_index_without_a_schedule(new_workspace: Callable[.
     (request,) = follow_up(workspace, "sequences_follow_index", index)
     assert asked_range(request) == SHARDS[:2]
     assert request.run_key == f"{index.run_id}:0", "the same success asks once"
-    running = workspace.instance.create_run_for_job(
-        defs.resolve_job_def("build_sequences"), status=dg.DagsterRunStatus.STARTED
-    )
-    assert follow_up(workspace, "sequences_follow_index", index) == [], "one is under way"
-    workspace.instance.report_run_canceled(running)
+    for job in ("build_sequences", "build_index"):
+        running = workspace.instance.create_run_for_job(defs.resolve_job_def(job), status=dg.DagsterRunStatus.STARTED)
+        assert follow_up(workspace, "sequences_follow_index", index) == [], f"{job} is under way"
+        workspace.instance.report_run_canceled(running)
 
     # A shard that came while sequences were built is asked for after them; one that they left undone is not.
     first = workspace.run("build_sequences", SHARDS[0]).dagster_run

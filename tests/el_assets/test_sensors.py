@@ -145,6 +145,18 @@ def test_ghosts_go_though_too_much_is_gone_beside_them(workspace: Workspace) -> 
     assert removal.run_config["ops"]["remove_tables"]["config"]["shards"] == ["ghost"]
 
 
+def test_a_file_that_became_a_pointer_keeps_its_registration_and_tables(workspace: Workspace) -> None:
+    """A checkout without its large files: the file is there, and what was made of it cost hours."""
+    workspace.materialize("documents")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * "0" + "\nsize 99\n"
+    (workspace.folder / "corpus" / B).write_text(pointer)
+    answer = sensor_tick(workspace)
+    assert not answer.run_requests
+    assert f"{B} is no shard any more, and keeps its tables: a Git LFS pointer" in str(answer.skip_message)
+    assert workspace.register() == [A, B, C, D]
+    assert workspace.tables.exists("documents", B)
+
+
 def test_an_empty_source_fails_the_tick(workspace: Workspace) -> None:
     remove_files(workspace, A, B, C, D)
     with pytest.raises(FileNotFoundError, match="no file below"):

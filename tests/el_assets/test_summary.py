@@ -36,7 +36,7 @@ def test_the_corpus_alone(settings: Settings, capsys: pytest.CaptureFixture[str]
     write(settings, "context_chunks", "b", chunks=2000)
     found = rows(settings, [Stage("documents", 1.25, 0, 2), Stage("context_chunks", 3.0, 0, 1)], capsys)
     assert found == {
-        "documents": "1,500 (3 set aside)",
+        "documents": "1,500 (set aside: empty 2, nul 1)",
         "chunks": "2,000",
         "seconds": "12: documents 1.2, context_chunks 3.0",
         "forwards in this run": "0",

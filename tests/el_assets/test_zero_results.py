@@ -19,7 +19,7 @@ from el_assets.status import corpus_status, problems
 from tests.conftest import SEQUENCE_ASSETS, Workspace, failed_checks, forwards, library_documents, tiny_model
 
 ROOT = Path(__file__).parents[2]
-A, B = "a.jsonl", "b.jsonl"
+A, B, C = "a.jsonl", "b.jsonl", "c.jsonl"
 SMALL = {
     "roots_per_shard": 3,
     "root_tokens_min": 64,
@@ -189,12 +189,28 @@ def test_a_source_file_that_was_emptied_does_not_wipe_its_scores(finished: Works
     assert finished.tables.read("context_scores", A).equals(scores)
 
 
-def test_a_source_file_that_cannot_be_read_does_not_wipe_its_scores(finished: Workspace) -> None:
-    maps = finished.tables.read("entropy_maps", A)
-    (finished.folder / "corpus" / A).write_bytes(b"PK\x03\x04 no text \xff\xfe")
-    with pytest.raises(ValueError, match=r"'a\.jsonl' \(3 rows\): .*(could not be read|were set aside)"):
-        finished.materialize("documents", "entropy_maps", partitions=[A])
-    assert finished.tables.read("entropy_maps", A).equals(maps)
+def test_a_source_file_that_cannot_be_read_keeps_its_tables_and_stops_no_other_shard(finished: Workspace) -> None:
+    file = finished.folder / "corpus" / A
+    good, before = file.read_bytes(), finished.files()
+    file.write_bytes(b"PK\x03\x04 no text \xff\xfe")
+    finished.write_shard(C, library_documents(3, offset=9))
+    finished.register()
+    built = finished.run("build_index")
+    assert built.success and "sources_are_readable" in failed_checks(built)
+    made = finished.run("build_sequences")
+    assert made.success
+    assert finished.tables.read("context_scores", C).height, "the new shard is finished"
+    kept = [name for name in before if A in name and "documents" not in name]
+    assert len(kept) >= 7 and all(finished.files()[name] == before[name] for name in kept)
+    assert finished.tables.read("documents", A)["set_aside_reason"].null_count() == 4
+    assert forwards(finished.run("build_sequences")) == 0
+
+    status = corpus_status(finished.instance, finished.loaded())
+    assert all(asset.is_done for asset in status.assets), "it is not tried again as long as the file stays so"
+    assert list(status.unreadable) == [A] and not status.is_done
+    file.write_bytes(good)
+    assert forwards(finished.run("build_index")) + forwards(finished.run("build_sequences")) == 0
+    assert corpus_status(finished.instance, finished.loaded()).is_done
 
 
 def test_candidates_that_all_vanished_do_not_wipe_context_scores(finished: Workspace) -> None:

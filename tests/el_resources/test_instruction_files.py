@@ -202,11 +202,12 @@ class TestNames:
         readings: list[dict[str, Any]] = [
             {},
             {"exchange": "all"},
-            {"keep": ("a",)},
             {"columns": parse_columns("user=Human")},
         ]
         found = {opened(f"jsonl:{tmp_path}", **reading).shard_fingerprint("a.jsonl") for reading in readings}
         assert len(found) == len(readings)
+        kept = opened(f"jsonl:{tmp_path}", keep=("a",)).shard_fingerprint("a.jsonl")
+        assert kept in found, "columns that go out beside the sample are not read by any model"
 
     def test_the_embedded_pool_says_that_it_has_no_columns(self) -> None:
         with pytest.warns(UserWarning, match="are not used: python-docs-questions: has no columns"):
@@ -239,11 +240,15 @@ class TestKeptColumns:
         assert list(kept[0]) == ["tags", "length", "id"]
 
     @every_format
-    def test_a_column_that_the_file_lacks_is_named_with_the_nearest(self, tmp_path: Path, scheme: str) -> None:
-        with pytest.raises(
-            CorruptShardError, match=r"no column 'lenght' \(EL_KEEP_COLUMNS\); did you mean 'length'\?, only 'messages'"
-        ):
-            read_rows(tmp_path, scheme, [{**LONG, "length": 7}], keep=("lenght",))
+    def test_a_column_that_the_file_lacks_is_left_out(self, tmp_path: Path, scheme: str) -> None:
+        """Another file of the pool may have it."""
+        (read,) = read_rows(tmp_path, scheme, [{**LONG, "length": 7}], keep=("score", "length"))
+        assert read.kept_columns == '{"length": 7}'
+
+    @every_format
+    def test_numbers_that_json_lacks_are_null(self, tmp_path: Path, scheme: str) -> None:
+        (read,) = read_rows(tmp_path, scheme, [{**LONG, "score": float("nan")}], keep=("score",))
+        assert read.kept_columns == '{"score": null}'
 
     def test_a_key_that_some_lines_lack_is_left_out_there(self, tmp_path: Path) -> None:
         read = read_rows(tmp_path, "jsonl", [{**LONG, "length": 7}, LONG], keep=("length",))

@@ -17,7 +17,7 @@ import pytest
 from el_assets.__main__ import main
 from el_assets.gateau.checks import rows_add_up
 from el_assets.parts import FRACTIONS
-from tests.conftest import Workspace, chat, failed_checks, library_documents, library_samples, tiny_model
+from tests.conftest import Workspace, chat, failed_checks, forwards, library_documents, library_samples, tiny_model
 
 ROOT = Path(__file__).parents[3]
 A, B = "a.jsonl", "b.jsonl"
@@ -240,15 +240,20 @@ def test_copies_in_two_shards_are_told(workspace: Workspace) -> None:
     assert "['a.jsonl', 'b.jsonl']" in (check.description or "")
 
 
-def test_a_file_without_a_column_to_be_kept_fails_alone(workspace: Workspace) -> None:
-    workspace.write_instructions(A, library_samples(2))
-    workspace.write_instructions(B, [{**sample, "length": 1} for sample in library_samples(2, offset=2)])
+def test_a_column_that_some_files_lack_is_kept_of_the_others_and_a_misspelt_one_refused(workspace: Workspace) -> None:
+    workspace.write_instructions(A, library_samples(5))
+    workspace.write_instructions(B, [{**sample, "length": 1} for sample in library_samples(5, offset=5)])
     workspace.register_instructions()
-    result = workspace.run("score_samples", keep_columns="length")
-    assert failed_checks(result) == {"samples_are_readable"}
-    problem = workspace.tables.require_stamp("instruction_samples", A).facts["unreadable"]
-    assert "it has no column 'length' (EL_KEEP_COLUMNS)" in problem
-    assert workspace.tables.read("hmg_scores", B).height == 2
+    first = workspace.run("score_samples", keep_columns="length")
+    assert failed_checks(first) == set()
+    assert forwards(first) > 0
+    workspace.run("select_samples", keep_columns="length")
+    chosen = workspace.tables.read("selected_subsets", "top_50_percent")
+    assert set(chosen.select("shard", "kept_columns").iter_rows()) <= {(A, "{}"), (B, '{"length": 1}')}
+
+    assert forwards(workspace.run("score_samples", keep_columns="lenght")) == 0, "no score depends on them"
+    with pytest.raises(ValueError, match="EL_KEEP_COLUMNS names 'lenght', which no row of the pool has"):
+        workspace.run("select_samples", keep_columns="lenght")
 
 
 def test_samples_of_an_earlier_version_are_named_where_they_are_read(workspace: Workspace) -> None:
