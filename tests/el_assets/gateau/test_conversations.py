@@ -144,7 +144,8 @@ def test_from_a_file_to_chosen_subsets_on_the_command_line(
     made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     found = {" ".join(line.split()) for line in made.stdout.splitlines()}
-    assert f"instruction samples {len(GOOD)} ({len(SET_ASIDE)} set aside)" in found
+    reasons = "exact_duplicate 2, content_not_text 1, tool_turns 1, unknown_role 1"
+    assert f"instruction samples {len(GOOD)} (set aside: {reasons})" in found
     assert f"selected {TOP_10} 1, {TOP_50} 3" in found
     assert f"small pool 6 samples are too few for {TOP_10}, which is the best sample alone" in found
 
