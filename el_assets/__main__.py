@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from el_assets.parts import FRACTIONS, PARTS
 from el_resources.environment import Environment
@@ -39,6 +40,15 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"entropylong {version('entropylong')}")
     commands = top.add_subparsers(dest="command", required=True)
+    _add_run(commands)
+    _add_backfill(commands)
+    _add_register(commands)
+    _add_status(commands)
+    _add_settings(commands)
+    return top
+
+
+def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
         help="register shards and materialize them",
@@ -60,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="retrieve candidates again from the newest index; only pairs never scored before cost a forward",
     )
+
+
+def _add_backfill(commands: Any) -> None:
     backfill = commands.add_parser(
         "backfill",
         help="hand shards to Dagster's daemon, which launches runs on this machine or on a cluster",
@@ -72,8 +85,14 @@ def parser() -> argparse.ArgumentParser:
         "--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all but reports)"
     )
     _add_subsets(backfill)
+
+
+def _add_register(commands: Any) -> None:
     register = commands.add_parser("register", help="register the corpus's shards, so that the UI offers them")
     _add_options(register)
+
+
+def _add_status(commands: Any) -> None:
     status = commands.add_parser(
         "status",
         help="which shards are done, missing or stale, and why",
@@ -87,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
     _add_subsets(status)
     status.add_argument("--shards", action="store_true", help="name every shard, not the first few of each reason")
     status.add_argument("--json", action="store_true", help="one JSON object for machines")
+
+
+def _add_settings(commands: Any) -> None:
     settings = commands.add_parser(
         "settings",
         help="the value of every setting, and where it comes from",
@@ -95,7 +117,6 @@ def parser() -> argparse.ArgumentParser:
     )
     _add_options(settings)
     settings.add_argument("--json", action="store_true", help="one JSON object for machines")
-    return top
 
 
 def main(arguments: list[str] | None = None) -> int:
