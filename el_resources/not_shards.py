@@ -26,6 +26,9 @@ Info = Mapping[str, Any]  # what a file system says of a file
 HIDDEN = "hidden: the name begins with a dot"
 BOOKKEEPING = "written by Spark, Dask or Delta Lake next to data"
 UNREADABLE_FOLDER = "a folder that may not be listed; grant access to it"
+OTHERWISE_NAMED = "named otherwise than"
+# Reasons of files that are no shards whatever is done about them.
+BY_NAME = (HIDDEN, BOOKKEEPING, OTHERWISE_NAMED)
 OTHER_FORMAT = "neither Parquet nor JSON lines"
 BOOKKEEPING_NAME = re.compile(r"_SUCCESS|_(?:committed|started)_.*|_metadata|_common_metadata|_delta_log|_temporary")
 ANNEX_OBJECTS = "/annex/objects/"
@@ -86,7 +89,7 @@ def _by_name(relative: str, suffixes: tuple[str, ...], takes_hidden: bool) -> tu
         if BOOKKEEPING_NAME.fullmatch(part):
             return "/".join(parts[:depth]), BOOKKEEPING
     if suffixes and not relative.lower().endswith(suffixes):
-        return relative, f"named otherwise than {spelled(suffixes)}"
+        return relative, f"{OTHERWISE_NAMED} {spelled(suffixes)}"
     return None
 
 

@@ -32,7 +32,7 @@ from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 from el_resources.corpus_source import unknown_shard
 from el_resources.file_formats import SUFFIXES, FileFormat
 from el_resources.file_listing import Listing, list_files
-from el_resources.not_shards import Info
+from el_resources.not_shards import BY_NAME, Info
 from el_resources.object_stores import faults_named, is_remote, open_filesystem
 
 # Dagster refuses control characters and "..." in partition keys; the surrogates are a name's bytes that are not UTF-8.
@@ -222,7 +222,7 @@ def still_there(shards: Iterable[str], passed_over: Mapping[str, str]) -> dict[s
     Args:
         passed_over: reasons by path below the root.
     """
-    reasons = {shard_name(path): why for path, why in passed_over.items()}
+    reasons = {shard_name(path): why for path, why in passed_over.items() if not why.startswith(BY_NAME)}
     found = {}
     for shard in shards:
         parts = shard.split("/")

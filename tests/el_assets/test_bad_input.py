@@ -47,7 +47,7 @@ def test_a_shard_must_be_registered(workspace: Workspace) -> None:
 def test_a_store_must_be_writable(workspace: Workspace) -> None:
     blocked = workspace.folder / "a-file"
     blocked.write_text("in the way")
-    with pytest.raises(ValueError, match=r"store '.*a-file' is not writable.*EL_STORE"):
+    with pytest.raises(ValueError, match=r"store '.*a-file' is a file.*EL_STORE"):
         workspace.materialize("documents", store=str(blocked))
     assert blocked.read_text() == "in the way"
 
