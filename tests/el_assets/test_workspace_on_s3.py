@@ -1,5 +1,6 @@
 """The EntropyLong half with its corpus, tables and index in an S3 server on loopback: the same as on disk."""
 
+import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_a_truncated_source_object_is_named_and_the_other_shard_goes_on(
     corpus = f"{BUCKET}/truncated"
     workspace = new_workspace(**SMALL, store=f"s3://{BUCKET}/other", corpus=f"jsonl:s3://{corpus}")
     folder = Path(filled(workspace).folder, "corpus")
-    s3.filesystem().pipe_file(f"{corpus}/{A}", (folder / A).read_bytes()[:-200])
+    s3.filesystem().pipe_file(f"{corpus}/{A}", gzip.compress((folder / A).read_bytes())[:-200])
     s3.filesystem().pipe_file(f"{corpus}/{B}", (folder / B).read_bytes())
     workspace.register()
     workspace.run("build_index", raises=False)
