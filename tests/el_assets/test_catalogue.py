@@ -1,5 +1,7 @@
 """What the catalogue says of every asset, before anything is made."""
 
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
@@ -89,3 +91,15 @@ def test_every_job_says_what_it_does() -> None:
     jobs = [job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")]
     assert len(jobs) == 7
     assert all(job.description for job in jobs)
+
+
+def test_the_link_to_the_source_of_an_asset_leads_to_its_step() -> None:
+    found = {
+        name: Path(spec.metadata["dagster/code_references"].code_references[0].file_path).name
+        for name, spec in SPECS.items()
+        if "dagster/code_references" in spec.metadata
+    }
+    assert {name for name, file in found.items() if file == "assets.py"} >= {
+        *("documents", "retrieval_index", "entropy_maps", "packed_sequences", "hmg_scores", "selected_subsets")
+    }
+    assert "shard_assets.py" not in found.values()
