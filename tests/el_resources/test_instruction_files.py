@@ -288,8 +288,8 @@ class TestKeptColumns:
             list(opened(f"parquet:{tmp_path}").samples("a.parquet"))
 
 
-# Keys and values that JSON can hold; NaN is not equal to itself.
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+# Keys and values that JSON can hold: no NaN and no infinities.
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=6)
 texts = st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip)
 
