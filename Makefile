@@ -3,6 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 APT := $(if $(filter 0,$(shell id -u)),,sudo )env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# All but torch, whose wheel depends on the machine, is pinned and checked by hash.
+PINNED := $(INSTALL) --no-deps --require-hashes
 export DAGSTER_HOME := $(CURDIR)
 # Dagster's home-grown usage statistics are off in dagster.yaml; the hub's are off here.
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -31,20 +34,24 @@ bench: $(VENV)/.installed ## the CPU part of benchmarks/RESULTS.md, its numbers 
 clean: ## everything that the other targets made, less what `bench` writes into benchmarks
 	rm -rf $(VENV) data .dagster logs .logs_queue .nux .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(VENV)/.installed: pyproject.toml requirements.lock
+$(VENV)/.installed: pyproject.toml requirements/run.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .
+	$(PINNED) -r requirements/run.txt
+	$(INSTALL) -e .
 	touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .[test]
+$(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt
+	$(PINNED) -r requirements/test.txt
+	$(INSTALL) -e .[test]
 	touch $@
 
-$(VENV)/.installed-services: $(VENV)/.installed-test
+$(VENV)/.installed-services: $(VENV)/.installed-test requirements/services.txt requirements/cluster.txt
 	command -v chromium || command -v google-chrome || $(APT) chromium fonts-dejavu-core
 	ls /usr/lib/postgresql/*/bin/initdb || $(APT) postgresql
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .[test,services,cluster]
+	$(PINNED) -r requirements/services.txt -r requirements/cluster.txt
+	$(INSTALL) -e .[test,services,cluster]
 	touch $@
 
-lock: $(VENV)/.installed-services ## pin what is installed now, all extras; local build tags such as +cpu are not pinned
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+lock: $(VENV)/.installed ## pin the tree of dependencies anew, hashes included (requirements/lock.py has --upgrade)
+	$(INSTALL) uv
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python requirements/lock.py
