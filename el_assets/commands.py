@@ -21,6 +21,7 @@ from upath import UPath
 
 from el_assets.automation import range_tags
 from el_assets.backfills import submit_backfill
+from el_assets.home import opened_instance
 from el_assets.in_process import execute_here
 from el_assets.partitions import (
     ShardedSource,
@@ -55,7 +56,7 @@ GIVEN_BY_FLAG = ("force", "refresh_candidates", "replace_by_empty")
 def register(environment: Environment) -> int:
     """Register the shards of the corpus and of the instruction samples that the settings name."""
     settings = Settings.load(environment.values())
-    with DagsterInstance.get() as instance:
+    with opened_instance() as instance:
         for kind in KINDS:
             source, shards = _registered(instance, settings, kind)
             print(f"{len(shards)} shards of {source.uri} are registered: {listed(shards)}")
@@ -69,7 +70,7 @@ def status(options: argparse.Namespace, environment: Environment) -> int:
     settings, parts = Settings.load(environment.values()), _chosen(options.select, list(PARTS), "part")
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     pool_of_these = partial(pool_status, fractions=fractions)
-    with DagsterInstance.get() as instance:
+    with opened_instance() as instance:
         found = [
             look(instance, settings).only([name for part in chosen for name in assets[part]])
             for look, assets in ((corpus_status, PARTS_OF_CORPUS), (pool_of_these, PARTS_OF_POOL))
@@ -94,7 +95,7 @@ def run(options: argparse.Namespace, environment: Environment) -> int:
     )
     parts = _chosen(options.select, list(PARTS), "part")
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
-    with DagsterInstance.get() as instance:
+    with opened_instance() as instance:
         _close_lost_runs(instance)
         chosen = _register(instance, settings, parts, options.shards)
         here = _Here(instance, settings, build_definitions(settings), [field_of(variable) for variable in flags])
@@ -191,7 +192,7 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
             f"reports end a backfill of {' or '.join(REPORTS)}; select one of them too, or launch the job build_reports"
         )
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
-    with DagsterInstance.get() as instance:
+    with opened_instance() as instance:
         chosen = _register(instance, settings, parts, options.shards)
         launcher = type(instance.run_launcher).__name__
         for kind, shards in chosen.items():
