@@ -22,12 +22,14 @@ class AssetStatus:
     """What became of an asset's partitions.
 
     Attributes:
+        missing_because: why a missing partition's files do not count, if they are there.
         stale: partitions, and why each is stale.
     """
 
     asset: str
     done: int = 0
     missing: list[str] = field(default_factory=list)
+    missing_because: dict[str, tuple[str, ...]] = field(default_factory=dict)
     stale: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -38,6 +40,7 @@ class AssetStatus:
                 status.done += 1
             elif finding.state == "missing":
                 status.missing.append(partition)
+                status.missing_because |= {partition: finding.why} if finding.why else {}
             else:
                 status.stale[partition] = finding.why
         return status
@@ -142,7 +145,10 @@ def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:
 
 def problems(asset: AssetStatus) -> dict[str, list[str]]:
     """Partitions by what keeps them from being done; several reasons of one are joined."""
-    found = defaultdict(list, {"missing": asset.missing} if asset.missing else {})
+    found = defaultdict[str, list[str]](list)
+    for partition in asset.missing:
+        why = asset.missing_because.get(partition)
+        found[f"missing: {'; '.join(why)}" if why else "missing"].append(partition)
     for partition, why in asset.stale.items():
         found[f"stale: {'; '.join(why)}"].append(partition)
     return found

@@ -50,7 +50,7 @@ LAYOUT_VERSION = 1
 PASSES = 3
 # Refusals and shortages, which say nothing about the table.
 NOT_BROKEN = re.compile(
-    r"\b40[13]\b|denied|forbidden|permission|credential|signature|too many open files|no space left|memory",
+    r"\b40[13]\b|denied|forbidden|permission|credential|signature|too many open files|no space left|out of memory|cannot allocate",
     re.IGNORECASE,
 )
 OnProgress = Callable[[str, int], None]
@@ -138,7 +138,7 @@ class ContextStore:
         """Number of rows if the build is in force, whole and sound; None if there is something to do."""
 
         def look(_: int) -> int | None:
-            if not self._exists() or self.fault():
+            if not self._exists() or self.fault(hash_bytes=OPEN_BYTES):
                 return None
             table = _open_table(self._connect())
             if table is None or table.schema != build.schema:
@@ -152,7 +152,7 @@ class ContextStore:
         return self._again("reading the index", look)
 
     def _write(self, build: _Build, lock: WriterLock, on_progress: OnProgress | None) -> SyncReport:
-        if fault := self.fault():
+        if fault := self.fault(hash_bytes=OPEN_BYTES):
             self._tell(f"the retrieval index at {self.uri!r} is broken ({fault}); it is made anew from context_chunks")
             self._remove()
         table = self._again("opening the table", lambda _: self._table_for_writing(build.schema))
@@ -277,7 +277,7 @@ class ContextStore:
             ValueError: the index was never built, or has no such tag; names those that it has.
             BrokenIndexError: its files are damaged; says which, and what to run.
         """
-        if fault := self.fault(hash_bytes=hash_bytes):
+        if fault := self.fault(tag, hash_bytes=hash_bytes):
             raise self._broken(fault)
         tag = tag or self.current_tag()
         table = self._again("opening the index", lambda _: self._open())
@@ -378,5 +378,11 @@ def _restore(table: "Table", version: int) -> None:
 
 def _set_tag(table: "Table", tag: str, version: int) -> None:
     versions = _versions(table)
-    if versions.get(tag) != version:
+    if versions.get(tag) == version:
+        return
+    try:
         (table.tags.update if tag in versions else table.tags.create)(tag, version)
+    except RuntimeError:
+        # The library's own second attempt finds the tag that its first one made.
+        if _versions(table).get(tag) != version:
+            raise

@@ -80,10 +80,12 @@ class Again:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Return true for a fault of the network or server that may be gone the next time."""
-    return isinstance(error, ConnectionError | TimeoutError) or (
-        isinstance(error, LANCE_ERRORS) and bool(PASSING.search(str(error)))
-    )
+    """Return true for a fault of the network or server that may be gone the next time.
+
+    A ConnectionError is one of fsspec, which has waited long enough itself.
+    """
+    is_lance = isinstance(error, LANCE_ERRORS) and not isinstance(error, ConnectionError)
+    return is_lance and bool(PASSING.search(str(error)))
 
 
 def in_short(error: BaseException | None) -> str:
