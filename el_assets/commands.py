@@ -11,17 +11,20 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import dagster as dg
 from dagster import DagsterInstance
+from dagster._utils.error import SerializableErrorInfo
 from upath import UPath
 
 from el_assets.automation import range_tags
 from el_assets.backfills import submit_backfill
+from el_assets.failures import told_of_step, trace_kept
 from el_assets.in_process import execute_here
+from el_assets.interrupts import Interrupts
 from el_assets.partitions import (
     ShardedSource,
     contiguous_ranges,
@@ -38,6 +41,7 @@ from el_assets.settings_command import advice, seen_by_this_command_only
 from el_assets.shard_checks import failed_in_words
 from el_assets.status import corpus_status, in_words, pool_status
 from el_assets.summary import Stage, print_summary, unreadable_files
+from el_assets.terminal import terminal
 from el_assets.workspace import build_definitions
 from el_resources.environment import Environment, field_of
 from el_resources.settings import Settings
@@ -48,6 +52,7 @@ PARTS_OF_CORPUS = {"index": (*CORPUS_TABLES, "retrieval_index"), "entropylong": 
 PARTS_OF_POOL = {"gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets")}
 # Names that begin so are for Dagster's use and no page shows them.
 PROCESS_TAG = ".dagster/entropylong_process"
+SEPARATOR = "\n\n"  # between traces
 # Settings that a flag of `run` gives.
 GIVEN_BY_FLAG = ("force", "refresh_candidates", "replace_by_empty")
 
@@ -83,7 +88,7 @@ def status(options: argparse.Namespace, environment: Environment) -> int:
     return 0 if all(one.is_done for one in found) else 1
 
 
-def run(options: argparse.Namespace, environment: Environment) -> int:
+def run(options: argparse.Namespace, environment: Environment, interrupts: Interrupts) -> int:
     """Materialize the chosen part of the chosen shards; 0 if all of it succeeded and every source could be read."""
     flags = seen_by_this_command_only(environment)
     settings = Settings.load(
@@ -97,7 +102,10 @@ def run(options: argparse.Namespace, environment: Environment) -> int:
     with DagsterInstance.get() as instance:
         _close_lost_runs(instance)
         chosen = _register(instance, settings, parts, options.shards)
-        here = _Here(instance, settings, build_definitions(settings), [field_of(variable) for variable in flags])
+        # Progress bars are this terminal's log, and what failed is said in the end.
+        definitions = dg.Definitions.merge(build_definitions(settings), dg.Definitions(loggers={"terminal": terminal}))
+        given = [field_of(variable) for variable in flags]
+        here = _Here(instance, settings, definitions, given, interrupts, options.debug)
         corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
         started, stages, succeeded = time.monotonic(), [], True
         runs = [run for part in parts if part != "reports" for run in _runs(instance, part, chosen, fractions)]
@@ -106,7 +114,7 @@ def run(options: argparse.Namespace, environment: Environment) -> int:
             stages += _stages(instance, result)
             succeeded = result.success
             if not succeeded:
-                print("\n".join([_failure(result), *_causes(settings, corpus, pool)]), file=sys.stderr)
+                print("\n".join([*_causes(settings, corpus, pool), here.failure(result)]), file=sys.stderr)
                 break
         reports: list[UPath] | None = []
         if succeeded and "reports" in parts:
@@ -132,18 +140,34 @@ class _Here:
     settings: Settings
     definitions: dg.Definitions
     given: Sequence[str]
+    interrupts: Interrupts
+    debug: bool
 
     def execute(self, job: str, tags: dict[str, str], assets: Sequence[str] = ()) -> dg.JobExecutionResult:
-        return execute_here(
+        """Execute a job; raises Interrupted if a signal came meanwhile, whatever became of the run."""
+        result = execute_here(
             self.instance,
             self.definitions.resolve_job_def(job),
             tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
             run_config={
-                "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
+                "loggers": {"terminal": {}},
                 "resources": {"settings": {"config": self.settings.subset((*self.given, *GIVEN_BY_FLAG))}},
             },
             assets=[dg.AssetKey(asset) for asset in assets],
         )
+        self.interrupts.raise_if_came()
+        return result
+
+    def failure(self, result: dg.JobExecutionResult) -> str:
+        """What failed, by step, shard and check, with the cause and what to do next; traces go into a file."""
+        lines, traces = failed_in_words(result.get_asset_check_evaluations()), []
+        for step, error in _errors(result):
+            if error is None or not error.message.startswith("dagster._core.errors.DagsterAssetCheckFailedError"):
+                lines.append(told_of_step(error).of_step(step))
+                traces.append(f"{step}: {error}")
+        words = [line.replace("\n", "\n  ") for line in lines]
+        kept = f"; {trace_kept(f'run-{result.run_id}', SEPARATOR.join(traces), on_screen=self.debug)}" if traces else ""
+        return "\n  ".join([f"the run failed{kept}", *words])
 
 
 def _print_advice(environment: Environment) -> None:
@@ -173,7 +197,7 @@ def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
         if result.success:
             made.append(report_path(here.settings, name))
             continue
-        print(f"no {name}: {_failure(result)}", file=sys.stderr)
+        print(f"no {name}: {here.failure(result)}", file=sys.stderr)
         if is_asked:
             return None
     return made
@@ -260,16 +284,12 @@ def _stages(instance: DagsterInstance, result: dg.JobExecutionResult) -> list[St
     ]
 
 
-def _failure(result: dg.JobExecutionResult) -> str:
-    """What failed, by step and check, with the cause and what to do next."""
-    lines = failed_in_words(result.get_asset_check_evaluations())
-    for event in result.get_step_failure_events():
-        error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        if error is None or not error.message.startswith("dagster._core.errors.DagsterAssetCheckFailedError"):
-            lines.append(f"{event.step_key}: {error.message.strip() if error else 'no cause recorded'}")
-    return "the run failed\n  " + "\n  ".join(lines)
+def _errors(result: dg.JobExecutionResult) -> Iterator[tuple[str, SerializableErrorInfo | None]]:
+    """Yield each failed step with its error; the run itself if it failed before or between its steps."""
+    steps = [(str(event.step_key), event.step_failure_data.error) for event in result.get_step_failure_events()]
+    yield from steps
+    for event in result.filter_events(lambda event: event.is_job_failure and not steps):
+        yield result.job_def.name, event.job_failure_data.error
 
 
 def _chosen(asked: str | None, registered: list[str], what: str = "shard") -> list[str]:

@@ -24,6 +24,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from el_assets.failures import shard_named
 from el_assets.metadata import table_metadata
 from el_assets.plots.shown import shown
 from el_assets.recipes import OUTLIVED_AS, RECIPES, Cookbook, FingerprintedSource, still_follows
@@ -98,9 +99,10 @@ def materialize_shards(
         context.log.info(f"{asset}: {len(shards)} shards, {shards[0]} to {shards[-1]}")
 
     def draft(shard: str) -> _Task:
-        new, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
-        follows = stored is not None and still_follows(stored, new, all_settings(settings))
-        return _Task(new, stored, kept=follows and not settings.force and still_valid(shard))
+        with shard_named(shard):
+            new, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
+            follows = stored is not None and still_follows(stored, new, all_settings(settings))
+            return _Task(new, stored, kept=follows and not settings.force and still_valid(shard))
 
     asked = cache(at_once)
     results = in_order(
@@ -200,7 +202,8 @@ def _outcome(tables: ShardTables, maker: _Maker, laps: Laps, task: _Task) -> _Ou
     if task.kept and task.stored:
         return _Outcome(task.stored, skipped=True)
     started = time.monotonic()
-    made = maker.make(task.new.partition)
+    with shard_named(task.new.partition):
+        made = maker.make(task.new.partition)
     stop_if_abandoned()
     seconds = round(laps.end(started), 3)
     facts = {"rows": made.frame.height, "seconds": seconds, **made.facts}
