@@ -177,8 +177,11 @@ def _print_advice(environment: Environment) -> None:
 
 def _causes(settings: Settings, corpus: Sequence[str], pool: Sequence[str]) -> list[str]:
     """Return the files that could not be read, which is where a run's failure often begins."""
-    problems = unreadable_files(ShardTables(settings.store), corpus, pool)
-    return ["  and these files could not be read:", *(f"    {problem}" for problem in problems)] * bool(problems)
+    try:
+        problems = unreadable_files(ShardTables(settings.store), corpus, pool)
+    except (OSError, ValueError):  # the run's own failure, which is told next, is likely the same
+        return []
+    return ["these files could not be read:", *(f"  {problem}" for problem in problems)] * bool(problems)
 
 
 def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
