@@ -33,6 +33,7 @@ from el_assets.shown_versions import shown_version
 from el_assets.side_by_side import Laps, in_order, stop_if_abandoned
 from el_resources.causal_lm import ModelChoice, ScorerTokens
 from el_resources.corpus_source import CorpusSource, CorruptShardError, open_corpus
+from el_resources.row_limits import RowLimits
 from el_resources.settings import Settings, all_settings
 from el_resources.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
 
@@ -153,6 +154,7 @@ def open_corpus_of(settings: Settings) -> CorpusSource:
         text_column=settings.text_column or None,
         hub_endpoint=settings.hub_endpoint,
         counter=ScorerTokens(ModelChoice.long(settings)),
+        limits=RowLimits.of(settings),
     )
 
 

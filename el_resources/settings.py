@@ -53,6 +53,18 @@ class Settings(dg.ConfigurableResource):
         description="Share of a file's rows that may be unreadable (not UTF-8, not JSON, without text): they are set "
         "aside; a file with more is refused. One row always may.",
     )
+    line_mib_max: int = Field(
+        default=64,
+        ge=1,
+        le=2_047,
+        description="Longest line of JSON lines, decompressed, and longest text in Parquet, in MiB; a longer one is a "
+        "row that cannot be read.",
+    )
+    document_chars_max: int = Field(
+        default=50_000_000,
+        ge=1_000,
+        description="Longest document or conversation, in characters; a longer one is a row that cannot be read.",
+    )
     hub_endpoint: str = Field(
         default="",
         description="Address of the Hugging Face hub for `hf:` sources, such as a mirror, which is sent HF_TOKEN too; "
