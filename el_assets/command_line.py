@@ -1,11 +1,8 @@
 """The commands of `entropylong`: their options, their errors and their exit status."""
 
 import argparse
-import os
 import sys
-from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from el_assets.failures import Told, told_of, trace_of_command
@@ -26,10 +23,6 @@ OPTIONS = {
     ),
     "store": ("EL_STORE", "folder or s3://BUCKET/PREFIX for tables and index (default: data)"),
 }
-
-
-# Where runs are executed -> folder of the Dagster instance whose launcher does that.
-HOMES = {"local": Path(), "ray": Path("deploy")}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +53,7 @@ def _add_run(commands: Any) -> None:
         "Every other setting is an EL_* variable; .env.example lists them.",
     )
     _add_options(run)
-    run.add_argument("--shards", metavar="A,B", help="only these shards, by name (default: all)")
+    _add_shards(run)
     run.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
     _add_subsets(run)
     run.add_argument("--force", action="store_true", help="recompute tables even if they are up to date")
@@ -84,7 +77,7 @@ def _add_backfill(commands: Any) -> None:
         "Settings are those of the daemon's environment. EL_EXECUTION=ray uses the instance of deploy/, whose runs are "
         "jobs of a Ray cluster: docs/cluster.md.",
     )
-    backfill.add_argument("--shards", metavar="A,B", help="only these shards, by name (default: all)")
+    _add_shards(backfill)
     backfill.add_argument(
         "--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all but reports)"
     )
@@ -143,8 +136,10 @@ def _dispatched(options: argparse.Namespace, interrupts: Interrupts) -> int:
         from el_assets.settings_command import print_settings
 
         return print_settings(environment, as_json=options.json)
-    _set_home(environment.values())
     from el_assets import commands
+    from el_assets.homes import set_home
+
+    set_home(environment.values())
 
     interrupts.stops_at_once = False
     match options.command:
@@ -183,24 +178,17 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{name}", metavar=name.upper(), help=f"{text} [{variable}]")
 
 
+def _add_shards(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--shards",
+        metavar="A,B",
+        help="only these shards, by name (default: all); a name with a comma stands in double quotes",
+    )
+    command.add_argument(
+        "--shard", metavar="NAME", action="append", default=[], help="a shard, its name as it is; may be given again"
+    )
+
+
 def _add_subsets(command: argparse.ArgumentParser) -> None:
     names = ", ".join(FRACTIONS)
     command.add_argument("--subsets", metavar="A,B", help=f"only these selected subsets, of {names} (default: all)")
-
-
-def _set_home(variables: Mapping[str, str]) -> None:
-    """Use the Dagster instance of the working directory, or its deploy/ if EL_EXECUTION=ray, unless DAGSTER_HOME names
-    another."""
-    execution = variables.get("EL_EXECUTION", "local")
-    if execution not in HOMES:
-        raise ValueError(f"EL_EXECUTION={execution!r} is unknown; choose one of {sorted(HOMES)}")
-    if home := variables.get("DAGSTER_HOME"):
-        if not Path(home).expanduser().is_dir():
-            raise ValueError(f"DAGSTER_HOME={home!r} is no folder; make it, or unset it to use the working directory")
-        return
-    configuration = HOMES[execution] / "dagster.yaml"
-    if not configuration.is_file():
-        raise ValueError(
-            f"no {configuration} here; run from the repository's root, or set DAGSTER_HOME to a folder that has one"
-        )
-    os.environ["DAGSTER_HOME"] = str(configuration.absolute().parent)

@@ -5,6 +5,7 @@ The runs execute in this process, on the instance that the UI reads, so that the
 """
 
 import argparse
+import csv
 import json
 import os
 import socket
@@ -22,6 +23,7 @@ from upath import UPath
 
 from el_assets.automation import range_tags
 from el_assets.backfills import submit_backfill
+from el_assets.before_a_run import refuse_what_cannot_run
 from el_assets.failures import told_of_step, trace_kept
 from el_assets.in_process import execute_here
 from el_assets.interrupts import Interrupts
@@ -99,9 +101,10 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
     )
     parts = _chosen(options.select, list(PARTS), "part")
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
+    refuse_what_cannot_run(settings, parts)
     with DagsterInstance.get() as instance:
         _close_lost_runs(instance)
-        chosen = _register(instance, settings, parts, options.shards)
+        chosen = _register(instance, settings, parts, options)
         # Progress bars are this terminal's log, and what failed is said in the end.
         definitions = dg.Definitions.merge(build_definitions(settings), dg.Definitions(loggers={"terminal": terminal}))
         given = [field_of(variable) for variable in flags]
@@ -219,7 +222,7 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
         )
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     with DagsterInstance.get() as instance:
-        chosen = _register(instance, settings, parts, options.shards)
+        chosen = _register(instance, settings, parts, options)
         launcher = type(instance.run_launcher).__name__
         for kind, shards in chosen.items():
             together = [part for part in parts if part in SHARDED_PARTS and SHARDED_PARTS[part][0] == kind]
@@ -231,12 +234,13 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
 
 
 def _register(
-    instance: DagsterInstance, settings: Settings, parts: Sequence[str], asked: str | None
+    instance: DagsterInstance, settings: Settings, parts: Sequence[str], options: argparse.Namespace
 ) -> dict[str, list[str]]:
     """Register the shards that the parts need; the chosen ones, by the kind of their source."""
     kinds = dict.fromkeys(SHARDED_PARTS[part][0] for part in parts if part in SHARDED_PARTS)
     found = {kind: _registered(instance, settings, kind) for kind in kinds}
-    wanted = set(_chosen(asked, [shard for _, shards in found.values() for shard in shards]))
+    known = [shard for _, shards in found.values() for shard in shards]
+    wanted = set(_chosen(options.shards, known, named=options.shard))
     chosen = {kind: [shard for shard in shards if shard in wanted] for kind, (_, shards) in found.items()}
     for kind, (source, shards) in found.items():
         print(f"{len(chosen[kind])} of {len(shards)} shards of {source.uri}: {listed(chosen[kind])}", flush=True)
@@ -295,11 +299,15 @@ def _errors(result: dg.JobExecutionResult) -> Iterator[tuple[str, SerializableEr
         yield result.job_def.name, event.job_failure_data.error
 
 
-def _chosen(asked: str | None, registered: list[str], what: str = "shard") -> list[str]:
-    """Those named in a comma-separated list, in registration order; all where nothing is asked for."""
-    if asked is None:
+def _chosen(asked: str | None, registered: list[str], what: str = "shard", *, named: Sequence[str] = ()) -> list[str]:
+    """Those named in a comma-separated list or one by one, in registration order; all if nothing is asked for.
+
+    A name with a comma stands in double quotes in the list, as in CSV.
+    """
+    if asked is None and not named:
         return registered
-    names = [name.strip() for name in asked.split(",") if name.strip()]
+    given = next(csv.reader([asked or ""], skipinitialspace=True), [])
+    names = [*(name.strip() for name in given if name.strip()), *named]
     unknown = [name for name in names if name not in registered]
     if unknown or not names:
         raise ValueError(

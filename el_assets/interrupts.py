@@ -1,8 +1,8 @@
 """SIGINT and SIGTERM, told in one line at any time: while modules are imported, in a run, between runs.
 
 Dagster replaces the handlers while it executes a run and forgets a signal that comes between the last step and the
-run's end. A signal is therefore also read from the pipe that Python writes each of them to, whoever handles it. One that
-comes in a destructor or a callback of the garbage collector, where Python only prints exceptions, is sent again.
+run's end. A signal is therefore also read from the pipe that Python writes each of them to, whoever handles it. One
+that comes in a destructor or a callback of the garbage collector, where Python only prints exceptions, is sent again.
 """
 
 import contextlib

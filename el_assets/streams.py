@@ -1,4 +1,4 @@
-"""A reader that stops reading, as in `status | head`: the command ends like one that SIGPIPE stopped, without a word."""
+"""A reader that stops reading, as in `status | head`: the command ends without a word, as by SIGPIPE."""
 
 import os
 import select

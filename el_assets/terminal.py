@@ -18,7 +18,7 @@ class _ToTerminal(logging.Handler):
             print(f"{record.levelname.lower()}: {said}", file=sys.stderr)
 
 
-@dg.logger(description="Warnings, a line each.")
+@dg.logger({}, description="Warnings, a line each.")
 def terminal(context: dg.InitLoggerContext) -> logging.Logger:
     log = logging.Logger("terminal", logging.WARNING)  # not one of the process, which would keep its handlers
     log.addHandler(_ToTerminal())

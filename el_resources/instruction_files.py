@@ -109,7 +109,6 @@ class FileInstructions(FileSource[SourceSample]):
             license=license_,
         )
 
-
     def _refuse_long(self, texts: ScoredTexts, turns: Sequence[Turn], place: str) -> None:
         """Raise NotASample if the conversation is longer than the limit."""
         scored = len(texts.context) + len(texts.instruction) + len(texts.response)

@@ -68,7 +68,7 @@ def test_in_a_run_which_then_is_not_under_way_any_more(home: Path, number: int, 
     interrupted(command, number)
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert all(run.status in ENDED for run in instance.get_runs())
-    assert [path for path in home.rglob("*.tmp*")] == []
+    assert list(home.rglob("*.tmp*")) == []
     status = started(home, "status", "--json")
     assert '"done": false' in status.communicate()[0]
     assert status.returncode == 1

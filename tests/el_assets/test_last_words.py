@@ -38,7 +38,9 @@ def test_a_failed_run_ends_in_our_outermost_message_and_the_trace_is_in_a_file(
 ) -> None:
     assert command("run", "--select", "index", "--shards", "a.jsonl") == 0
     capsys.readouterr()
-    (tmp_path / "store/tables/context_chunks/b.jsonl.parquet").mkdir(parents=True)  # a table can be neither read nor put there
+    (tmp_path / "store/tables/context_chunks/b.jsonl.parquet").mkdir(
+        parents=True
+    )  # a table can be neither read nor put there
     assert command("run", "--select", "index") == 1
     first, *rest = capsys.readouterr().err.splitlines()
     assert first.startswith(f"the run failed; the whole trace is in {tmp_path / failures.FOLDER}")

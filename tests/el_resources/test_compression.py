@@ -167,7 +167,8 @@ def xz_that_asks_for_a_gibibyte() -> bytes:
 def test_memory_does_not_follow_the_content(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a.jsonl.{suffix}").write_bytes(PACKS[suffix](lines(10_000_000, 10_500_000)))
     code = (
-        "import resource, sys; from el_resources.file_formats import json_lines; from el_resources.row_limits import RowLimits\n"
+        "import resource, sys; from el_resources.file_formats import json_lines\n"
+        "from el_resources.row_limits import RowLimits\n"
         "from fsspec.implementations.local import LocalFileSystem\n"
         "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "rows = json_lines(LocalFileSystem(), 'a', sys.argv[1], RowLimits()); next(rows); before = used()\n"

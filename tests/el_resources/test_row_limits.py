@@ -30,7 +30,12 @@ def zstd(content: bytes) -> bytes:
     return bytes(pa.Codec("zstd").compress(content, asbytes=True))
 
 
-PACKS: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd}
+PACKS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": zstd,
+}
 
 
 def documents(place: Path, scheme: str = "jsonl", limits: RowLimits = SMALL) -> list[SourceDocument]:
@@ -45,7 +50,13 @@ def reasons(found: list[SourceDocument]) -> list[str | None]:
 
 def test_a_long_line_is_set_aside_with_its_number_and_those_after_it_are_read(tmp_path: Path) -> None:
     long = json.dumps({"text": "x" * (3 * MIB)})
-    rows = ['{"text": "a"}', long, '{"text": "b"}', json.dumps({"text": "y" * 2_001}), json.dumps({"text": "z" * 2_000})]
+    rows = [
+        '{"text": "a"}',
+        long,
+        '{"text": "b"}',
+        json.dumps({"text": "y" * 2_001}),
+        json.dumps({"text": "z" * 2_000}),
+    ]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
     found = documents(tmp_path)
     assert reasons(found) == [None, "line_too_long", None, "text_too_long", None]
@@ -135,6 +146,8 @@ def test_a_run_sets_the_row_aside_under_the_share_of_bad_rows(new_workspace: Cal
 
 def test_the_default_limits_change_no_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
-    found = [open_corpus(f"jsonl:{tmp_path}", limits=one).shard_fingerprint("a.jsonl") for one in (None, RowLimits(), SMALL)]
+    found = [
+        open_corpus(f"jsonl:{tmp_path}", limits=one).shard_fingerprint("a.jsonl") for one in (None, RowLimits(), SMALL)
+    ]
     assert found[0] == found[1] != found[2]
     assert RowLimits.of(Settings.load({})) == RowLimits()
