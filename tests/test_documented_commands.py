@@ -98,7 +98,8 @@ def split_variables(words: list[str]) -> tuple[dict[str, str], list[str]]:
     """Return the variables in front of a command, and the command."""
     given = {}
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-        name, _, given[name] = words[0].partition("=")  # type: ignore[index]
+        name, _, value = words[0].partition("=")
+        given[name] = value
         words = words[1:]
     return given, words
 
@@ -185,7 +186,7 @@ def with_root(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **variables}
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
 def test_every_command_is_accepted_by_its_program(words: list[str]) -> None:
     given, command = split_variables(words)
     Settings.load({name: value for name, value in given.items() if name.startswith("EL_")})
@@ -221,7 +222,7 @@ def is_run(words: list[str]) -> bool:
     )
 
 
-@pytest.mark.parametrize("words", filter(is_run, commands()), ids=" ".join)
+@pytest.mark.parametrize("words", list(filter(is_run, commands())), ids=" ".join)
 def test_our_commands_run_as_they_stand(place: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     given, command = split_variables(words)
     if given.get("EL_EXECUTION") == "ray":
