@@ -51,13 +51,13 @@ def corpus(uri: str) -> str:
     from el_resources.corpus_mixture import is_mixture, parse_mixture
 
     for one in [spec.uri for spec in parse_mixture(uri)] if is_mixture(uri) else [uri]:
-        _refuse_source(one, CORPUS_SCHEMES, "as in parquet:data/*.parquet")
+        _refuse_source("corpus", one, CORPUS_SCHEMES, "as in parquet:data/*.parquet")
     return uri
 
 
 def instructions(uri: str) -> str:
     """Return an instruction pool's setting. Raises ValueError like `corpus`."""
-    _refuse_source(uri, POOL_SCHEMES, "as in jsonl:data/*.jsonl.gz")
+    _refuse_source("instructions", uri, POOL_SCHEMES, "as in jsonl:data/*.jsonl.gz")
     return uri
 
 
@@ -131,12 +131,12 @@ def _refuse_almost(place: str) -> None:
         raise ValueError(f"write {scheme}://{rest.lstrip('/') or 'BUCKET/PREFIX'}, with two slashes")
 
 
-def _refuse_source(uri: str, schemes: tuple[str, ...], example: str) -> None:
+def _refuse_source(kind: str, uri: str, schemes: tuple[str, ...], example: str) -> None:
     scheme, colon, place = uri.partition(":")
     if not colon or scheme not in schemes:
         known = ", ".join(f"{name}:" for name in schemes)
         raise ValueError(
-            f"{uri!r} has no known scheme; use one of {known} (files need theirs too, {example}; a path with ' + ' or "
+            f"{kind} {uri!r} has no known scheme; use one of {known} (files need theirs too, {example}; a path with ' + ' or "
             "' [' in it that is one of several, or is not there yet, needs double quotes around scheme and path)"
         )
     if scheme in EMBEDDED:
