@@ -136,8 +136,8 @@ def _refuse_source(kind: str, uri: str, schemes: tuple[str, ...], example: str) 
     if not colon or scheme not in schemes:
         known = ", ".join(f"{name}:" for name in schemes)
         raise ValueError(
-            f"{kind} {uri!r} has no known scheme; use one of {known} (files need theirs too, {example}; a path with ' + ' or "
-            "' [' in it that is one of several, or is not there yet, needs double quotes around scheme and path)"
+            f"{kind} {uri!r} has no known scheme; use one of {known} (files need theirs too, {example}; a path with "
+            "' + ' or ' [' in it that is one of several, or is not there yet, needs double quotes around both)"
         )
     if scheme in EMBEDDED:
         if place:
