@@ -115,8 +115,9 @@ def _source_key(partitions: dg.DynamicPartitionsDefinition) -> str:
 
 
 def listed(shards: Sequence[str], shown: int = 6) -> str:
-    """Return the first few names, and how many more there are."""
-    return ", ".join(shards[:shown]) + (f" and {len(shards) - shown} more" if len(shards) > shown else "")
+    """Return the first few names, one with a comma in double quotes, as for `--shards`, and how many more there are."""
+    names = (f'"{name}"' if "," in name else name for name in shards[:shown])
+    return ", ".join(names) + (f" and {len(shards) - shown} more" if len(shards) > shown else "")
 
 
 def deregister_shards(

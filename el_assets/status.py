@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from el_assets.inventories import corpus_inventory, pool_inventory
+from el_assets.partitions import ShardedSource
 from el_assets.parts import FRACTIONS
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.staleness import Finding, Inventory
@@ -84,19 +85,25 @@ class SourceStatus:
         }
 
 
-def corpus_status(instance: dg.DagsterInstance, settings: Settings) -> SourceStatus:
-    """Documents to packed sequences."""
-    inventory = corpus_inventory(instance, settings)
+def corpus_status(
+    instance: dg.DagsterInstance, settings: Settings, *, source: ShardedSource | None = None
+) -> SourceStatus:
+    """Documents to packed sequences; the source is opened unless it is given."""
+    inventory = corpus_inventory(instance, settings, source)
     index = AssetStatus.of("retrieval_index", [(UNPARTITIONED, inventory.index())])
     first, rest = _by_shard(inventory, CORPUS_TABLES), _by_shard(inventory, SEQUENCE_TABLES)
     return _status(settings.corpus, inventory, [*first, index, *rest])
 
 
 def pool_status(
-    instance: dg.DagsterInstance, settings: Settings, fractions: Sequence[str] = tuple(FRACTIONS)
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    fractions: Sequence[str] = tuple(FRACTIONS),
+    *,
+    source: ShardedSource | None = None,
 ) -> SourceStatus:
-    """Instruction samples to selected subsets, those of these fractions."""
-    inventory = pool_inventory(instance, settings)
+    """Instruction samples to selected subsets, those of these fractions; the source is opened unless it is given."""
+    inventory = pool_inventory(instance, settings, source)
     samples = _by_shard(inventory, SAMPLE_TABLES)
     influence = AssetStatus.of("influence_scores", [(UNPARTITIONED, inventory.influence())])
     subsets = AssetStatus.of("selected_subsets", ((fraction, inventory.subset(fraction)) for fraction in fractions))

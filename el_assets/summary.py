@@ -60,7 +60,7 @@ def print_summary(
         *_entropylong_rows(settings, tables, shards),
         *(gateau_rows(settings, tables, pool) if pool else []),
     ]
-    width = max(len("forwards in this run"), *(len(label) for label, _ in rows))
+    width = max(len(label) for label in ("forwards in this run", *(label for label, _ in rows)))
     print()
     for label, value in rows:
         print(f"  {label:<{width}}  {value}")
