@@ -42,7 +42,7 @@ from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.settings_command import advice, seen_by_this_command_only
 from el_assets.shard_checks import failed_in_words
 from el_assets.status import corpus_status, in_words, pool_status
-from el_assets.summary import Stage, print_summary, unreadable_files
+from el_assets.summary import Stage, added_by_name, print_summary, unreadable_files
 from el_assets.terminal import terminal
 from el_assets.workspace import build_definitions
 from el_resources.environment import Environment, field_of
@@ -111,10 +111,12 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
         here = _Here(instance, settings, definitions, given, interrupts, options.debug)
         corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
         started, stages, succeeded = time.monotonic(), [], True
-        runs = [run for part in parts if part != "reports" for run in _runs(instance, part, chosen, fractions)]
-        for job, tags in [("observe_models", {}), *runs]:
-            result = here.execute(job, tags)
+        checks: list[dg.AssetCheckEvaluation] = []
+        runs = [run for part in parts if part != "reports" for run in _runs(here, part, chosen, fractions)]
+        for job, tags, of_shards in [("observe_models", {}, False), *runs]:
+            result = here.execute(job, tags, of_shards=of_shards)
             stages += _stages(instance, result)
+            checks += result.get_asset_check_evaluations() if result.success else []
             succeeded = result.success
             if not succeeded:
                 print("\n".join([*_causes(settings, corpus, pool), here.failure(result)]), file=sys.stderr)
@@ -124,10 +126,22 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
             reports = _report(here, is_asked=options.select is not None)
         seconds = time.monotonic() - started
     if not succeeded or reports is None:
+        _print_failed(checks)
         return 1
+    stages = added_by_name(stages)
     look = advice(flags) or ["make ui, then http://127.0.0.1:3000"]
     readable = print_summary(settings, corpus, stages, pool=pool, reports=reports, seconds=seconds, look=look)
-    return 0 if readable else 1
+    return 0 if _print_failed(checks) and readable else 1
+
+
+def _print_failed(checks: Sequence[dg.AssetCheckEvaluation]) -> bool:
+    """Print the checks that failed without ending their run; False if one of them is an error."""
+    for line in failed_in_words(checks, dg.AssetCheckSeverity.WARN):
+        print(f"  warning: {line}")
+    failed = failed_in_words(checks)
+    for line in failed:
+        print(f"  failed check: {line}", file=sys.stderr)
+    return not failed
 
 
 @dataclass(frozen=True)
@@ -146,7 +160,9 @@ class _Here:
     interrupts: Interrupts
     debug: bool
 
-    def execute(self, job: str, tags: dict[str, str], assets: Sequence[str] = ()) -> dg.JobExecutionResult:
+    def execute(
+        self, job: str, tags: dict[str, str], assets: Sequence[str] = (), *, of_shards: bool = False
+    ) -> dg.JobExecutionResult:
         """Execute a job; raises Interrupted if a signal came meanwhile, whatever became of the run."""
         result = execute_here(
             self.instance,
@@ -157,6 +173,7 @@ class _Here:
                 "resources": {"settings": {"config": self.settings.subset((*self.given, *GIVEN_BY_FLAG))}},
             },
             assets=[dg.AssetKey(asset) for asset in assets],
+            of_shards=of_shards,
         )
         self.interrupts.raise_if_came()
         return result
@@ -262,15 +279,17 @@ def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> tup
 
 
 def _runs(
-    instance: DagsterInstance, part: str, chosen: dict[str, list[str]], fractions: Sequence[str]
-) -> list[tuple[str, dict[str, str]]]:
-    """(job, tags) of a part, in order; a job over shards or subsets runs once per contiguous range."""
+    here: _Here, part: str, chosen: dict[str, list[str]], fractions: Sequence[str]
+) -> list[tuple[str, dict[str, str], bool]]:
+    """(job, tags, is of its shards alone) of a part, in order; a job over shards or subsets runs once per contiguous
+    range, of at most `shards_per_run` shards. What is made of all shards, or checked over them, is so in the last."""
     kind, job = SHARDED_PARTS[part]
-    registered = registered_shards(instance, KINDS[kind].partitions)
-    runs = [(job, range_tags(*ends)) for ends in contiguous_ranges(set(chosen.get(kind, ())), registered)]
+    registered = registered_shards(here.instance, KINDS[kind].partitions)
+    ranges = contiguous_ranges(set(chosen.get(kind, ())), registered, most=here.settings.shards_per_run)
+    runs = [(job, range_tags(*ends), number < len(ranges)) for number, ends in enumerate(ranges, start=1)]
     if part in WHOLE_JOBS and runs:
-        ranges = contiguous_ranges(set(fractions), list(FRACTIONS))
-        runs += [(WHOLE_JOBS[part], range_tags(*ends)) for ends in ranges]
+        subsets = contiguous_ranges(set(fractions), list(FRACTIONS))
+        runs += [(WHOLE_JOBS[part], range_tags(*ends), False) for ends in subsets]
     return runs
 
 

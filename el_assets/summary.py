@@ -36,6 +36,17 @@ class Stage:
     written: int
 
 
+def added_by_name(stages: Sequence[Stage]) -> list[Stage]:
+    """Return a stage for each asset, over all runs that made it, in the order of the first."""
+    found: dict[str, Stage] = {}
+    for one in stages:
+        old = found.get(one.name, Stage(one.name, 0.0, 0, 0))
+        found[one.name] = Stage(
+            one.name, old.seconds + one.seconds, old.forwards + one.forwards, old.written + one.written
+        )
+    return list(found.values())
+
+
 def print_summary(
     settings: Settings,
     shards: Sequence[str],

@@ -24,6 +24,7 @@ kept, so a replaced shard's rows stay on disk.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from el_resources.choices import FullTextTokenizer
@@ -50,7 +51,8 @@ LAYOUT_VERSION = 1
 PASSES = 3
 # Refusals and shortages, which say nothing about the table.
 NOT_BROKEN = re.compile(
-    r"\b40[13]\b|denied|forbidden|permission|credential|signature|too many open files|no space left|out of memory|cannot allocate",
+    r"\b40[13]\b|denied|forbidden|permission|credential|signature|too many open files|no space left|out of memory|"
+    r"cannot allocate",
     re.IGNORECASE,
 )
 OnProgress = Callable[[str, int], None]
@@ -188,7 +190,7 @@ class ContextStore:
                 break
             lock.still_held()
             went = [*found.replaced, *found.deleted]
-            self._again("deleting rows", lambda _, went=went: delete_shards(table, went))
+            self._again("deleting rows", partial(delete_shards, table, went))
             n_new += self._add([*found.replaced, *found.added], table, build, lock, on_progress)
         else:
             if not self._again("reading the index", lambda _: _latest_differences(table, build.wanted)).none:
@@ -208,7 +210,7 @@ class ContextStore:
         """Put shards in, many a commit; returns their number of rows."""
         for group in groups(shards, build.wanted):
             lock.still_held()
-            self._again("adding rows", lambda attempt, group=group: put_group(table, group, build.wanted, attempt))
+            self._again("adding rows", partial(put_group, table, group, build.wanted))
             for shard in group:
                 if on_progress:
                     on_progress(shard, build.wanted[shard].n_rows)

@@ -118,7 +118,7 @@ def groups(shards: Sequence[str], wanted: Mapping[str, ShardChunks]) -> Iterator
         yield group
 
 
-def put_group(table: "Table", group: Sequence[str], wanted: Mapping[str, ShardChunks], attempt: int = 0) -> None:
+def put_group(table: "Table", group: Sequence[str], wanted: Mapping[str, ShardChunks], attempt: int) -> None:
     """Put the rows of shards, of which the table holds none, in one commit.
 
     Args:
@@ -183,7 +183,10 @@ def _table_rows(batch: pa.RecordBatch, schema: pa.Schema, shard: str, fingerprin
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def delete_shards(table: "Table", shards: Sequence[str]) -> None:
+def delete_shards(table: "Table", shards: Sequence[str], attempt: int = 0) -> None:
+    """Take the rows of shards out; after an attempt that may have reached the table, those that are left."""
+    if attempt:
+        table.checkout_latest()
     for names in slices(list(shards), IDS_PER_FILTER):
         condition = is_in("shard", names)
         if table.count_rows(condition):  # deleting nothing would still write a version
