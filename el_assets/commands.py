@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +41,7 @@ from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.settings_command import advice, seen_by_this_command_only
 from el_assets.shard_checks import failed_in_words
 from el_assets.status import corpus_status, in_words, pool_status
-from el_assets.summary import Stage, added_by_name, print_summary, unreadable_files
+from el_assets.summary import Stage, added_by_name, print_summary, stages_of, unreadable_files
 from el_assets.terminal import terminal
 from el_assets.workspace import build_definitions
 from el_resources.environment import Environment, field_of
@@ -110,12 +109,13 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
         given = [field_of(variable) for variable in flags]
         here = _Here(instance, settings, definitions, given, interrupts, options.debug)
         corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
-        started, stages, succeeded = time.monotonic(), [], True
+        started, succeeded = time.monotonic(), True
+        stages: list[Stage] = []
         checks: list[dg.AssetCheckEvaluation] = []
         runs = [run for part in parts if part != "reports" for run in _runs(here, part, chosen, fractions)]
         for job, tags, of_shards in [("observe_models", {}, False), *runs]:
             result = here.execute(job, tags, of_shards=of_shards)
-            stages += _stages(instance, result)
+            stages += stages_of(instance, result)
             checks += result.get_asset_check_evaluations() if result.success else []
             succeeded = result.success
             if not succeeded:
@@ -291,23 +291,6 @@ def _runs(
         subsets = contiguous_ranges(set(fractions), list(FRACTIONS))
         runs += [(WHOLE_JOBS[part], range_tags(*ends), False) for ends in subsets]
     return runs
-
-
-def _stages(instance: DagsterInstance, result: dg.JobExecutionResult) -> list[Stage]:
-    """Seconds, forwards and written tables of each asset of a run, in the order of their ends."""
-    forwards, written = Counter[str](), Counter[str]()
-    for event in result.get_asset_materialization_events():
-        metadata, step = event.materialization.metadata, str(event.step_key)
-        if "forwards_in_this_run" in metadata:
-            forwards[step] += int(metadata["forwards_in_this_run"].value)  # type: ignore[arg-type]
-        written[step] += not metadata["skipped"].value
-    stats = [
-        s for s in instance.get_run_step_stats(result.run_id) if s.step_key in written and s.end_time and s.start_time
-    ]
-    return [
-        Stage(s.step_key, (s.end_time or 0) - (s.start_time or 0), forwards[s.step_key], written[s.step_key])
-        for s in sorted(stats, key=lambda s: s.end_time or 0)
-    ]
 
 
 def _errors(result: dg.JobExecutionResult) -> Iterator[tuple[str, SerializableErrorInfo | None]]:

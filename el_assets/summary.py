@@ -1,9 +1,11 @@
 """The table that ends a run: what was made, at what quality and cost, and where it lies."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import dagster as dg
 import polars as pl
 from upath import UPath
 
@@ -34,6 +36,23 @@ class Stage:
     seconds: float
     forwards: int
     written: int
+
+
+def stages_of(instance: dg.DagsterInstance, result: dg.JobExecutionResult) -> list[Stage]:
+    """Return seconds, forwards and written tables of each asset of a run, in the order of their ends."""
+    forwards, written = Counter[str](), Counter[str]()
+    for event in result.get_asset_materialization_events():
+        metadata, step = event.materialization.metadata, str(event.step_key)
+        if "forwards_in_this_run" in metadata:
+            forwards[step] += int(metadata["forwards_in_this_run"].value)  # type: ignore[arg-type]
+        written[step] += not metadata["skipped"].value
+    stats = [
+        s for s in instance.get_run_step_stats(result.run_id) if s.step_key in written and s.end_time and s.start_time
+    ]
+    return [
+        Stage(s.step_key, (s.end_time or 0) - (s.start_time or 0), forwards[s.step_key], written[s.step_key])
+        for s in sorted(stats, key=lambda s: s.end_time or 0)
+    ]
 
 
 def added_by_name(stages: Sequence[Stage]) -> list[Stage]:

@@ -31,10 +31,10 @@ from el_resources.choices import FullTextTokenizer
 from el_resources.index_building import build_indices
 from el_resources.index_rows import Differences, ShardChunks, delete_shards, groups, put_group, table_schema
 from el_resources.index_soundness import LOOK_BYTES, OPEN_BYTES, build_fault, record_build
+from el_resources.index_tags import CURRENT, build_tag, builds_in, restore, set_tag, versions_of
 from el_resources.object_stores import client_options, faults_named, store_path
 from el_resources.passing_faults import LANCE_ERRORS, Again, Tell, in_short, is_passing, silent
 from el_resources.pinned_index import PinnedIndex
-from el_resources.shard_tables import digest
 from el_resources.writer_lock import WriterLock
 
 if TYPE_CHECKING:
@@ -43,10 +43,6 @@ if TYPE_CHECKING:
     from lancedb.table import Table
 
 TABLE = "context_chunks"
-CURRENT = "current"
-BUILD_PREFIX = "build-"
-# Part of the tag: raised when the table's layout or its indices change.
-LAYOUT_VERSION = 1
 # How often a sync compares and mends what other writers, or commits of unknown outcome, left.
 PASSES = 3
 # Refusals and shortages, which say nothing about the table.
@@ -145,7 +141,7 @@ class ContextStore:
             table = _open_table(self._connect())
             if table is None or table.schema != build.schema:
                 return None
-            versions = _versions(table)
+            versions = versions_of(table)
             in_force = build.tag in versions and versions[build.tag] == versions.get(CURRENT)
             if not in_force or not Differences.of(table, build.wanted).none:
                 return None
@@ -159,18 +155,18 @@ class ContextStore:
             self._remove()
         table = self._again("opening the table", lambda _: self._table_for_writing(build.schema))
         first = self._again("reading the index", lambda _: Differences.of(table, build.wanted))
-        versions = self._again("listing tags", lambda _: _versions(table))
+        versions = self._again("listing tags", lambda _: versions_of(table))
         is_whole = False
         if build.tag in versions:
-            self._again("restoring a build", lambda _: _restore(table, versions[build.tag]))
+            self._again("restoring a build", lambda _: restore(table, versions[build.tag]))
             is_whole = self._again("reading the index", lambda _: Differences.of(table, build.wanted)).none
         if not is_whole:
             self._bring(table, build, lock, on_progress)
             version = table.version
             self._again("recording the build", lambda _: record_build(self.uri, TABLE, build.tag, version))
-            self._again("tagging the build", lambda _: _set_tag(table, build.tag, version))
+            self._again("tagging the build", lambda _: set_tag(table, build.tag, version))
         lock.still_held()
-        self._again("putting the build in force", lambda _: _set_tag(table, CURRENT, _versions(table)[build.tag]))
+        self._again("putting the build in force", lambda _: set_tag(table, CURRENT, versions_of(table)[build.tag]))
         n_rows = self._again("counting rows", lambda _: table.count_rows())
         return SyncReport(
             tag=build.tag,
@@ -223,7 +219,7 @@ class ContextStore:
 
         def look(_: int) -> bool:
             table = _open_table(self._connect())
-            return table is not None and CURRENT in _versions(table)
+            return table is not None and CURRENT in versions_of(table)
 
         return self._again("opening the index", look)
 
@@ -241,10 +237,10 @@ class ContextStore:
         def look(_: int) -> str:
             try:
                 table = _open_table(self._connect())
-                versions = _versions(table) if table is not None else {}
+                versions = versions_of(table) if table is not None else {}
                 if table is None or (tag or CURRENT) not in versions:
                     return ""
-                named = [one for one in _builds(versions) if versions[one] == versions[tag or CURRENT]]
+                named = [one for one in builds_in(versions) if versions[one] == versions[tag or CURRENT]]
                 if not named:
                     return f"tag {tag or CURRENT} names version {versions[tag or CURRENT]}, which is no build"
                 table.checkout(named[-1])
@@ -264,10 +260,10 @@ class ContextStore:
         Raises:
             ValueError: the index was never built.
         """
-        versions = self._again("listing tags", lambda _: _versions(self._open()))
+        versions = self._again("listing tags", lambda _: versions_of(self._open()))
         if CURRENT not in versions:
             raise self._never_built()
-        return next(tag for tag in _builds(versions) if versions[tag] == versions[CURRENT])
+        return next(tag for tag in builds_in(versions) if versions[tag] == versions[CURRENT])
 
     def open(self, tag: str | None = None, *, hash_bytes: int = OPEN_BYTES) -> PinnedIndex:
         """The build of a tag, of the current one where None, for reading.
@@ -283,7 +279,7 @@ class ContextStore:
             raise self._broken(fault)
         tag = tag or self.current_tag()
         table = self._again("opening the index", lambda _: self._open())
-        known = _builds(self._again("listing tags", lambda _: _versions(table)))
+        known = builds_in(self._again("listing tags", lambda _: versions_of(table)))
         if tag not in known:
             raise ValueError(f"the retrieval index at {self.uri!r} has no build {tag!r}; it has {', '.join(known)}")
         self._again("opening the build", lambda _: table.checkout(tag))
@@ -339,52 +335,6 @@ def _open_table(store: "DBConnection") -> "Table | None":
         return None
 
 
-def build_tag(
-    fingerprints: Mapping[str, str],
-    settings: Mapping[str, object],
-    exact_row_limit: int,
-    full_text_tokenizer: FullTextTokenizer,
-) -> str:
-    """The tag of the build that `sync` makes of shards with these fingerprints."""
-    content = {
-        "layout": LAYOUT_VERSION,
-        "shards": dict(fingerprints),
-        "settings": dict(settings),
-        "exact_row_limit": exact_row_limit,
-        "full_text_tokenizer": full_text_tokenizer,
-    }
-    return BUILD_PREFIX + digest(content)
-
-
 def _latest_differences(table: "Table", wanted: Mapping[str, ShardChunks]) -> Differences:
     table.checkout_latest()
     return Differences.of(table, wanted)
-
-
-def _versions(table: "Table") -> dict[str, int]:
-    """Table version of every tag."""
-    return {tag: int(entry["version"]) for tag, entry in table.tags.list().items()}
-
-
-def _builds(versions: Mapping[str, int]) -> list[str]:
-    """Tags of builds, oldest first."""
-    return sorted((tag for tag in versions if tag.startswith(BUILD_PREFIX)), key=lambda tag: versions[tag])
-
-
-def _restore(table: "Table", version: int) -> None:
-    """Make the table's newest version equal to an older one."""
-    if table.version != version:
-        table.checkout(version)
-        table.restore()
-
-
-def _set_tag(table: "Table", tag: str, version: int) -> None:
-    versions = _versions(table)
-    if versions.get(tag) == version:
-        return
-    try:
-        (table.tags.update if tag in versions else table.tags.create)(tag, version)
-    except RuntimeError:
-        # The library's own second attempt finds the tag that its first one made.
-        if _versions(table).get(tag) != version:
-            raise

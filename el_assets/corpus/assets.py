@@ -18,9 +18,10 @@ from el_assets.shard_assets import shard_asset, with_seen_settings
 from el_assets.shard_runs import Made, materialize_shards, open_corpus_of, unreadable
 from el_resources.bad_rows import within_share
 from el_resources.causal_lm import ModelChoice
-from el_resources.context_store import ContextStore, build_tag
+from el_resources.context_store import ContextStore
 from el_resources.corpus_source import CorpusSource, CorruptShardError, SourceDocument
 from el_resources.index_rows import ShardChunks
+from el_resources.index_tags import build_tag
 from el_resources.long_texts import encode_whole
 from el_resources.passing_faults import Tell, silent
 from el_resources.settings import Settings
