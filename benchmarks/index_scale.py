@@ -24,7 +24,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from el_resources.context_store import ContextStore, ShardChunks
+from el_resources.context_store import ContextStore
+from el_resources.index_rows import ShardChunks
 
 DIMENSION = 768
 CENTRES = 2000
@@ -119,7 +120,7 @@ def main() -> None:
 
         report = ContextStore(folder).sync(
             {
-                str(n): ShardChunks(fingerprint=str(n), batches=partial(batches, n, per_shard))
+                str(n): ShardChunks(fingerprint=str(n), n_rows=per_shard, batches=partial(batches, n, per_shard))
                 for n in range(options.shards)
             },
             settings={},

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from el_assets.corpus.chunks import with_vectors
 from el_assets.entropylong.candidates import Search
-from el_resources.context_store import ContextStore, ShardChunks
+from el_resources.context_store import ContextStore
+from el_resources.index_rows import ShardChunks
 from el_resources.pinned_index import PinnedIndex
 from el_resources.text_encoder import (
     REFERENCE_IDF,
@@ -74,7 +75,13 @@ def dense_retriever(encoder: TextEncoder, chunks: pl.DataFrame, folder: Path) ->
     store = ContextStore(str(folder))
     frame = with_vectors(chunks, vectors)
     store.sync(
-        {"all": ShardChunks(fingerprint="1", batches=lambda: iter(frame.to_arrow().to_batches(max_chunksize=8192)))},
+        {
+            "all": ShardChunks(
+                fingerprint="1",
+                n_rows=frame.height,
+                batches=lambda: iter(frame.to_arrow().to_batches(max_chunksize=8192)),
+            )
+        },
         settings={},
     )
     index = store.open()

@@ -6,7 +6,10 @@ After `make demo` and `make services`: PYTHONPATH=. .venv/bin/python docs/make_p
 import shutil
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+try:
+    from playwright.sync_api import Page, sync_playwright
+except ImportError as error:
+    raise SystemExit("playwright is not installed: pip install 'entropylong[services]', or `make services`") from error
 
 from tests.dagster_server import ROOT, Server
 

@@ -1,185 +1,29 @@
-"""`entropylong`, also `python -m el_assets`: the workspace from a shell, for people who do not open the UI."""
+"""`entropylong`, also `python -m el_assets`: the workspace from a shell, for people who do not open the UI.
 
-import argparse
-import os
+Signals are watched before anything else is imported, so that an interrupt is one line at any time.
+"""
+
 import sys
-from collections.abc import Mapping
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
-from el_assets.parts import FRACTIONS, PARTS
-from el_resources.environment import Environment
-
-# Command-line option -> (variable of the settings, help).
-OPTIONS = {
-    "profile": ("EL_PROFILE", "preset of settings: reference (default) or paper"),
-    "corpus": (
-        "EL_CORPUS",
-        "where documents come from: python-docs:, parquet:PLACE, jsonl:PLACE, hf:OWNER/NAME/CONFIG",
-    ),
-    "instructions": (
-        "EL_INSTRUCTIONS",
-        "where instruction samples come from: python-docs-questions:, jsonl:PLACE, parquet:PLACE, hf:OWNER/NAME/CONFIG",
-    ),
-    "store": ("EL_STORE", "folder or s3://BUCKET/PREFIX for tables and index (default: data)"),
-}
-
-
-# Where runs are executed -> folder of the Dagster instance whose launcher does that.
-HOMES = {"local": Path(), "ray": Path("deploy")}
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    top = argparse.ArgumentParser(
-        prog="entropylong",
-        description="Long-context training data from a shell. `entropylong` and `python -m el_assets` are the same.",
-        epilog="Every setting is an EL_* variable of the shell or of .env in the working directory, which wins; "
-        "`settings` shows each with its value and where that comes from.",
-    )
-    top.add_argument("--version", action="version", version=f"entropylong {version('entropylong')}")
-    commands = top.add_subparsers(dest="command", required=True)
-    _add_run(commands)
-    _add_backfill(commands)
-    _add_register(commands)
-    _add_status(commands)
-    _add_settings(commands)
-    return top
-
-
-def _add_run(commands: Any) -> None:
-    run = commands.add_parser(
-        "run",
-        help="register shards and materialize them",
-        description="Register the corpus's shards, materialize what is missing or stale, and print a summary. "
-        "Every other setting is an EL_* variable; .env.example lists them.",
-    )
-    _add_options(run)
-    run.add_argument("--shards", metavar="A,B", help="only these shards, by name (default: all)")
-    run.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
-    _add_subsets(run)
-    run.add_argument("--force", action="store_true", help="recompute tables even if they are up to date")
-    run.add_argument(
-        "--replace-by-empty",
-        action="store_true",
-        help="let scored tables be replaced by empty ones, which otherwise stops the run before they are written",
-    )
-    run.add_argument(
-        "--refresh",
-        action="store_true",
-        help="retrieve candidates again from the newest index; only pairs never scored before cost a forward",
-    )
-
-
-def _add_backfill(commands: Any) -> None:
-    backfill = commands.add_parser(
-        "backfill",
-        help="hand shards to Dagster's daemon, which launches runs on this machine or on a cluster",
-        description="Register the corpus's shards and ask the daemon of the instance for what is missing or stale. "
-        "Settings are those of the daemon's environment. EL_EXECUTION=ray uses the instance of deploy/, whose runs are "
-        "jobs of a Ray cluster: docs/cluster.md.",
-    )
-    backfill.add_argument("--shards", metavar="A,B", help="only these shards, by name (default: all)")
-    backfill.add_argument(
-        "--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all but reports)"
-    )
-    _add_subsets(backfill)
-
-
-def _add_register(commands: Any) -> None:
-    register = commands.add_parser("register", help="register the corpus's shards, so that the UI offers them")
-    _add_options(register)
-
-
-def _add_status(commands: Any) -> None:
-    status = commands.add_parser(
-        "status",
-        help="which shards are done, missing or stale, and why",
-        description="Print for every asset how many registered shards are done, missing and stale, and why. Computes "
-        "and changes nothing.",
-        epilog="exit status: 0 everything is done; 1 something is missing, stale or not registered; 2 bad settings, or "
-        "a source or store that cannot be read",
-    )
-    _add_options(status)
-    status.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
-    _add_subsets(status)
-    status.add_argument("--shards", action="store_true", help="name every shard, not the first few of each reason")
-    status.add_argument("--json", action="store_true", help="one JSON object for machines")
-
-
-def _add_settings(commands: Any) -> None:
-    settings = commands.add_parser(
-        "settings",
-        help="the value of every setting, and where it comes from",
-        description="Print every setting with its value and origin: default, profile, shell, .env or flag. Reads no "
-        "source and no store.",
-    )
-    _add_options(settings)
-    settings.add_argument("--json", action="store_true", help="one JSON object for machines")
+from el_assets.interrupts import Interrupted, Interrupts
+from el_assets.streams import READER_GONE, drop_output_if_reader_gone
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 1 on failure, 2 for bad input. `status --help` says what its codes mean."""
-    options = parser().parse_args(arguments)
-    try:
-        environment = Environment.read(flags_of(options))
-        environment.enter()
-        if options.command == "settings":
-            from el_assets.settings_command import print_settings
+    """Run a command; 0 on success, 1 on failure, 2 for bad input, 130 if interrupted, 141 if its reader went away."""
+    with Interrupts() as interrupts:
+        try:
+            from el_assets.command_line import run_command
 
-            return print_settings(environment, as_json=options.json)
-        _set_home(environment.values())
-        from el_assets import commands
-
-        match options.command:
-            case "run":
-                return commands.run(options, environment)
-            case "backfill":
-                return commands.backfill(options, environment)
-            case "status":
-                return commands.status(options, environment)
-        return commands.register(environment)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if options.command == "status" else 1
-
-
-def flags_of(options: argparse.Namespace) -> dict[str, str]:
-    """Return the variables that the given flags stand for."""
-    given = {variable: getattr(options, name, None) for name, (variable, _) in OPTIONS.items()}
-    return {variable: value for variable, value in given.items() if value is not None}
-
-
-def _add_options(command: argparse.ArgumentParser) -> None:
-    for name, (variable, text) in OPTIONS.items():
-        command.add_argument(f"--{name}", metavar=name.upper(), help=f"{text} [{variable}]")
-
-
-def _add_subsets(command: argparse.ArgumentParser) -> None:
-    names = ", ".join(FRACTIONS)
-    command.add_argument("--subsets", metavar="A,B", help=f"only these selected subsets, of {names} (default: all)")
-
-
-def _set_home(variables: Mapping[str, str]) -> None:
-    """Use the Dagster instance of the working directory, or its deploy/ if EL_EXECUTION=ray, unless DAGSTER_HOME names
-    another."""
-    execution = variables.get("EL_EXECUTION", "local")
-    if execution not in HOMES:
-        raise ValueError(f"EL_EXECUTION={execution!r} is unknown; choose one of {sorted(HOMES)}")
-    if home := variables.get("DAGSTER_HOME"):
-        if not Path(home).expanduser().is_dir():
-            raise ValueError(f"DAGSTER_HOME={home!r} is no folder; make it, or unset it to use the working directory")
-        return
-    configuration = HOMES[execution] / "dagster.yaml"
-    if not configuration.is_file():
-        raise ValueError(
-            f"no {configuration} here; run from the repository's root, or set DAGSTER_HOME to a folder that has one"
-        )
-    os.environ["DAGSTER_HOME"] = str(configuration.absolute().parent)
+            status = run_command(arguments, interrupts)
+            sys.stdout.flush()
+        except (Interrupted, KeyboardInterrupt):
+            return interrupts.told()
+        except BrokenPipeError:
+            if not drop_output_if_reader_gone():
+                raise
+            return READER_GONE
+        return status
 
 
 if __name__ == "__main__":

@@ -5,24 +5,28 @@ The runs execute in this process, on the instance that the UI reads, so that the
 """
 
 import argparse
+import csv
 import json
 import os
 import socket
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import dagster as dg
 from dagster import DagsterInstance
+from dagster._utils.error import SerializableErrorInfo
 from upath import UPath
 
 from el_assets.automation import range_tags
 from el_assets.backfills import submit_backfill
+from el_assets.before_a_run import refuse_what_cannot_run
+from el_assets.failures import told_of_step, trace_kept
 from el_assets.home import opened_instance
 from el_assets.in_process import execute_here
+from el_assets.interrupts import Interrupts
 from el_assets.partitions import (
     ShardedSource,
     contiguous_ranges,
@@ -38,7 +42,8 @@ from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.settings_command import advice, seen_by_this_command_only
 from el_assets.shard_checks import failed_in_words
 from el_assets.status import corpus_status, in_words, pool_status
-from el_assets.summary import Stage, print_summary, unreadable_files
+from el_assets.summary import Stage, added_by_name, print_summary, stages_of, unreadable_files
+from el_assets.terminal import terminal
 from el_assets.workspace import build_definitions
 from el_resources.environment import Environment, field_of
 from el_resources.settings import Settings
@@ -49,6 +54,7 @@ PARTS_OF_CORPUS = {"index": (*CORPUS_TABLES, "retrieval_index"), "entropylong": 
 PARTS_OF_POOL = {"gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets")}
 # Names that begin so are for Dagster's use and no page shows them.
 PROCESS_TAG = ".dagster/entropylong_process"
+SEPARATOR = "\n\n"  # between traces
 # Settings that a flag of `run` gives.
 GIVEN_BY_FLAG = ("force", "refresh_candidates", "replace_by_empty")
 
@@ -84,7 +90,7 @@ def status(options: argparse.Namespace, environment: Environment) -> int:
     return 0 if all(one.is_done for one in found) else 1
 
 
-def run(options: argparse.Namespace, environment: Environment) -> int:
+def run(options: argparse.Namespace, environment: Environment, interrupts: Interrupts) -> int:
     """Materialize the chosen part of the chosen shards; 0 if all of it succeeded and every source could be read."""
     flags = seen_by_this_command_only(environment)
     settings = Settings.load(
@@ -95,29 +101,48 @@ def run(options: argparse.Namespace, environment: Environment) -> int:
     )
     parts = _chosen(options.select, list(PARTS), "part")
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
+    refuse_what_cannot_run(settings, parts)
     with opened_instance() as instance:
         _close_lost_runs(instance)
-        chosen = _register(instance, settings, parts, options.shards)
-        here = _Here(instance, settings, build_definitions(settings), [field_of(variable) for variable in flags])
+        chosen = _register(instance, settings, parts, options)
+        # Progress bars are this terminal's log, and what failed is said in the end.
+        definitions = dg.Definitions.merge(build_definitions(settings), dg.Definitions(loggers={"terminal": terminal}))
+        given = [field_of(variable) for variable in flags]
+        here = _Here(instance, settings, definitions, given, interrupts, options.debug)
         corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
-        started, stages, succeeded = time.monotonic(), [], True
-        runs = [run for part in parts if part != "reports" for run in _runs(instance, part, chosen, fractions)]
-        for job, tags in [("observe_models", {}), *runs]:
-            result = here.execute(job, tags)
-            stages += _stages(instance, result)
+        started, succeeded = time.monotonic(), True
+        stages: list[Stage] = []
+        checks: list[dg.AssetCheckEvaluation] = []
+        runs = [run for part in parts if part != "reports" for run in _runs(here, part, chosen, fractions)]
+        for job, tags, of_shards in [("observe_models", {}, False), *runs]:
+            result = here.execute(job, tags, of_shards=of_shards)
+            stages += stages_of(instance, result)
+            checks += result.get_asset_check_evaluations() if result.success else []
             succeeded = result.success
             if not succeeded:
-                print("\n".join([_failure(result), *_causes(settings, corpus, pool)]), file=sys.stderr)
+                print("\n".join([*_causes(settings, corpus, pool), here.failure(result)]), file=sys.stderr)
                 break
         reports: list[UPath] | None = []
         if succeeded and "reports" in parts:
             reports = _report(here, is_asked=options.select is not None)
         seconds = time.monotonic() - started
     if not succeeded or reports is None:
+        _print_failed(checks)
         return 1
+    stages = added_by_name(stages)
     look = advice(flags) or ["make ui, then http://127.0.0.1:3000"]
     readable = print_summary(settings, corpus, stages, pool=pool, reports=reports, seconds=seconds, look=look)
-    return 0 if readable else 1
+    return 0 if _print_failed(checks) and readable else 1
+
+
+def _print_failed(checks: Sequence[dg.AssetCheckEvaluation]) -> bool:
+    """Print the checks that failed without ending their run; False if one of them is an error."""
+    for line in failed_in_words(checks, dg.AssetCheckSeverity.WARN):
+        print(f"  warning: {line}")
+    failed = failed_in_words(checks)
+    for line in failed:
+        print(f"  failed check: {line}", file=sys.stderr)
+    return not failed
 
 
 @dataclass(frozen=True)
@@ -133,18 +158,37 @@ class _Here:
     settings: Settings
     definitions: dg.Definitions
     given: Sequence[str]
+    interrupts: Interrupts
+    debug: bool
 
-    def execute(self, job: str, tags: dict[str, str], assets: Sequence[str] = ()) -> dg.JobExecutionResult:
-        return execute_here(
+    def execute(
+        self, job: str, tags: dict[str, str], assets: Sequence[str] = (), *, of_shards: bool = False
+    ) -> dg.JobExecutionResult:
+        """Execute a job; raises Interrupted if a signal came meanwhile, whatever became of the run."""
+        result = execute_here(
             self.instance,
             self.definitions.resolve_job_def(job),
             tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
             run_config={
-                "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
+                "loggers": {"terminal": {}},
                 "resources": {"settings": {"config": self.settings.subset((*self.given, *GIVEN_BY_FLAG))}},
             },
             assets=[dg.AssetKey(asset) for asset in assets],
+            of_shards=of_shards,
         )
+        self.interrupts.raise_if_came()
+        return result
+
+    def failure(self, result: dg.JobExecutionResult) -> str:
+        """What failed, by step, shard and check, with the cause and what to do next; traces go into a file."""
+        lines, traces = failed_in_words(result.get_asset_check_evaluations()), []
+        for step, error in _errors(result):
+            if error is None or not error.message.startswith("dagster._core.errors.DagsterAssetCheckFailedError"):
+                lines.append(told_of_step(error).of_step(step))
+                traces.append(f"{step}: {error}")
+        words = [line.replace("\n", "\n  ") for line in lines]
+        kept = f"; {trace_kept(f'run-{result.run_id}', SEPARATOR.join(traces), on_screen=self.debug)}" if traces else ""
+        return "\n  ".join([f"the run failed{kept}", *words])
 
 
 def _print_advice(environment: Environment) -> None:
@@ -154,8 +198,11 @@ def _print_advice(environment: Environment) -> None:
 
 def _causes(settings: Settings, corpus: Sequence[str], pool: Sequence[str]) -> list[str]:
     """Return the files that could not be read, which is where a run's failure often begins."""
-    problems = unreadable_files(ShardTables(settings.store), corpus, pool)
-    return ["  and these files could not be read:", *(f"    {problem}" for problem in problems)] * bool(problems)
+    try:
+        problems = unreadable_files(ShardTables(settings.store), corpus, pool)
+    except (OSError, ValueError):  # the run's own failure, which is told next, is likely the same
+        return []
+    return ["these files could not be read:", *(f"  {problem}" for problem in problems)] * bool(problems)
 
 
 def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
@@ -174,7 +221,7 @@ def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
         if result.success:
             made.append(report_path(here.settings, name))
             continue
-        print(f"no {name}: {_failure(result)}", file=sys.stderr)
+        print(f"no {name}: {here.failure(result)}", file=sys.stderr)
         if is_asked:
             return None
     return made
@@ -193,7 +240,7 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
         )
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     with opened_instance() as instance:
-        chosen = _register(instance, settings, parts, options.shards)
+        chosen = _register(instance, settings, parts, options)
         launcher = type(instance.run_launcher).__name__
         for kind, shards in chosen.items():
             together = [part for part in parts if part in SHARDED_PARTS and SHARDED_PARTS[part][0] == kind]
@@ -205,12 +252,13 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
 
 
 def _register(
-    instance: DagsterInstance, settings: Settings, parts: Sequence[str], asked: str | None
+    instance: DagsterInstance, settings: Settings, parts: Sequence[str], options: argparse.Namespace
 ) -> dict[str, list[str]]:
     """Register the shards that the parts need; the chosen ones, by the kind of their source."""
     kinds = dict.fromkeys(SHARDED_PARTS[part][0] for part in parts if part in SHARDED_PARTS)
     found = {kind: _registered(instance, settings, kind) for kind in kinds}
-    wanted = set(_chosen(asked, [shard for _, shards in found.values() for shard in shards]))
+    known = [shard for _, shards in found.values() for shard in shards]
+    wanted = set(_chosen(options.shards, known, named=options.shard))
     chosen = {kind: [shard for shard in shards if shard in wanted] for kind, (_, shards) in found.items()}
     for kind, (source, shards) in found.items():
         print(f"{len(chosen[kind])} of {len(shards)} shards of {source.uri}: {listed(chosen[kind])}", flush=True)
@@ -232,52 +280,37 @@ def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> tup
 
 
 def _runs(
-    instance: DagsterInstance, part: str, chosen: dict[str, list[str]], fractions: Sequence[str]
-) -> list[tuple[str, dict[str, str]]]:
-    """(job, tags) of a part, in order; a job over shards or subsets runs once per contiguous range."""
+    here: _Here, part: str, chosen: dict[str, list[str]], fractions: Sequence[str]
+) -> list[tuple[str, dict[str, str], bool]]:
+    """(job, tags, is of its shards alone) of a part, in order; a job over shards or subsets runs once per contiguous
+    range, of at most `shards_per_run` shards. What is made of all shards, or checked over them, is so in the last."""
     kind, job = SHARDED_PARTS[part]
-    registered = registered_shards(instance, KINDS[kind].partitions)
-    runs = [(job, range_tags(*ends)) for ends in contiguous_ranges(set(chosen.get(kind, ())), registered)]
+    registered = registered_shards(here.instance, KINDS[kind].partitions)
+    ranges = contiguous_ranges(set(chosen.get(kind, ())), registered, most=here.settings.shards_per_run)
+    runs = [(job, range_tags(*ends), number < len(ranges)) for number, ends in enumerate(ranges, start=1)]
     if part in WHOLE_JOBS and runs:
-        ranges = contiguous_ranges(set(fractions), list(FRACTIONS))
-        runs += [(WHOLE_JOBS[part], range_tags(*ends)) for ends in ranges]
+        subsets = contiguous_ranges(set(fractions), list(FRACTIONS))
+        runs += [(WHOLE_JOBS[part], range_tags(*ends), False) for ends in subsets]
     return runs
 
 
-def _stages(instance: DagsterInstance, result: dg.JobExecutionResult) -> list[Stage]:
-    """Seconds, forwards and written tables of each asset of a run, in the order of their ends."""
-    forwards, written = Counter[str](), Counter[str]()
-    for event in result.get_asset_materialization_events():
-        metadata, step = event.materialization.metadata, str(event.step_key)
-        if "forwards_in_this_run" in metadata:
-            forwards[step] += int(metadata["forwards_in_this_run"].value)  # type: ignore[arg-type]
-        written[step] += not metadata["skipped"].value
-    stats = [
-        s for s in instance.get_run_step_stats(result.run_id) if s.step_key in written and s.end_time and s.start_time
-    ]
-    return [
-        Stage(s.step_key, (s.end_time or 0) - (s.start_time or 0), forwards[s.step_key], written[s.step_key])
-        for s in sorted(stats, key=lambda s: s.end_time or 0)
-    ]
+def _errors(result: dg.JobExecutionResult) -> Iterator[tuple[str, SerializableErrorInfo | None]]:
+    """Yield each failed step with its error; the run itself if it failed before or between its steps."""
+    steps = [(str(event.step_key), event.step_failure_data.error) for event in result.get_step_failure_events()]
+    yield from steps
+    for event in result.filter_events(lambda event: event.is_job_failure and not steps):
+        yield result.job_def.name, event.job_failure_data.error
 
 
-def _failure(result: dg.JobExecutionResult) -> str:
-    """What failed, by step and check, with the cause and what to do next."""
-    lines = failed_in_words(result.get_asset_check_evaluations())
-    for event in result.get_step_failure_events():
-        error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        if error is None or not error.message.startswith("dagster._core.errors.DagsterAssetCheckFailedError"):
-            lines.append(f"{event.step_key}: {error.message.strip() if error else 'no cause recorded'}")
-    return "the run failed\n  " + "\n  ".join(lines)
+def _chosen(asked: str | None, registered: list[str], what: str = "shard", *, named: Sequence[str] = ()) -> list[str]:
+    """Those named in a comma-separated list or one by one, in registration order; all if nothing is asked for.
 
-
-def _chosen(asked: str | None, registered: list[str], what: str = "shard") -> list[str]:
-    """Those named in a comma-separated list, in registration order; all where nothing is asked for."""
-    if asked is None:
+    A name with a comma stands in double quotes in the list, as in CSV.
+    """
+    if asked is None and not named:
         return registered
-    names = [name.strip() for name in asked.split(",") if name.strip()]
+    given = next(csv.reader([asked or ""], skipinitialspace=True), [])
+    names = [*(name.strip() for name in given if name.strip()), *named]
     unknown = [name for name in names if name not in registered]
     if unknown or not names:
         raise ValueError(

@@ -3,17 +3,20 @@
 import dagster as dg
 
 from el_assets.gateau.assets import open_instructions_of
-from el_assets.partitions import instruction_shards, registered_shards
+from el_assets.partitions import ShardedSource, instruction_shards, registered_shards
 from el_assets.shard_runs import open_corpus_of
 from el_assets.staleness import Inventory
 from el_resources.settings import Settings
 
 
-def corpus_inventory(instance: dg.DagsterInstance, settings: Settings) -> Inventory:
-    """The registered shards of the corpus."""
-    return Inventory(settings, open_corpus_of(settings), registered_shards(instance))
+def corpus_inventory(
+    instance: dg.DagsterInstance, settings: Settings, source: ShardedSource | None = None
+) -> Inventory:
+    """The registered shards of the corpus, which is opened unless it is given."""
+    return Inventory(settings, source or open_corpus_of(settings), registered_shards(instance))
 
 
-def pool_inventory(instance: dg.DagsterInstance, settings: Settings) -> Inventory:
-    """The registered shards of the instruction samples."""
-    return Inventory(settings, open_instructions_of(settings), registered_shards(instance, instruction_shards))
+def pool_inventory(instance: dg.DagsterInstance, settings: Settings, source: ShardedSource | None = None) -> Inventory:
+    """The registered shards of the instruction samples, which are opened unless they are given."""
+    registered = registered_shards(instance, instruction_shards)
+    return Inventory(settings, source or open_instructions_of(settings), registered)

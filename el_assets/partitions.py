@@ -4,6 +4,7 @@ Corpus and instruction shards are dynamic partitions, registered by `python -m e
 definitions load.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -115,8 +116,9 @@ def _source_key(partitions: dg.DynamicPartitionsDefinition) -> str:
 
 
 def listed(shards: Sequence[str], shown: int = 6) -> str:
-    """Return the first few names, and how many more there are."""
-    return ", ".join(shards[:shown]) + (f" and {len(shards) - shown} more" if len(shards) > shown else "")
+    """Return the first few names, one with a comma in double quotes, as for `--shards`, and how many more there are."""
+    names = (f'"{name}"' if "," in name else name for name in shards[:shown])
+    return ", ".join(names) + (f" and {len(shards) - shown} more" if len(shards) > shown else "")
 
 
 def deregister_shards(
@@ -132,13 +134,21 @@ def _name(partitions: dg.DynamicPartitionsDefinition) -> str:
     return partitions.name
 
 
-def contiguous_ranges(wanted: set[str], registered: Sequence[str]) -> list[tuple[str, str]]:
-    """The fewest (first, last) ranges, in registration order, that hold the wanted shards and no other."""
+def contiguous_ranges(wanted: set[str], registered: Sequence[str], *, most: int = sys.maxsize) -> list[tuple[str, str]]:
+    """The fewest (first, last) ranges, in registration order, that hold the wanted shards and no other.
+
+    Args:
+        most: shards that a range may hold.
+    """
     ranges: list[tuple[str, str]] = []
-    previous_is_wanted = False
+    n_held = 0
     for shard in registered:
-        if shard in wanted:
-            first = ranges.pop()[0] if previous_is_wanted else shard
-            ranges.append((first, shard))
-        previous_is_wanted = shard in wanted
+        if shard not in wanted:
+            n_held = 0
+            continue
+        if n_held == most:
+            n_held = 0
+        first = ranges.pop()[0] if n_held else shard
+        ranges.append((first, shard))
+        n_held += 1
     return ranges

@@ -164,10 +164,11 @@ ROLE_SETTINGS = {
     "encoder": ("encoder",),
 }
 # Settings that decide what a source is and how it is read; a shard's fingerprint holds what they come to.
+BOUNDS = ("bad_rows_max_share", "document_chars_max", "line_mib_max")
 SOURCE_SETTINGS = {
-    "documents": ("bad_rows_max_share", "corpus", *LONG_MODEL),
+    "documents": (*BOUNDS, "corpus", *LONG_MODEL),
     "entropy_maps": ("corpus",),
-    "instruction_samples": ("bad_rows_max_share", "instructions", "samples_per_kind", *SHORT_MODEL, *LONG_MODEL),
+    "instruction_samples": (*BOUNDS, "instructions", "samples_per_kind", *SHORT_MODEL, *LONG_MODEL),
 }
 INDEX_SETTINGS = ("encoder", "exact_search_rows", "full_text_tokenizer")
 

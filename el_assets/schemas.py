@@ -58,7 +58,8 @@ DOCUMENTS: TableSchema = {
     "set_aside_reason": Column(
         pl.String(),
         "Why the document is not used: empty, whitespace, nul, special_tokens, exact_duplicate, or for a row that "
-        "cannot be read not_utf8, not_json, not_an_object, no_text, text_not_text; null if it is used.",
+        "cannot be read not_utf8, not_json, not_an_object, no_text, text_not_text, line_too_long, text_too_long; "
+        "null if it is used.",
     ),
     "set_aside_detail": Column(pl.String(), "Line or row and what is wrong with it, if the row cannot be read."),
 }

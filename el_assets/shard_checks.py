@@ -191,9 +191,11 @@ def result(
     )
 
 
-def failed_in_words(evaluations: Iterable[dg.AssetCheckEvaluation]) -> list[str]:
-    """A line for each result that failed with severity ERROR; of a check that failed for many shards, the first few."""
-    failed = [one for one in evaluations if not one.passed and one.severity == dg.AssetCheckSeverity.ERROR]
+def failed_in_words(
+    evaluations: Iterable[dg.AssetCheckEvaluation], severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
+) -> list[str]:
+    """A line for each result that failed with this severity; of a check that failed for many shards, the first few."""
+    failed = [one for one in evaluations if not one.passed and one.severity == severity]
     lines = []
     for key, found in groupby(failed, key=lambda one: one.asset_check_key):
         name, results = f"{key.asset_key.to_user_string()}: {key.name}", list(found)

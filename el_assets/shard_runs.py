@@ -24,6 +24,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from el_assets.failures import shard_named
 from el_assets.metadata import table_metadata
 from el_assets.plots.shown import shown
 from el_assets.recipes import OUTLIVED_AS, RECIPES, Cookbook, FingerprintedSource, still_follows
@@ -32,6 +33,7 @@ from el_assets.shown_versions import shown_version
 from el_assets.side_by_side import Laps, in_order, stop_if_abandoned
 from el_resources.causal_lm import ModelChoice, ScorerTokens
 from el_resources.corpus_source import CorpusSource, CorruptShardError, open_corpus
+from el_resources.row_limits import RowLimits
 from el_resources.settings import Settings, all_settings
 from el_resources.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
 
@@ -98,9 +100,10 @@ def materialize_shards(
         context.log.info(f"{asset}: {len(shards)} shards, {shards[0]} to {shards[-1]}")
 
     def draft(shard: str) -> _Task:
-        new, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
-        follows = stored is not None and still_follows(stored, new, all_settings(settings))
-        return _Task(new, stored, kept=follows and not settings.force and still_valid(shard))
+        with shard_named(shard):
+            new, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
+            follows = stored is not None and still_follows(stored, new, all_settings(settings))
+            return _Task(new, stored, kept=follows and not settings.force and still_valid(shard))
 
     asked = cache(at_once)
     results = in_order(
@@ -151,6 +154,7 @@ def open_corpus_of(settings: Settings) -> CorpusSource:
         text_column=settings.text_column or None,
         hub_endpoint=settings.hub_endpoint,
         counter=ScorerTokens(ModelChoice.long(settings)),
+        limits=RowLimits.of(settings),
     )
 
 
@@ -200,7 +204,8 @@ def _outcome(tables: ShardTables, maker: _Maker, laps: Laps, task: _Task) -> _Ou
     if task.kept and task.stored:
         return _Outcome(task.stored, skipped=True)
     started = time.monotonic()
-    made = maker.make(task.new.partition)
+    with shard_named(task.new.partition):
+        made = maker.make(task.new.partition)
     stop_if_abandoned()
     seconds = round(laps.end(started), 3)
     facts = {"rows": made.frame.height, "seconds": seconds, **made.facts}

@@ -115,7 +115,7 @@ class Inventory:
 
     def _lost_rows_since(self, tag: str) -> bool:
         try:
-            before = context_store(self.settings).open(tag).shard_fingerprints()
+            before = context_store(self.settings).open(tag, hash_bytes=0).shard_fingerprints()
         except ValueError:  # a build that is gone
             return True
         return any(self._indexed.get(shard) != fingerprint for shard, fingerprint in before.items())
@@ -123,7 +123,12 @@ class Inventory:
     @cached_property
     def _index(self) -> PinnedIndex | None:
         store = context_store(self.settings)
-        return store.open() if store.is_built() else None
+        return store.open(hash_bytes=0) if not self._index_fault and store.is_built() else None
+
+    @cached_property
+    def _index_fault(self) -> str:
+        """What is wrong with the files of the index, in words."""
+        return context_store(self.settings).fault()
 
     @cached_property
     def _indexed(self) -> dict[str, str]:
@@ -137,7 +142,7 @@ class Inventory:
     def index(self) -> Finding:
         """The state of `retrieval_index`."""
         if self._index is None:
-            return MISSING
+            return Finding("missing", (f"its files are broken: {self._index_fault}",)) if self._index_fault else MISSING
         chunks = self._chunk_stamps
         if not chunks:
             return Finding("stale", ("no registered shard has context_chunks",))

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from el_assets.inventories import corpus_inventory, pool_inventory
+from el_assets.partitions import ShardedSource
 from el_assets.parts import FRACTIONS
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.staleness import Finding, Inventory
@@ -22,12 +23,14 @@ class AssetStatus:
     """What became of an asset's partitions.
 
     Attributes:
+        missing_because: why a missing partition's files do not count, if they are there.
         stale: partitions, and why each is stale.
     """
 
     asset: str
     done: int = 0
     missing: list[str] = field(default_factory=list)
+    missing_because: dict[str, tuple[str, ...]] = field(default_factory=dict)
     stale: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -38,6 +41,7 @@ class AssetStatus:
                 status.done += 1
             elif finding.state == "missing":
                 status.missing.append(partition)
+                status.missing_because |= {partition: finding.why} if finding.why else {}
             else:
                 status.stale[partition] = finding.why
         return status
@@ -81,19 +85,25 @@ class SourceStatus:
         }
 
 
-def corpus_status(instance: dg.DagsterInstance, settings: Settings) -> SourceStatus:
-    """Documents to packed sequences."""
-    inventory = corpus_inventory(instance, settings)
+def corpus_status(
+    instance: dg.DagsterInstance, settings: Settings, *, source: ShardedSource | None = None
+) -> SourceStatus:
+    """Documents to packed sequences; the source is opened unless it is given."""
+    inventory = corpus_inventory(instance, settings, source)
     index = AssetStatus.of("retrieval_index", [(UNPARTITIONED, inventory.index())])
     first, rest = _by_shard(inventory, CORPUS_TABLES), _by_shard(inventory, SEQUENCE_TABLES)
     return _status(settings.corpus, inventory, [*first, index, *rest])
 
 
 def pool_status(
-    instance: dg.DagsterInstance, settings: Settings, fractions: Sequence[str] = tuple(FRACTIONS)
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    fractions: Sequence[str] = tuple(FRACTIONS),
+    *,
+    source: ShardedSource | None = None,
 ) -> SourceStatus:
-    """Instruction samples to selected subsets, those of these fractions."""
-    inventory = pool_inventory(instance, settings)
+    """Instruction samples to selected subsets, those of these fractions; the source is opened unless it is given."""
+    inventory = pool_inventory(instance, settings, source)
     samples = _by_shard(inventory, SAMPLE_TABLES)
     influence = AssetStatus.of("influence_scores", [(UNPARTITIONED, inventory.influence())])
     subsets = AssetStatus.of("selected_subsets", ((fraction, inventory.subset(fraction)) for fraction in fractions))
@@ -142,7 +152,10 @@ def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:
 
 def problems(asset: AssetStatus) -> dict[str, list[str]]:
     """Partitions by what keeps them from being done; several reasons of one are joined."""
-    found = defaultdict(list, {"missing": asset.missing} if asset.missing else {})
+    found = defaultdict[str, list[str]](list)
+    for partition in asset.missing:
+        why = asset.missing_because.get(partition)
+        found[f"missing: {'; '.join(why)}" if why else "missing"].append(partition)
     for partition, why in asset.stale.items():
         found[f"stale: {'; '.join(why)}"].append(partition)
     return found

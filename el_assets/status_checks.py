@@ -4,17 +4,24 @@ A warning: runs of some shards leave others missing, and what a run made is good
 `tell_what_changed` gives their results between runs.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import dagster as dg
 
 from el_assets.entropylong.assets import packed_sequences
 from el_assets.gateau.assets import selected_subsets
+from el_assets.partitions import ShardedSource
 from el_assets.status import SourceStatus, corpus_status, names, pool_status, problems
 from el_resources.settings import Settings
 
-Look = Callable[[dg.DagsterInstance, Settings], SourceStatus]
+
+class Look(Protocol):
+    """What finds the status of a source's tables; it opens the source unless it is given."""
+
+    def __call__(
+        self, instance: dg.DagsterInstance, settings: Settings, /, *, source: ShardedSource | None = None
+    ) -> SourceStatus: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +33,14 @@ class StatusCheck:
     look: Look
     description: str
 
-    def result(self, instance: dg.DagsterInstance, settings: Settings) -> dg.AssetCheckResult:
+    def result(
+        self, instance: dg.DagsterInstance, settings: Settings, source: ShardedSource | None = None
+    ) -> dg.AssetCheckResult:
         """What `status` finds now; a warning that says why, if it cannot look."""
         try:
-            return status_result(self.look(instance, settings))
+            return status_result(self.look(instance, settings, source=source))
         except (OSError, ValueError) as error:  # an unreachable source fails no run that did not need it
-            return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
+            return cannot_look(error)
 
     def definition(self) -> dg.AssetChecksDefinition:
         @dg.asset_check(asset=self.asset, name=self.name, description=self.description)
@@ -39,6 +48,11 @@ class StatusCheck:
             return self.result(context.instance, settings)
 
         return check
+
+
+def cannot_look(error: Exception) -> dg.AssetCheckResult:
+    """Return the warning of a check whose source or store cannot be read."""
+    return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
 
 
 def status_result(status: SourceStatus) -> dg.AssetCheckResult:

@@ -1,9 +1,11 @@
 """The table that ends a run: what was made, at what quality and cost, and where it lies."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import dagster as dg
 import polars as pl
 from upath import UPath
 
@@ -36,6 +38,34 @@ class Stage:
     written: int
 
 
+def stages_of(instance: dg.DagsterInstance, result: dg.JobExecutionResult) -> list[Stage]:
+    """Return seconds, forwards and written tables of each asset of a run, in the order of their ends."""
+    forwards, written = Counter[str](), Counter[str]()
+    for event in result.get_asset_materialization_events():
+        metadata, step = event.materialization.metadata, str(event.step_key)
+        if "forwards_in_this_run" in metadata:
+            forwards[step] += int(metadata["forwards_in_this_run"].value)  # type: ignore[arg-type]
+        written[step] += not metadata["skipped"].value
+    stats = [
+        s for s in instance.get_run_step_stats(result.run_id) if s.step_key in written and s.end_time and s.start_time
+    ]
+    return [
+        Stage(s.step_key, (s.end_time or 0) - (s.start_time or 0), forwards[s.step_key], written[s.step_key])
+        for s in sorted(stats, key=lambda s: s.end_time or 0)
+    ]
+
+
+def added_by_name(stages: Sequence[Stage]) -> list[Stage]:
+    """Return a stage for each asset, over all runs that made it, in the order of the first."""
+    found: dict[str, Stage] = {}
+    for one in stages:
+        old = found.get(one.name, Stage(one.name, 0.0, 0, 0))
+        found[one.name] = Stage(
+            one.name, old.seconds + one.seconds, old.forwards + one.forwards, old.written + one.written
+        )
+    return list(found.values())
+
+
 def print_summary(
     settings: Settings,
     shards: Sequence[str],
@@ -60,7 +90,7 @@ def print_summary(
         *_entropylong_rows(settings, tables, shards),
         *(gateau_rows(settings, tables, pool) if pool else []),
     ]
-    width = max(len("forwards in this run"), *(len(label) for label, _ in rows))
+    width = max(len(label) for label in ("forwards in this run", *(label for label, _ in rows)))
     print()
     for label, value in rows:
         print(f"  {label:<{width}}  {value}")

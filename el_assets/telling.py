@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import dagster as dg
 
 from el_assets.automation import UNDER_WAY
-from el_assets.partitions import registered_shards
+from el_assets.partitions import ShardedSource, registered_shards
 from el_assets.removal import KINDS
 from el_assets.sensors import Changes, cursor_of, find_changes, listing
 from el_assets.shown_versions import VERSIONED, shown_version
-from el_assets.status_checks import STATUS_CHECKS, StatusCheck
+from el_assets.status_checks import STATUS_CHECKS, StatusCheck, cannot_look
 from el_resources.settings import Settings
 from el_resources.shard_tables import digest
 
@@ -71,11 +71,13 @@ def evaluation(check: StatusCheck, found: dg.AssetCheckResult) -> dg.AssetCheckE
 
 def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, last: Look) -> tuple[Look, list[Event]]:
     check, events = STATUS_CHECKS[kind], list[Event]()
+    problem: OSError | ValueError | None = None
+    source: ShardedSource | None = None
     try:
         source, fingerprints = listing(kind, settings)
     except (OSError, ValueError) as error:
         context.log.warning(f"{kind}: {error}")
-        shards, fingerprints = last.shards, {"": str(error)}
+        problem, shards, fingerprints = error, last.shards, {"": str(error)}
     else:
         registered = registered_shards(context.instance, KINDS[kind].partitions)
         changes = find_changes(fingerprints, registered, last.shards or None, source.passed_over())
@@ -89,7 +91,7 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
         return Look(shards=shards, seen=last.seen, told=last.told), events
     if seen == last.seen:
         return Look(shards=shards, seen=seen, told=last.told), events
-    found = check.result(context.instance, settings)
+    found = cannot_look(problem) if problem else check.result(context.instance, settings, source)
     told = digest([found.passed, found.description, repr(found.metadata)])
     if told != last.told:
         events.append(evaluation(check, found))

@@ -10,7 +10,9 @@ from typing import Protocol, TypeVar
 
 from el_resources.corpus_source import CorruptShardError
 
-BAD_ROW_REASONS = frozenset({"not_utf8", "not_json", "not_an_object", "no_text", "text_not_text"})
+BAD_ROW_REASONS = frozenset(
+    {"not_utf8", "not_json", "not_an_object", "no_text", "text_not_text", "line_too_long", "text_too_long"}
+)
 ROWS_SHOWN = 3
 HOPELESS_ROWS = 10_000  # without a good one, after which a file is not read further
 

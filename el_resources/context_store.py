@@ -1,57 +1,61 @@
 """The retrieval index: one LanceDB table of context chunks, made from the shards' tables and tagged by content.
 
-`sync` brings the table to the given shards: a shard whose fingerprint differs is replaced, one that went is deleted,
-the others are not touched. Then it builds the indices and tags the version `build-<hash of shards and settings>`. Every
-row carries its shard's fingerprint, so the table itself says what it holds.
+`sync` brings the table to the given shards: a shard whose fingerprint or number of rows differs is replaced, one that
+went is deleted, the others are not touched. Then it builds the indices and tags the version `build-<hash of shards and
+settings>`. Every row carries its shard's fingerprint, so the table itself says what it holds.
 
 Guarantees:
-- A tag is never moved. Readers check out a tag, so a sync that runs meanwhile does not disturb them.
+- A tag is not moved, unless its version does not hold what it names. Readers check out a tag, so a sync that runs
+  meanwhile does not disturb them.
 - Syncing the same content again writes nothing. Going back to content that was tagged before restores that version,
   its indices included, under its old tag; `current` is a pointer of ours that names the tag in force.
 - A sync that died is healed by the next one: a shard's rows appear in one commit, and `current` moves last.
+- One writer at a time, by a lock object beside the table (writer_lock.py); any number of readers, in any processes.
+- Faults of an object store that pass are waited for (passing_faults.py). A commit whose outcome is unknown is not
+  repeated before the rows are counted.
+- A broken table is named as such by readers, and made anew by `sync` (index_soundness.py).
 - Up to `exact_row_limit` rows dense search is exact; equal similarities are ordered by `chunk_id`, also at the cut.
-- One writer at a time, any number of readers, in any processes.
 
 Costs (2 cores): exact dense search with 768 numbers a row 900 queries/s over 5,600 rows and 80 over 42,500; full text
-90 to 180. Old versions are kept, so a replaced shard's rows stay on disk.
+90 to 180. A sync makes a bounded number of commits whatever the number of shards (index_rows.py). Old versions are
+kept, so a replaced shard's rows stay on disk.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
-
-import pyarrow as pa
 
 from el_resources.choices import FullTextTokenizer
 from el_resources.index_building import build_indices
+from el_resources.index_rows import Differences, ShardChunks, delete_shards, groups, put_group, table_schema
+from el_resources.index_soundness import LOOK_BYTES, OPEN_BYTES, build_fault, record_build
+from el_resources.index_tags import CURRENT, build_tag, builds_in, restore, set_tag, versions_of
 from el_resources.object_stores import client_options, faults_named, store_path
-from el_resources.pinned_index import IDS_PER_FILTER, PinnedIndex, fingerprints_in, is_in, slices
-from el_resources.shard_tables import digest
+from el_resources.passing_faults import LANCE_ERRORS, Again, Tell, in_short, is_passing, silent
+from el_resources.pinned_index import PinnedIndex
+from el_resources.writer_lock import WriterLock
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from lancedb.db import DBConnection
     from lancedb.table import Table
 
 TABLE = "context_chunks"
-CURRENT = "current"
-BUILD_PREFIX = "build-"
-# Part of the tag: raised when the table's layout or its indices change.
-LAYOUT_VERSION = 1
+# How often a sync compares and mends what other writers, or commits of unknown outcome, left.
+PASSES = 3
+# Refusals and shortages, which say nothing about the table.
+NOT_BROKEN = re.compile(
+    r"\b40[13]\b|denied|forbidden|permission|credential|signature|too many open files|no space left|out of memory|"
+    r"cannot allocate",
+    re.IGNORECASE,
+)
 OnProgress = Callable[[str, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShardChunks:
-    """A shard's chunks.
-
-    Attributes:
-        fingerprint: of the table that they come from.
-        batches: streams them; columns `chunk_id`, `doc_id`, `content_hash`, `text`, `n_tokens` and `vector`, which is a
-            fixed-size list of float32. Other columns are ignored.
-    """
-
-    fingerprint: str
-    batches: Callable[[], Iterator[pa.RecordBatch]]
+class BrokenIndexError(ValueError):
+    """Files of the index are damaged or gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +70,28 @@ class SyncReport:
     changed: bool
 
 
-class ContextStore:
-    """The table at a folder or object store address."""
+@dataclass(frozen=True, kw_only=True)
+class _Build:
+    """What a sync makes: a tag, its shards that have rows, columns, and how it is indexed."""
 
-    def __init__(self, uri: str) -> None:
+    tag: str
+    wanted: Mapping[str, ShardChunks]
+    schema: "pa.Schema"
+    exact_row_limit: int
+    full_text_tokenizer: FullTextTokenizer
+
+
+class ContextStore:
+    """The table at a folder or object store address.
+
+    Args:
+        tell: is given a line when another writer or a fault is waited for, and when a broken table is made anew.
+    """
+
+    def __init__(self, uri: str, *, tell: Tell = silent) -> None:
         self.uri = uri
+        self._tell = tell
+        self._again = Again(uri, tell)
 
     def sync(
         self,
@@ -92,43 +113,146 @@ class ContextStore:
 
         Raises:
             ValueError: no shard has a chunk, or the chunks' columns are not those of `ShardChunks`.
+            LockedError: another writer did not end.
+            ConnectionError: an object store did not answer for long.
         """
-        tag = build_tag(
-            {name: s.fingerprint for name, s in shards.items()}, settings, exact_row_limit, full_text_tokenizer
+        fingerprints = {name: shard.fingerprint for name, shard in shards.items()}
+        build = _Build(
+            tag=build_tag(fingerprints, settings, exact_row_limit, full_text_tokenizer),
+            # An empty shard leaves no trace in the table that says it is up to date.
+            wanted={name: shard for name, shard in shards.items() if shard.n_rows},
+            schema=table_schema(shards),
+            exact_row_limit=exact_row_limit,
+            full_text_tokenizer=full_text_tokenizer,
         )
-        table = self._table_for_writing(_table_schema(shards))
-        present = fingerprints_in(table)
-        wanted = _without_empty(shards, present)
-        versions = _versions(table)
-        in_force = tag in versions and versions[tag] == versions.get(CURRENT)
-        replaced = sorted(s for s in wanted if s in present and present[s] != [wanted[s].fingerprint])
-        added = sorted(s for s in wanted if s not in present)
-        deleted = sorted(s for s in present if s not in wanted)
-        if in_force and not (replaced or added or deleted):
-            return SyncReport(tag=tag, added=[], replaced=[], deleted=[], n_rows=table.count_rows(), changed=False)
-        if tag in versions:
-            _restore(table, versions[tag])
+        if (n_rows := self._rows_in_force(build)) is not None:
+            return SyncReport(tag=build.tag, added=[], replaced=[], deleted=[], n_rows=n_rows, changed=False)
+        with WriterLock(f"{self.uri.rstrip('/')}.lock", tell=self._tell) as lock:
+            if (n_rows := self._rows_in_force(build)) is not None:  # by the writer that was waited for
+                return SyncReport(tag=build.tag, added=[], replaced=[], deleted=[], n_rows=n_rows, changed=False)
+            return self._write(build, lock, on_progress)
+
+    def _rows_in_force(self, build: _Build) -> int | None:
+        """Number of rows if the build is in force, whole and sound; None if there is something to do."""
+
+        def look(_: int) -> int | None:
+            if not self._exists() or self.fault(hash_bytes=OPEN_BYTES):
+                return None
+            table = _open_table(self._connect())
+            if table is None or table.schema != build.schema:
+                return None
+            versions = versions_of(table)
+            in_force = build.tag in versions and versions[build.tag] == versions.get(CURRENT)
+            if not in_force or not Differences.of(table, build.wanted).none:
+                return None
+            return int(table.count_rows())
+
+        return self._again("reading the index", look)
+
+    def _write(self, build: _Build, lock: WriterLock, on_progress: OnProgress | None) -> SyncReport:
+        if fault := self.fault(hash_bytes=OPEN_BYTES):
+            self._tell(f"the retrieval index at {self.uri!r} is broken ({fault}); it is made anew from context_chunks")
+            self._remove()
+        table = self._again("opening the table", lambda _: self._table_for_writing(build.schema))
+        first = self._again("reading the index", lambda _: Differences.of(table, build.wanted))
+        versions = self._again("listing tags", lambda _: versions_of(table))
+        is_whole = False
+        if build.tag in versions:
+            self._again("restoring a build", lambda _: restore(table, versions[build.tag]))
+            is_whole = self._again("reading the index", lambda _: Differences.of(table, build.wanted)).none
+        if not is_whole:
+            self._bring(table, build, lock, on_progress)
+            version = table.version
+            self._again("recording the build", lambda _: record_build(self.uri, TABLE, build.tag, version))
+            self._again("tagging the build", lambda _: set_tag(table, build.tag, version))
+        lock.still_held()
+        self._again("putting the build in force", lambda _: set_tag(table, CURRENT, versions_of(table)[build.tag]))
+        n_rows = self._again("counting rows", lambda _: table.count_rows())
+        return SyncReport(
+            tag=build.tag,
+            added=first.added,
+            replaced=first.replaced,
+            deleted=first.deleted,
+            n_rows=n_rows,
+            changed=True,
+        )
+
+    def _bring(self, table: "Table", build: _Build, lock: WriterLock, on_progress: OnProgress | None) -> None:
+        """Make the table's rows those of the shards, and index them."""
+        n_new = 0
+        for _ in range(PASSES):
+            found = self._again("reading the index", lambda _: _latest_differences(table, build.wanted))
+            if found.none:
+                break
+            lock.still_held()
+            went = [*found.replaced, *found.deleted]
+            self._again("deleting rows", partial(delete_shards, table, went))
+            n_new += self._add([*found.replaced, *found.added], table, build, lock, on_progress)
         else:
-            _delete_shards(table, deleted)
-            n_new = 0
-            for shard in [*replaced, *added]:
-                n_rows = _replace_shard(table, shard, wanted[shard])
-                n_new += n_rows
+            if not self._again("reading the index", lambda _: _latest_differences(table, build.wanted)).none:
+                raise RuntimeError(
+                    f"the retrieval index at {self.uri!r} holds other rows than were put there: another program writes "
+                    "to it; end it, then run job build_index again"
+                )
+        lock.still_held()
+        self._again(
+            "building indices",
+            lambda _: build_indices(table, n_new, build.exact_row_limit, build.full_text_tokenizer),
+        )
+
+    def _add(
+        self, shards: Sequence[str], table: "Table", build: _Build, lock: WriterLock, on_progress: OnProgress | None
+    ) -> int:
+        """Put shards in, many a commit; returns their number of rows."""
+        for group in groups(shards, build.wanted):
+            lock.still_held()
+            self._again("adding rows", partial(put_group, table, group, build.wanted))
+            for shard in group:
                 if on_progress:
-                    on_progress(shard, n_rows)
-            build_indices(table, n_new, exact_row_limit, full_text_tokenizer)
-            table.tags.create(tag, table.version)
-        _put_in_force(table, tag)
-        n_rows = table.count_rows()
-        return SyncReport(tag=tag, added=added, replaced=replaced, deleted=deleted, n_rows=n_rows, changed=True)
+                    on_progress(shard, build.wanted[shard].n_rows)
+        return sum(build.wanted[shard].n_rows for shard in shards)
 
     def is_built(self) -> bool:
-        """Whether there is a build to open."""
+        """Whether there is a build to open; it may be broken (see `fault`)."""
+        if not self._exists():
+            return False
+
+        def look(_: int) -> bool:
+            table = _open_table(self._connect())
+            return table is not None and CURRENT in versions_of(table)
+
+        return self._again("opening the index", look)
+
+    def fault(self, tag: str | None = None, *, hash_bytes: int = LOOK_BYTES) -> str:
+        """Return what is wrong with the build of a tag, of the one in force if None, in words; empty if nothing is.
+
+        An index that was never built has no fault.
+
+        Args:
+            hash_bytes: how much of it is read to find flipped bytes.
+        """
+        if not self._exists():
+            return ""
+
+        def look(_: int) -> str:
+            try:
+                table = _open_table(self._connect())
+                versions = versions_of(table) if table is not None else {}
+                if table is None or (tag or CURRENT) not in versions:
+                    return ""
+                named = [one for one in builds_in(versions) if versions[one] == versions[tag or CURRENT]]
+                if not named:
+                    return f"tag {tag or CURRENT} names version {versions[tag or CURRENT]}, which is no build"
+                table.checkout(named[-1])
+                table.count_rows()
+                return build_fault(self.uri, TABLE, named[-1], versions[named[-1]], hash_bytes=hash_bytes)
+            except LANCE_ERRORS as error:
+                if is_passing(error) or isinstance(error, PermissionError) or NOT_BROKEN.search(str(error)):
+                    raise
+                return in_short(error)
+
         with faults_named(self.uri):
-            if not store_path(self.uri).exists():
-                return False
-        table = _open_table(self._connect())
-        return table is not None and CURRENT in _versions(table)
+            return self._again("opening the index", look)
 
     def current_tag(self) -> str:
         """The tag in force.
@@ -136,24 +260,42 @@ class ContextStore:
         Raises:
             ValueError: the index was never built.
         """
-        versions = _versions(self._open())
+        versions = self._again("listing tags", lambda _: versions_of(self._open()))
         if CURRENT not in versions:
             raise self._never_built()
-        return next(tag for tag in _builds(versions) if versions[tag] == versions[CURRENT])
+        return next(tag for tag in builds_in(versions) if versions[tag] == versions[CURRENT])
 
-    def open(self, tag: str | None = None) -> PinnedIndex:
+    def open(self, tag: str | None = None, *, hash_bytes: int = OPEN_BYTES) -> PinnedIndex:
         """The build of a tag, of the current one where None, for reading.
+
+        Args:
+            hash_bytes: see `fault`.
 
         Raises:
             ValueError: the index was never built, or has no such tag; names those that it has.
+            BrokenIndexError: its files are damaged; says which, and what to run.
         """
+        if fault := self.fault(tag, hash_bytes=hash_bytes):
+            raise self._broken(fault)
         tag = tag or self.current_tag()
-        table = self._open()
-        known = _builds(_versions(table))
+        table = self._again("opening the index", lambda _: self._open())
+        known = builds_in(self._again("listing tags", lambda _: versions_of(table)))
         if tag not in known:
             raise ValueError(f"the retrieval index at {self.uri!r} has no build {tag!r}; it has {', '.join(known)}")
-        table.checkout(tag)
-        return PinnedIndex(tag, table)
+        self._again("opening the build", lambda _: table.checkout(tag))
+        return PinnedIndex(tag, table, self._again)
+
+    def _exists(self) -> bool:
+        """Whether there is a folder; connecting to a local one would make it."""
+        with faults_named(self.uri):
+            return bool(store_path(self.uri).exists())
+
+    def _remove(self) -> None:
+        """Remove the table with all its builds."""
+        with faults_named(self.uri):
+            for folder in (store_path(self.uri) / f"{TABLE}.lance", store_path(self.uri) / "builds"):
+                if folder.exists():
+                    folder.fs.rm(folder.path, recursive=True)
 
     def _connect(self) -> "DBConnection":
         import lancedb
@@ -161,16 +303,14 @@ class ContextStore:
         return lancedb.connect(self.uri, storage_options=client_options(self.uri))
 
     def _open(self) -> "Table":
-        # Connecting to a local folder would make it.
-        with faults_named(self.uri):
-            if not store_path(self.uri).exists():
-                raise self._never_built()
+        if not self._exists():
+            raise self._never_built()
         table = _open_table(self._connect())
         if table is None:
             raise self._never_built()
         return table
 
-    def _table_for_writing(self, schema: pa.Schema) -> "Table":
+    def _table_for_writing(self, schema: "pa.Schema") -> "Table":
         """The table with this schema; emptied where its vectors had another dimension. Older versions stay readable."""
         store = self._connect()
         table = _open_table(store)
@@ -181,6 +321,12 @@ class ContextStore:
     def _never_built(self) -> ValueError:
         return ValueError(f"the retrieval index at {self.uri!r} was never built: run job build_index")
 
+    def _broken(self, fault: str) -> BrokenIndexError:
+        return BrokenIndexError(
+            f"the retrieval index at {self.uri!r} is broken: {fault}; run job build_index, which makes it anew from "
+            "context_chunks"
+        )
+
 
 def _open_table(store: "DBConnection") -> "Table | None":
     try:
@@ -189,119 +335,6 @@ def _open_table(store: "DBConnection") -> "Table | None":
         return None
 
 
-def build_tag(
-    fingerprints: Mapping[str, str],
-    settings: Mapping[str, object],
-    exact_row_limit: int,
-    full_text_tokenizer: FullTextTokenizer,
-) -> str:
-    """The tag of the build that `sync` makes of shards with these fingerprints."""
-    content = {
-        "layout": LAYOUT_VERSION,
-        "shards": dict(fingerprints),
-        "settings": dict(settings),
-        "exact_row_limit": exact_row_limit,
-        "full_text_tokenizer": full_text_tokenizer,
-    }
-    return BUILD_PREFIX + digest(content)
-
-
-def _table_schema(shards: Mapping[str, ShardChunks]) -> pa.Schema:
-    """The table's columns; the vectors' dimension is read off the first batch."""
-    first = next((batch for shard in shards.values() for batch in shard.batches()), None)
-    if first is None:
-        raise ValueError("there is nothing to index: no shard has a chunk; materialize context_chunks first")
-    _check_columns(first.schema)
-    strings = ["chunk_id", "doc_id", "shard", "shard_fingerprint", "content_hash", "text"]
-    dimension = first.schema.field("vector").type.list_size
-    return pa.schema(
-        [(name, pa.string()) for name in strings]
-        + [("n_tokens", pa.int32()), ("vector", pa.list_(pa.float32(), dimension))]
-    )
-
-
-def _check_columns(schema: pa.Schema) -> None:
-    needed = ["chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vector"]
-    missing = [name for name in needed if name not in schema.names]
-    if missing:
-        raise ValueError(f"context chunks lack the columns {missing}; they have {schema.names}")
-    vector = schema.field("vector").type
-    if not pa.types.is_fixed_size_list(vector):
-        raise ValueError(f"column 'vector' of the context chunks is {vector}; store it as a fixed-size list of float32")
-
-
-def _without_empty(shards: Mapping[str, ShardChunks], present: Mapping[str, object]) -> dict[str, ShardChunks]:
-    """The shards that have rows: an empty one leaves no trace in the table that says it is up to date."""
-    return {
-        name: chunks for name, chunks in shards.items() if name in present or any(b.num_rows for b in chunks.batches())
-    }
-
-
-def _replace_shard(table: "Table", shard: str, chunks: ShardChunks) -> int:
-    """Put a shard's rows in the place of its old ones; the new ones appear in one commit. Returns their number."""
-    _delete_shards(table, [shard])
-    schema = table.schema
-    n_rows = 0
-    failure: list[Exception] = []
-
-    def rows() -> Iterator[pa.RecordBatch]:
-        nonlocal n_rows
-        try:
-            for batch in chunks.batches():
-                n_rows += batch.num_rows
-                yield _table_rows(batch, schema, shard, chunks.fingerprint)
-        except Exception as error:
-            failure.append(error)
-            raise
-
-    try:
-        table.add(pa.RecordBatchReader.from_batches(schema, rows()))
-    except Exception:
-        # The library wraps what a stream raises in an error of its own.
-        if failure:
-            raise failure[0] from None
-        raise
-    return n_rows
-
-
-def _table_rows(batch: pa.RecordBatch, schema: pa.Schema, shard: str, fingerprint: str) -> pa.RecordBatch:
-    """A batch of chunks in the table's columns and types."""
-    _check_columns(batch.schema)
-    constant = {"shard": shard, "shard_fingerprint": fingerprint}
-    columns = [
-        pa.repeat(pa.scalar(constant[field.name]), batch.num_rows)
-        if field.name in constant
-        else batch.column(field.name).cast(field.type)
-        for field in schema
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _delete_shards(table: "Table", shards: Sequence[str]) -> None:
-    for names in slices(list(shards), IDS_PER_FILTER):
-        condition = is_in("shard", names)
-        if table.count_rows(condition):  # deleting nothing would still write a version
-            table.delete(condition)
-
-
-def _versions(table: "Table") -> dict[str, int]:
-    """Table version of every tag."""
-    return {tag: int(entry["version"]) for tag, entry in table.tags.list().items()}
-
-
-def _builds(versions: Mapping[str, int]) -> list[str]:
-    """Tags of builds, oldest first."""
-    return sorted((tag for tag in versions if tag.startswith(BUILD_PREFIX)), key=lambda tag: versions[tag])
-
-
-def _restore(table: "Table", version: int) -> None:
-    """Make the table's newest version equal to an older one."""
-    if table.version != version:
-        table.checkout(version)
-        table.restore()
-
-
-def _put_in_force(table: "Table", tag: str) -> None:
-    versions = _versions(table)
-    set_tag = table.tags.update if CURRENT in versions else table.tags.create
-    set_tag(CURRENT, versions[tag])
+def _latest_differences(table: "Table", wanted: Mapping[str, ShardChunks]) -> Differences:
+    table.checkout_latest()
+    return Differences.of(table, wanted)

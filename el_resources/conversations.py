@@ -24,6 +24,7 @@ Why conversations are set aside:
 |---|---|
 | not_utf8 | text that is not UTF-8, or a lone surrogate |
 | not_json, not_an_object | a line that is not JSON, or is another JSON value than an object |
+| line_too_long, text_too_long | more bytes or characters than el_resources.row_limits allows |
 | malformed_messages | messages that are no list, or one that is no object |
 | missing_role | a message without a role |
 | unknown_role | a role of no known name, or a system message after the first user's |

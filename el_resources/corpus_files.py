@@ -12,11 +12,12 @@ A row whose text cannot be read is a document that is set aside, with its line o
 | not_json, not_an_object | a line that is not JSON, or is another JSON value than an object |
 | no_text | an object without the text's key |
 | text_not_text | a number, NaN, a list, … for a text |
+| line_too_long, text_too_long | more bytes or characters than el_resources.row_limits allows |
 el_resources.bad_rows says how many of them a file may have.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ import pyarrow as pa
 from el_resources.corpus_source import SourceDocument
 from el_resources.file_formats import BadRow, cells, decoded, is_text, json_lines, label, parquet_batches
 from el_resources.file_source import FileSource
+from el_resources.row_limits import RowLimits
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
 READER_VERSION = 2
@@ -38,16 +40,17 @@ class FileCorpus(FileSource[SourceDocument]):
     """The documents in a source's files."""
 
     text_column: str
+    limits: RowLimits = field(default_factory=RowLimits)
 
     def shard_fingerprint(self, shard: str) -> str:
-        return self.files.fingerprint(shard, ("corpus", READER_VERSION, self.text_column))
+        return self.files.fingerprint(shard, ("corpus", READER_VERSION, self.text_column, *self.limits.fingerprint()))
 
     def documents(self, shard: str) -> Iterator[SourceDocument]:
         return self.items(shard)
 
     def _parquet(self, shard: str, path: str) -> Iterator[SourceDocument]:
         number = 0
-        for batch in parquet_batches(self.files.filesystem, shard, path, self._wanted):
+        for batch in parquet_batches(self.files.filesystem, shard, path, self._wanted, self.limits):
             for text, *fields in zip(*(cells(batch, name) for name in (self.text_column, *FIELDS)), strict=True):
                 number += 1
                 yield self._document(f"row {number}", text, dict(zip(FIELDS, fields, strict=True)))
@@ -61,7 +64,7 @@ class FileCorpus(FileSource[SourceDocument]):
         return [name for name in dict.fromkeys([column, *FIELDS]) if name in schema.names]
 
     def _jsonl(self, shard: str, path: str) -> Iterator[SourceDocument]:
-        for number, row in json_lines(self.files.filesystem, shard, path):
+        for number, row in json_lines(self.files.filesystem, shard, path, self.limits):
             if isinstance(row, BadRow):
                 yield self._set_aside(row, {})
             elif flaw := self._flaw(number, row):
@@ -81,11 +84,15 @@ class FileCorpus(FileSource[SourceDocument]):
         return BadRow("text_not_text", f"line {number}: {column!r} holds {found}, not text")
 
     def _document(self, place: str, text: str | bytes | None, fields: Mapping[str, Any]) -> SourceDocument:
-        """The document of one row; set aside if its text is not UTF-8."""
+        """The document of one row; set aside if its text is not UTF-8, or too long."""
+        if isinstance(text, bytes) and len(text) > self.limits.line_bytes:
+            return self._set_aside(BadRow("line_too_long", self.limits.line_too_long(place, len(text))), fields)
         try:
             content = decoded(text)
         except UnicodeError:
             return self._set_aside(BadRow("not_utf8", f"{place}: the text is not UTF-8"), fields)
+        if len(content) > self.limits.text_chars:
+            return self._set_aside(BadRow("text_too_long", self.limits.text_too_long(place, len(content))), fields)
         return SourceDocument(text=content, **self._labels(fields))
 
     def _set_aside(self, flaw: BadRow, fields: Mapping[str, Any]) -> SourceDocument:

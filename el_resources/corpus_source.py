@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from el_resources.row_limits import RowLimits
+
 if TYPE_CHECKING:
     from el_resources.corpus_mixture import TokenCounter
 
@@ -79,7 +81,12 @@ class CorruptShardError(ValueError):
 
 
 def open_corpus(
-    uri: str, *, text_column: str | None = None, hub_endpoint: str = "", counter: "TokenCounter | None" = None
+    uri: str,
+    *,
+    text_column: str | None = None,
+    hub_endpoint: str = "",
+    counter: "TokenCounter | None" = None,
+    limits: RowLimits | None = None,
 ) -> CorpusSource:
     """The source that `uri` names: `python-docs:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`.
 
@@ -89,18 +96,20 @@ def open_corpus(
         text_column: column or key that holds the text (EL_TEXT_COLUMN); empty means `text`.
         hub_endpoint: address of the Hugging Face hub or a mirror (EL_HUB_ENDPOINT); empty means the library's own.
         counter: counts tokens, where a source has a budget of them.
+        limits: the longest rows that are read; None for the defaults.
     """
     from el_resources.corpus_mixture import MixedCorpus, is_mixture, parse_mixture
 
     if not is_mixture(uri):
-        return _open_source(uri, text_column, hub_endpoint)
+        return _open_source(uri, text_column, hub_endpoint, limits)
     sources = [
-        (spec, _open_source(spec.uri, spec.text_column or text_column, hub_endpoint)) for spec in parse_mixture(uri)
+        (spec, _open_source(spec.uri, spec.text_column or text_column, hub_endpoint, limits))
+        for spec in parse_mixture(uri)
     ]
     return MixedCorpus(uri=uri, sources=sources, counter=counter)
 
 
-def _open_source(uri: str, text_column: str | None, hub_endpoint: str) -> CorpusSource:
+def _open_source(uri: str, text_column: str | None, hub_endpoint: str, limits: RowLimits | None) -> CorpusSource:
     scheme, colon, location = uri.partition(":")
     if not colon or scheme not in SCHEMES:
         raise ValueError(
@@ -114,7 +123,8 @@ def _open_source(uri: str, text_column: str | None, hub_endpoint: str) -> Corpus
     from el_resources.corpus_files import DEFAULT_TEXT_COLUMN, FileCorpus
     from el_resources.file_schemes import open_files
 
-    return FileCorpus(files=open_files(uri, hub_endpoint), text_column=text_column or DEFAULT_TEXT_COLUMN)
+    files, column = open_files(uri, hub_endpoint), text_column or DEFAULT_TEXT_COLUMN
+    return FileCorpus(files=files, text_column=column, limits=limits or RowLimits())
 
 
 def unknown_shard(shard: str, uri: str, known: list[str]) -> ValueError:

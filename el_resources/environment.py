@@ -15,6 +15,8 @@ from pathlib import Path
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
+from el_resources.other_variables import refuse_bad_values
+
 PREFIX = "EL_"
 # Variables of the same prefix that are not settings of a run: where runs are executed, and how many at once.
 OTHER_VARIABLES = {"EL_EXECUTION", "EL_RUNS_AT_ONCE", "EL_FAILURE_WEBHOOK"}
@@ -87,6 +89,7 @@ def settings_in(variables: Mapping[str, str], fields: Collection[str]) -> dict[s
     Raises:
         ValueError: a name is misspelt, since ignoring it would change results; suggests the nearest one.
     """
+    refuse_bad_values(variables)
     named = {k: v for k, v in variables.items() if k.upper().startswith(PREFIX) and k not in OTHER_VARIABLES}
     unknown = sorted(k for k in named if k not in map(variable_of, fields))
     if unknown:

@@ -2,6 +2,9 @@
 
 - Parquet is read a batch of rows at a time, only the columns that are wanted; JSON lines one line at a time, plain or
   compressed (el_resources.compression), whatever the name says. Content that is neither is named for what it is.
+- Memory follows neither the length of a line nor what a compressed file unpacks to (el_resources.row_limits). Of
+  Parquet, whose smallest unit is a page, it follows the largest page: batches of long rows are smaller, and columns
+  that are all but nothing compressed and large unpacked are refused.
 - What a decoder refuses is a CorruptShardError that names the file. A fault of the disk or the network is none: it is
   raised as it is, so that no shard is taken for corrupt, or for complete, because a connection broke.
 """
@@ -25,6 +28,7 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem  # type: ignore
 from el_resources.compression import READ_BUFFER_BYTES, buffered, decompressed
 from el_resources.corpus_source import CorruptShardError
 from el_resources.file_kinds import HEAD_BYTES, compression_of, other_than_json_lines, other_than_parquet
+from el_resources.row_limits import EndlessLineError, RowLimits, bounded_lines
 
 FileFormat = Literal["parquet", "jsonl"]
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
@@ -33,6 +37,8 @@ SUFFIXES: dict[FileFormat, tuple[str, ...]] = {
     "jsonl": tuple(f"{plain}{packed}" for plain in (".jsonl", ".ndjson") for packed in ("", *COMPRESSED)),
 }
 BATCH_ROWS = 256
+BATCH_BYTES = 64 << 20  # of the wanted columns, on average
+BOMB_RATIO = 1000  # unpacked to packed; text has less than 30
 CACHED_BLOCKS = 8  # of a remote file, 5 MiB each unless its file system says otherwise
 DECODER_OSERRORS = (OSError, gzip.BadGzipFile)
 
@@ -42,7 +48,7 @@ class BadRow:
     """A row that cannot be read.
 
     Attributes:
-        reason: `not_utf8`, `not_json` or `not_an_object`.
+        reason: `not_utf8`, `not_json`, `not_an_object`, or that it is longer than the limits allow.
         detail: its line and what is wrong with it, in words.
     """
 
@@ -56,7 +62,11 @@ def format_of(path: str) -> FileFormat | None:
 
 
 def parquet_batches(
-    filesystem: AbstractFileSystem, shard: str, path: str, columns: Callable[[pa.Schema], list[str]]
+    filesystem: AbstractFileSystem,
+    shard: str,
+    path: str,
+    columns: Callable[[pa.Schema], list[str]],
+    limits: RowLimits,
 ) -> Iterator[pa.RecordBatch]:
     """A Parquet file's rows, batch by batch.
 
@@ -68,7 +78,24 @@ def parquet_batches(
     kept = {"cache_type": "blockcache", "cache_options": {"maxblocks": CACHED_BLOCKS}}
     with filesystem.open(path, "rb", **kept) as file, corruption_named(shard, path):
         parquet = _opened_parquet(shard, path, file)
-        yield from parquet.iter_batches(BATCH_ROWS, columns=_wanted(shard, path, parquet.schema_arrow, columns))
+        wanted = _wanted(shard, path, parquet.schema_arrow, columns)
+        yield from parquet.iter_batches(_batch_rows(shard, path, parquet, wanted, limits), columns=wanted)
+
+
+def _batch_rows(shard: str, path: str, parquet: pq.ParquetFile, wanted: list[str], limits: RowLimits) -> int:
+    """Rows of a batch, fewer if they are long. Raises CorruptShardError for a column that is a decompression bomb."""
+    metadata, rows = parquet.metadata, BATCH_ROWS
+    numbers = [n for n in range(metadata.num_columns) if metadata.schema.column(n).path.split(".")[0] in wanted]
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        chunks = [group.column(number) for number in numbers]
+        for chunk in chunks:
+            unpacked, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
+            if unpacked > max(limits.line_bytes, BOMB_RATIO * packed):
+                sizes = f"{packed:,} bytes that unpack to {unpacked:,}"
+                raise CorruptShardError(shard, path, f"its column {chunk.path_in_schema!r} has {sizes}; it is no text")
+        n_bytes = sum(chunk.total_uncompressed_size for chunk in chunks)
+        rows = max(1, min(rows, BATCH_BYTES * group.num_rows // max(1, n_bytes)))
+    return rows
 
 
 def _opened_parquet(shard: str, path: str, file: Any) -> pq.ParquetFile:
@@ -94,10 +121,15 @@ def _wanted(shard: str, path: str, schema: pa.Schema, columns: Callable[[pa.Sche
         raise CorruptShardError(shard, path, str(error)) from error
 
 
-def json_lines(filesystem: AbstractFileSystem, shard: str, path: str) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+def json_lines(
+    filesystem: AbstractFileSystem, shard: str, path: str, limits: RowLimits
+) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     """Number and object of every line that is not blank; a BadRow for a line that holds none. Compressed or not."""
     with opened(filesystem, path) as file, corruption_named(shard, path):
-        for number, line in enumerate(plain_text(shard, path, file), start=1):
+        for number, line in bounded_lines(plain_text(shard, path, file), limits):
+            if isinstance(line, int):
+                yield number, BadRow("line_too_long", limits.line_too_long(f"line {number}", line))
+                continue
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
@@ -174,6 +206,8 @@ def corruption_named(shard: str, path: str) -> Iterator[None]:
     """
     try:
         yield
+    except EndlessLineError as error:
+        raise CorruptShardError(shard, path, str(error)) from error
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and (error.errno is not None or type(error) not in DECODER_OSERRORS):
             raise

@@ -21,7 +21,7 @@ import base64
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from functools import partial
 from typing import Any
@@ -41,6 +41,7 @@ from el_resources.file_formats import BadRow, cells, is_text, json_lines, label,
 from el_resources.file_source import FileSource
 from el_resources.instruction_columns import InstructionColumns, PoolReading
 from el_resources.instruction_source import SourceSample, Turn
+from el_resources.row_limits import RowLimits
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
 READER_VERSION = 3
@@ -53,16 +54,20 @@ class FileInstructions(FileSource[SourceSample]):
     """The samples in a source's files; lines of both schemas may mix, a Parquet file has one or both."""
 
     reading: PoolReading
+    limits: RowLimits = field(default_factory=RowLimits)
 
     def shard_fingerprint(self, shard: str) -> str:
-        return self.files.fingerprint(shard, ("instructions", READER_VERSION, *self.reading.fingerprint()))
+        return self.files.fingerprint(shard, self._reader())
+
+    def _reader(self) -> tuple[object, ...]:
+        return ("instructions", READER_VERSION, *self.reading.fingerprint(), *self.limits.fingerprint())
 
     def samples(self, shard: str) -> Iterator[SourceSample]:
         return self.items(shard)
 
     def _jsonl(self, shard: str, path: str) -> Iterator[SourceSample]:
         seen = SeenColumns(self.reading)
-        for number, row in json_lines(self.files.filesystem, shard, path):
+        for number, row in json_lines(self.files.filesystem, shard, path, self.limits):
             if isinstance(row, BadRow):
                 yield set_aside(None, self.files.license, NotASample(row.reason, row.detail))
             else:
@@ -72,11 +77,13 @@ class FileInstructions(FileSource[SourceSample]):
             raise CorruptShardError(shard, path, problem)
 
     def _parquet(self, shard: str, path: str) -> Iterator[SourceSample]:
-        for batch in parquet_batches(self.files.filesystem, shard, path, partial(wanted_columns, reading=self.reading)):
+        wanted, number = partial(wanted_columns, reading=self.reading), 0
+        for batch in parquet_batches(self.files.filesystem, shard, path, wanted, self.limits):
             names = batch.schema.names
             values = (values_of(batch, name, self.reading) for name in names)
             for row in zip(*values, strict=True):
-                yield self._sample_of(dict(zip(names, row, strict=True)), "the row")
+                number += 1
+                yield self._sample_of(dict(zip(names, row, strict=True)), f"row {number}")
 
     def _sample_of(self, row: Row, place: str) -> SourceSample:
         """The sample of a row, or what is left of one that is set aside."""
@@ -85,6 +92,7 @@ class FileInstructions(FileSource[SourceSample]):
         license_ = label(row.get(columns.license)) or self.files.license
         try:
             texts, turns, original = read_row(row, self.reading, place)
+            self._refuse_long(texts, turns, place)
             kept = kept_columns(row, self.reading.keep)
         except NotASample as flaw:
             return set_aside(source_id, license_, flaw)
@@ -100,6 +108,13 @@ class FileInstructions(FileSource[SourceSample]):
             kept_columns=kept,
             license=license_,
         )
+
+    def _refuse_long(self, texts: ScoredTexts, turns: Sequence[Turn], place: str) -> None:
+        """Raise NotASample if the conversation is longer than the limit."""
+        scored = len(texts.context) + len(texts.instruction) + len(texts.response)
+        n_chars = sum(len(turn.text) for turn in turns) if turns else scored
+        if n_chars > self.limits.text_chars:
+            raise NotASample("text_too_long", self.limits.text_too_long(place, n_chars))
 
 
 @dataclass

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from el_resources.instruction_columns import PoolReading
+from el_resources.row_limits import RowLimits
 from el_resources.tokenization import ModelTokenizer
 
 
@@ -121,6 +122,7 @@ def open_instructions(
     windows: Callable[[], tuple[int, int]],
     hub_endpoint: str = "",
     reading: PoolReading | None = None,
+    limits: RowLimits | None = None,
 ) -> InstructionSource:
     """The pool that `uri` names: `python-docs-questions:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`.
 
@@ -134,6 +136,7 @@ def open_instructions(
             so that opening files never resolves a model.
         hub_endpoint: address of the Hugging Face hub or a mirror (EL_HUB_ENDPOINT); empty means the library's own.
         reading: how files are read; None reads the first exchange under the usual names.
+        limits: the longest rows that are read; None for the defaults.
     """
     scheme, colon, location = uri.partition(":")
     if not colon or scheme not in _SCHEMES:
@@ -146,7 +149,8 @@ def open_instructions(
         from el_resources.file_schemes import open_files
         from el_resources.instruction_files import FileInstructions
 
-        return FileInstructions(files=open_files(uri, hub_endpoint), reading=reading or PoolReading())
+        files = open_files(uri, hub_endpoint)
+        return FileInstructions(files=files, reading=reading or PoolReading(), limits=limits or RowLimits())
     from el_resources.python_docs_questions import PythonDocsQuestions
 
     if location:

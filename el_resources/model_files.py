@@ -62,6 +62,12 @@ def resolve_model(name: str, revision: str | None = None) -> Path:
     return _checked(local, name)
 
 
+def refuse_unknown_form(name: str) -> None:
+    """Raise ValueError for a name that is no reference model, no hub id, and no path of a machine that runs may use."""
+    if name.startswith(REFERENCE_PREFIX) or "/" not in name:
+        _local_folder(name)
+
+
 def model_window(folder: Path, override: int | None = None) -> int:
     """The tokens that the model reads at once, BOS included: its `max_position_embeddings` unless overridden."""
     if override is not None:

@@ -90,6 +90,12 @@ def _credentials() -> dict[str, str | None]:
     }
 
 
+def endpoint_of(place: str) -> str:
+    """The server that an address is asked of, in words."""
+    named = (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")) if is_s3(place) else None
+    return named or "its provider's endpoint"
+
+
 @contextmanager
 def faults_named(place: str) -> Iterator[None]:
     """Within it, what S3's client raises (no credentials, no connection, a refusal) names the place and what to do."""
@@ -103,8 +109,8 @@ def faults_named(place: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except PermissionError as error:
-        raise PermissionError(f"{place} refuses access ({error}); {S3_REMEDY}") from error
+        raise PermissionError(f"{place} at {endpoint_of(place)} refuses access ({error}); {S3_REMEDY}") from error
     except (BotoCoreError, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error.__cause__, ClientError | BotoCoreError):
             raise  # the caller's own
-        raise ConnectionError(f"{place} cannot be reached ({error}); {S3_REMEDY}") from error
+        raise ConnectionError(f"{place} at {endpoint_of(place)} cannot be reached ({error}); {S3_REMEDY}") from error

@@ -5,12 +5,14 @@ where what was dropped, or a tie at the cut, could still change the k best.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from el_resources.passing_faults import Again
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -46,11 +48,15 @@ class PinnedIndex:
     `chunk_id`).
     """
 
-    def __init__(self, tag: str, table: "Table") -> None:
+    def __init__(self, tag: str, table: "Table", again: Again) -> None:
         self.tag = tag
-        self.n_rows: int = table.count_rows()
+        self.n_rows: int = again("counting rows", lambda _: table.count_rows())
         self.dimension: int = table.schema.field("vector").type.list_size
         self._table = table
+        self._again = again
+
+    def _rows(self, query: Any) -> pl.DataFrame:
+        return self._again("reading the index", lambda _: _frame(query.to_arrow()))
 
     def search_dense(self, vectors: NDArray[np.float32], k: int, *, exclude_doc_id: str | None = None) -> pl.DataFrame:
         """The k chunks nearest to each row of `vectors`, by cosine; a zero vector is near to nothing.
@@ -84,11 +90,13 @@ class PinnedIndex:
 
     def chunk_ids(self) -> pl.DataFrame:
         """`chunk_id`, `doc_id`, `shard` and `content_hash` of every row, by `chunk_id`."""
-        return _frame(self._table.search().select(IDENTITY_COLUMNS).to_arrow()).sort("chunk_id")
+        return self._rows(self._table.search().select(IDENTITY_COLUMNS)).sort("chunk_id")
 
     def shard_fingerprints(self) -> dict[str, str]:
         """Fingerprint of the table that each shard's rows come from; shards without rows are not in it."""
-        return {shard: "+".join(found) for shard, found in fingerprints_in(self._table).items()}
+        rows = self._rows(self._table.search().select(["shard", "shard_fingerprint"]))
+        grouped = rows.group_by("shard").agg(pl.col("shard_fingerprint").unique().sort().str.join("+"))
+        return dict(grouped.iter_rows())
 
     def texts(self, chunk_ids: Sequence[str]) -> pl.DataFrame:
         """`chunk_id`, `doc_id`, `shard`, `content_hash` and `text` of the given chunks, in the given order.
@@ -100,7 +108,7 @@ class PinnedIndex:
         unique = wanted["chunk_id"].unique(maintain_order=True).to_list()
         columns = [*IDENTITY_COLUMNS, "text"]
         found = [
-            _frame(self._table.search().where(is_in("chunk_id", ids)).select(columns).limit(len(ids)).to_arrow())
+            self._rows(self._table.search().where(is_in("chunk_id", ids)).select(columns).limit(len(ids)))
             for ids in slices(unique, IDS_PER_FILTER)
         ]
         rows = pl.concat(found) if found else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
@@ -133,7 +141,7 @@ class PinnedIndex:
     def _nearest(self, vectors: NDArray[np.float32], limit: int) -> pl.DataFrame:
         query = self._table.search(vectors, vector_column_name="vector").distance_type("cosine")
         query = query.nprobes(probes(self.n_rows))
-        found = _frame(query.select([*RESULT_COLUMNS, "_distance"]).limit(limit).to_arrow())
+        found = self._rows(query.select([*RESULT_COLUMNS, "_distance"]).limit(limit))
         # LanceDB numbers the queries only where there are several.
         number = pl.col("query_index") if "query_index" in found.columns else pl.lit(0)
         return found.select(
@@ -145,8 +153,7 @@ class PinnedIndex:
 
         columns = [*RESULT_COLUMNS, "_score"]
         found = [
-            _frame(self._table.search(MatchQuery(query, "text")).select(columns).limit(limit).to_arrow())
-            for query in queries
+            self._rows(self._table.search(MatchQuery(query, "text")).select(columns).limit(limit)) for query in queries
         ]
         return pl.concat(
             hits.select(pl.lit(index, pl.Int64).alias("query_index"), *RESULT_COLUMNS, similarity="_score")
@@ -157,13 +164,6 @@ class PinnedIndex:
 def probes(n_rows: int) -> int:
     """Partitions of the vector index that a query searches; an exact search has none."""
     return min(MOST_PROBES, max(FEWEST_PROBES, n_rows // ROWS_PER_PARTITION // 4))
-
-
-def fingerprints_in(table: "Table") -> dict[str, list[str]]:
-    """Fingerprints under which each shard's rows stand in the table: one, unless a writer died or raced another."""
-    rows = _frame(table.search().select(["shard", "shard_fingerprint"]).to_arrow())
-    grouped = rows.group_by("shard").agg(pl.col("shard_fingerprint").unique().sort())
-    return dict(grouped.iter_rows())
 
 
 def _unsettled(hits: pl.DataFrame, limit: int, k: int, exclude_doc_id: str | None) -> list[int]:

@@ -15,6 +15,7 @@ import dagster as dg
 from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator, model_validator
 
 from el_resources.bounds import bounds_described
+from el_resources.checked_values import CHECKS
 from el_resources.choices import FullTextTokenizer, LongTexts, ScoredExchange
 from el_resources.environment import Environment, settings_in, suggested, variable_of
 from el_resources.instruction_columns import parse_columns, parse_names
@@ -52,6 +53,18 @@ class Settings(dg.ConfigurableResource):
         allow_inf_nan=False,
         description="Share of a file's rows that may be unreadable (not UTF-8, not JSON, without text): they are set "
         "aside; a file with more is refused. One row always may.",
+    )
+    line_mib_max: int = Field(
+        default=64,
+        ge=1,
+        le=2_047,
+        description="Longest line of JSON lines, decompressed, and longest text in Parquet, in MiB; a longer one is a "
+        "row that cannot be read.",
+    )
+    document_chars_max: int = Field(
+        default=50_000_000,
+        ge=1_000,
+        description="Longest document or conversation, in characters; a longer one is a row that cannot be read.",
     )
     hub_endpoint: str = Field(
         default="",
@@ -220,18 +233,22 @@ class Settings(dg.ConfigurableResource):
         default="rank", description="The one scale that HMP and CAS are brought to before they are added."
     )
 
-    seed: int = Field(default=0, ge=0, description="Seeds root sampling, controls and shuffles.")
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Seeds root sampling, controls and shuffles.")
     exact_search_rows: int = Field(
         default=100_000,
         ge=0,
         description="Up to this many chunks retrieval is exact; beyond it an approximate index is built.",
     )
     cores_per_run: float = Field(
-        default=1.0, gt=0, description="CPU cores that a run asks a Ray cluster for (EL_EXECUTION=ray)."
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="CPU cores that a run asks a Ray cluster for (EL_EXECUTION=ray).",
     )
     gpus_per_run: float = Field(
         default=1.0,
         ge=0,
+        allow_inf_nan=False,
         description="GPUs that a run asks a Ray cluster for if it reads a model; 0 for a cluster without. A run uses "
         "one.",
     )
@@ -272,6 +289,11 @@ class Settings(dg.ConfigurableResource):
         description="Let a sensor remove shards and their tables even where more than half of those registered are "
         "gone from the source at once, which is otherwise taken for a fault of the source.",
     )
+
+    @field_validator(*CHECKS)
+    @classmethod
+    def _checked(cls, text: str, info: ValidationInfo) -> str:
+        return CHECKS[str(info.field_name)](text)
 
     @field_validator("instruction_columns", "keep_columns")
     @classmethod

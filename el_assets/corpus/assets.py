@@ -18,9 +18,12 @@ from el_assets.shard_assets import shard_asset, with_seen_settings
 from el_assets.shard_runs import Made, materialize_shards, open_corpus_of, unreadable
 from el_resources.bad_rows import within_share
 from el_resources.causal_lm import ModelChoice
-from el_resources.context_store import ContextStore, ShardChunks, build_tag
+from el_resources.context_store import ContextStore
 from el_resources.corpus_source import CorpusSource, CorruptShardError, SourceDocument
+from el_resources.index_rows import ShardChunks
+from el_resources.index_tags import build_tag
 from el_resources.long_texts import encode_whole
+from el_resources.passing_faults import Tell, silent
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp, refuse_mixed_settings
 from el_resources.text_encoder import TextEncoder, open_encoder
@@ -133,12 +136,16 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
         why = why_nothing({"documents": tables.stamps("documents", stamps).values()})
         raise ValueError(f"there is nothing to index: {why or 'no document gave a chunk'}")
     shards = {
-        shard: ShardChunks(fingerprint=stamp.fingerprint, batches=partial(index_batches, tables, shard))
+        shard: ShardChunks(
+            fingerprint=stamp.fingerprint,
+            n_rows=int(stamp.facts["rows"]),
+            batches=partial(index_batches, tables, shard),
+        )
         for shard, stamp in stamps.items()
     }
     started = time.monotonic()
     with progress(context, "sync index", n_chunks, "chunks") as advance:
-        report = context_store(settings).sync(
+        report = context_store(settings, tell=context.log.warning).sync(
             shards,
             settings=_index_settings(stamps),
             exact_row_limit=settings.exact_search_rows,
@@ -168,9 +175,9 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
     )
 
 
-def context_store(settings: Settings) -> ContextStore:
+def context_store(settings: Settings, *, tell: Tell = silent) -> ContextStore:
     """The retrieval index of the settings' store."""
-    return ContextStore(str(ShardTables(settings.store).store / "context_store"))
+    return ContextStore(str(ShardTables(settings.store).store / "context_store"), tell=tell)
 
 
 def index_tag(settings: Settings, chunks: Mapping[str, Stamp]) -> str:

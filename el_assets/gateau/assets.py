@@ -21,6 +21,7 @@ from el_resources.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.corpus_source import CorruptShardError
 from el_resources.instruction_columns import PoolReading, parse_columns, parse_names
 from el_resources.instruction_source import InstructionSource, open_instructions
+from el_resources.row_limits import RowLimits
 from el_resources.settings import Settings
 from el_resources.shard_tables import MissingTableError, MixedSettingsError, ShardTables, Stamp, refuse_mixed_settings
 
@@ -183,6 +184,7 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
             columns=parse_columns(settings.instruction_columns),
             keep=parse_names(settings.keep_columns),
         ),
+        limits=RowLimits.of(settings),
     )
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from el_assets.definitions import defs
 from el_assets.shown_versions import shown_version
+from el_resources import shard_files
+from el_resources.file_listing import list_files
 from el_resources.settings import Settings
 from tests.conftest import Workspace, library_samples
 from tests.ticks import sensor_tick
@@ -133,3 +135,15 @@ def test_a_run_records_the_version_of_the_settings_that_it_had(workspace: Worksp
     assert materialization is not None and materialization.tags is not None
     assert materialization.tags["dagster/code_version"] == shown_version("documents", workspace.loaded())
     assert materialization.tags["dagster/code_version"] != shown_version("documents", Settings.load({}))
+
+
+def test_a_look_lists_each_source_once(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+
+    def counted(filesystem: Any, uri: str, *rest: Any) -> Any:
+        listed.append(uri)
+        return list_files(filesystem, uri, *rest)
+
+    monkeypatch.setattr(shard_files, "list_files", counted)
+    assert told(tick(workspace))
+    assert sorted(listed) == sorted([workspace.settings["corpus"], workspace.settings["instructions"]])

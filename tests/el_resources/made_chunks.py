@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from el_resources.context_store import ShardChunks
+from el_resources.index_rows import ShardChunks
 
 DIMENSION = 8
 SETTINGS = {"encoder": "test"}
@@ -25,7 +25,11 @@ def chunks_frame(shard: str, texts: list[str], *, doc_ids: list[str] | None = No
 
 
 def as_chunks(frame: pl.DataFrame, fingerprint: str) -> ShardChunks:
-    return ShardChunks(fingerprint=fingerprint, batches=lambda: iter(frame.to_arrow().to_batches(max_chunksize=3)))
+    return ShardChunks(
+        fingerprint=fingerprint,
+        n_rows=frame.height,
+        batches=lambda: iter(frame.to_arrow().to_batches(max_chunksize=3)),
+    )
 
 
 def shard(name: str, n: int = 10, *, fingerprint: str = "1", seed: int = 0) -> ShardChunks:

@@ -168,14 +168,14 @@ def test_memory_does_not_follow_the_content(tmp_path: Path, suffix: str) -> None
     (tmp_path / f"a.jsonl.{suffix}").write_bytes(PACKS[suffix](lines(10_000_000, 10_500_000)))
     code = (
         "import resource, sys; from el_resources.file_formats import json_lines\n"
+        "from el_resources.row_limits import RowLimits\n"
         "from fsspec.implementations.local import LocalFileSystem\n"
         "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "rows = json_lines(LocalFileSystem(), 'a', sys.argv[1]); next(rows); before = used()\n"
+        "rows = json_lines(LocalFileSystem(), 'a', sys.argv[1], RowLimits()); next(rows); before = used()\n"
         "print(sum(1 for _ in rows), used() - before)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / f"a.jsonl.{suffix}")], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", code, str(tmp_path / f"a.jsonl.{suffix}")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     n_rows, grown_kib = map(int, done.stdout.split())
     assert n_rows == 499_999
     assert grown_kib < 6_000  # of 10 MB

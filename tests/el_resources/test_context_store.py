@@ -6,7 +6,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from el_resources.context_store import ContextStore, ShardChunks
+from el_resources.context_store import ContextStore
+from el_resources.index_rows import ShardChunks
 from el_resources.pinned_index import PinnedIndex
 from tests.el_resources.made_chunks import DIMENSION, SETTINGS, as_chunks, chunks_frame, shard
 
@@ -133,7 +134,7 @@ def test_a_sync_that_died_between_delete_and_add_is_healed(store: ContextStore, 
             yield batch
 
     with pytest.raises(OSError, match="disk went away"):
-        store.sync({"a": shard("a"), "b": ShardChunks(fingerprint="2", batches=dying)}, settings=SETTINGS)
+        store.sync({"a": shard("a"), "b": ShardChunks(fingerprint="2", n_rows=10, batches=dying)}, settings=SETTINGS)
 
     assert store.current_tag() == old.tag
     assert shards_in(store.open()) == {"a": 10, "b": 10}
@@ -150,7 +151,7 @@ def test_a_sync_that_died_before_its_tag_is_healed(store: ContextStore, monkeypa
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for step in ("build_indices", "_put_in_force"):
+    for step in ("build_indices", "record_build"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(f"el_resources.context_store.{step}", die)
             store.sync(new_content, settings=SETTINGS)
@@ -182,7 +183,7 @@ def test_an_unknown_tag_is_named_with_the_known_ones(store: ContextStore) -> Non
 def test_nothing_to_index_is_an_error_that_leaves_the_old_build(store: ContextStore) -> None:
     old = store.sync({"a": shard("a")}, settings=SETTINGS)
 
-    for content in ({}, {"a": ShardChunks(fingerprint="2", batches=lambda: iter(()))}):
+    for content in ({}, {"a": ShardChunks(fingerprint="2", n_rows=0, batches=lambda: iter(()))}):
         with pytest.raises(ValueError, match="no shard has a chunk"):
             store.sync(content, settings=SETTINGS)
     with pytest.raises(ValueError, match=r"lack the columns \['vector'\]"):

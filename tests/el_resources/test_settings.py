@@ -60,6 +60,18 @@ def test_misspelt_names_are_refused_and_named() -> None:
         Settings.load({}, alhpa=1.0)
 
 
+OTHER_TEXTS = {
+    "corpus": "jsonl:x",
+    "device": "cpu",
+    "encoder": "sentence-transformers:x",
+    "hub_endpoint": "https://x",
+    "instruction_columns": "messages=dialog",
+    "instructions": "jsonl:x",
+    "long_model": "reference:short",
+    "short_model": "reference:long",
+}
+
+
 def other_values() -> dict[str, Any]:
     """A valid value for every setting that is not its default, whatever its type."""
     found: dict[str, Any] = {}
@@ -75,7 +87,7 @@ def other_values() -> dict[str, Any]:
             found[name] = 6
         else:
             found[name] = default + 1 if isinstance(default, int) else default / 2
-    return {**found, "root_tokens_min": 64, "instruction_columns": "messages=dialog"}
+    return {**found, **OTHER_TEXTS, "root_tokens_min": 64}
 
 
 def test_every_value_of_an_instance_arrives_in_a_run_whose_launch_config_is_empty() -> None:

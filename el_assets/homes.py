@@ -1,0 +1,65 @@
+"""The Dagster instance that a command uses: the working directory's, the one of deploy/, or that of DAGSTER_HOME."""
+
+import os
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# Where runs are executed -> folder of the Dagster instance whose launcher does that.
+HOMES = {"local": Path(), "ray": Path("deploy")}
+# What an instance's file names -> modules of the extra `cluster`.
+NEEDS = {"dagster_ray": ("dagster_ray", "ray"), "postgres_url": ("dagster_postgres", "psycopg2")}
+
+
+def set_home(variables: Mapping[str, str]) -> None:
+    """Use the Dagster instance of the working directory, or its deploy/ if EL_EXECUTION=ray, unless DAGSTER_HOME names
+    another.
+
+    Raises:
+        ValueError: there is none, its file is broken, or asks for packages or variables that are not there.
+    """
+    execution = variables.get("EL_EXECUTION", "local")
+    if execution not in HOMES:
+        raise ValueError(f"EL_EXECUTION={execution!r} is unknown; choose one of {sorted(HOMES)}")
+    if home := variables.get("DAGSTER_HOME"):
+        folder = Path(home).expanduser().absolute()
+        if not folder.is_dir():
+            raise ValueError(f"DAGSTER_HOME={home!r} is no folder; make it, or unset it to use the working directory")
+    else:
+        folder = HOMES[execution].absolute()
+        if not (folder / "dagster.yaml").is_file():
+            raise ValueError(
+                f"no {HOMES[execution] / 'dagster.yaml'} here; run from the repository's root, or set DAGSTER_HOME to "
+                "a folder that has one"
+            )
+    _refuse_broken(folder / "dagster.yaml", variables)
+    os.environ["DAGSTER_HOME"] = str(folder)
+
+
+def _refuse_broken(file: Path, variables: Mapping[str, str]) -> None:
+    if not file.is_file():
+        return  # an instance may do without
+    try:
+        text = file.read_text(encoding="utf-8")
+        asked = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} cannot be read ({' '.join(str(error).split())}); repair it") from error
+    if not isinstance(asked, dict | None):
+        raise ValueError(f"{file} holds no settings of Dagster but {type(asked).__name__}; repair it")
+    missing = sorted({name for words, names in NEEDS.items() if words in text for name in names if not find_spec(name)})
+    if missing:
+        raise ValueError(f"{file} needs {', '.join(missing)}; install them with `pip install 'entropylong[cluster]'`")
+    if unset := sorted({name for name in _variables(asked) if name not in variables}):
+        raise ValueError(f"{file} asks for {', '.join(unset)}, which is not set; deploy/environment.example shows each")
+
+
+def _variables(asked: Any) -> Iterator[str]:
+    """Yield the variables that an instance's file takes values from, as `{env: NAME}`."""
+    if isinstance(asked, dict):
+        if list(asked) == ["env"]:
+            yield str(asked["env"])
+        for value in asked.values():
+            yield from _variables(value)

@@ -1,0 +1,119 @@
+"""A record of the files that a build of the retrieval index consists of, and what is wrong with them now.
+
+After a build its files are listed with their sizes and, on disk, hashes. LanceDB has no checksums of its own: a flipped
+byte in a vector is another vector to it. The record lies beside the table, as `builds/<tag>.json`.
+
+Which files belong to a build is read off its manifest, in which their names stand: data files by name, indices as the
+bytes of their UUIDs, deletions as the varint of their numbers. Files that only older builds use are not looked at.
+
+Costs: one listing; hashes of at most `LOOK_BYTES` for a look, `OPEN_BYTES` before the build is used, smallest first.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from upath import UPath
+
+from el_resources.object_stores import is_remote, store_path
+
+LOOK_BYTES = 64 * 2**20
+OPEN_BYTES = 8 * 2**30
+NEWEST_VERSION = 2**64 - 1  # manifests are named by what is left to it, so that the newest is listed first
+
+
+def record_build(store: str, table: str, tag: str, version: int) -> None:
+    """Write the record of a build that was just made."""
+    folder = store_path(store) / f"{table}.lance"
+    sizes = _sizes(folder)
+    manifest = _manifest(version)
+    assert manifest in sizes, f"{folder} has no manifest of version {version}"
+    files = {manifest: sizes[manifest], **_used_files(sizes, (folder / manifest).read_bytes())}
+    hashes = {} if is_remote(store) else _hashes(folder, files, OPEN_BYTES)
+    content = {"version": version, "files": {name: [size, hashes.get(name)] for name, size in files.items()}}
+    place = _record(store, tag)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(content))
+
+
+def build_fault(store: str, table: str, tag: str, version: int, *, hash_bytes: int = LOOK_BYTES) -> str:
+    """Return what is wrong with the files of a build, in words; empty if nothing is, or if it has no record."""
+    place = _record(store, tag)
+    if not place.exists():
+        return ""
+    try:
+        record = json.loads(place.read_text())
+        expected = {str(name): (int(size), made) for name, (size, made) in record["files"].items()}
+        recorded = int(record["version"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return f"the record {place} is broken"
+    if recorded != version:
+        return f"tag {tag} names version {version}, and the build is version {recorded}"
+    folder = store_path(store) / f"{table}.lance"
+    sizes = _sizes(folder)
+    for name, (size, _) in expected.items():
+        if name not in sizes:
+            return f"{folder / name} is gone"
+        if sizes[name] != size:
+            return f"{folder / name} has {sizes[name]:,} bytes and had {size:,}"
+    if is_remote(store):
+        return ""
+    now = _hashes(folder, {name: size for name, (size, made) in expected.items() if made}, hash_bytes)
+    changed = next((name for name, made in now.items() if made != expected[name][1]), None)
+    return f"the content of {folder / changed} changed" if changed else ""
+
+
+def _record(store: str, tag: str) -> UPath:
+    return store_path(store) / "builds" / f"{tag}.json"
+
+
+def _manifest(version: int) -> str:
+    return f"_versions/{NEWEST_VERSION - version}.manifest"
+
+
+def _sizes(folder: UPath) -> dict[str, int]:
+    """Bytes of every file below a folder."""
+    if not is_remote(str(folder)):
+        root = Path(str(folder))
+        return {str(path.relative_to(root)): path.stat().st_size for path in root.rglob("*") if path.is_file()}
+    found = folder.fs.find(folder.path, detail=True)
+    root_length = len(folder.path.rstrip("/")) + 1
+    return {path[root_length:]: int(entry["size"]) for path, entry in found.items()}
+
+
+def _used_files(sizes: Mapping[str, int], manifest: bytes) -> dict[str, int]:
+    return {name: size for name, size in sizes.items() if _is_used(name, manifest)}
+
+
+def _is_used(name: str, manifest: bytes) -> bool:
+    folder, _, rest = name.partition("/")
+    if folder == "data":
+        return rest.encode() in manifest
+    if folder == "_indices":
+        return uuid.UUID(rest.partition("/")[0]).bytes in manifest
+    if folder == "_deletions":
+        return _varint(int(rest.partition(".")[0].split("-")[-1])) in manifest
+    return False
+
+
+def _varint(number: int) -> bytes:
+    """A number as protocol buffers write it."""
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def _hashes(folder: UPath, sizes: Mapping[str, int], most_bytes: int) -> dict[str, str]:
+    """Hashes of files, smallest first, up to so many bytes."""
+    found = {}
+    for name, size in sorted(sizes.items(), key=lambda item: (item[1], item[0])):
+        most_bytes -= size
+        if most_bytes < 0:
+            break
+        with Path(str(folder / name)).open("rb") as file:
+            found[name] = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    return found

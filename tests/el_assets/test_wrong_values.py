@@ -1,0 +1,181 @@
+"""Wrong values as users give them: refused at once, with the variable, the value and the remedy, before any run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from el_assets.__main__ import main
+from tests.conftest import library_documents, library_samples, write_json_lines
+
+# (variables, the command's arguments, what is said)
+VALUES = [
+    ("EL_DEVICE=gpu", "", "(EL_DEVICE) = 'gpu': no such device; use auto, cpu, cuda, or cuda:N"),
+    ("EL_DEVICE=CPU", "", "no such device"),
+    ("EL_DEVICE=cuda:x", "", "no such device"),
+    ("EL_DEVICE=", "", "no such device"),
+    ("EL_DEVICE=cuda", "", "EL_DEVICE='cuda' is not there: torch sees"),
+    ("EL_DEVICE=cuda:97", "", "EL_DEVICE='cuda:97' is not there: torch sees"),
+    ("EL_STORE=", "", "(EL_STORE) = ''"),
+    ("EL_STORE= ", "", "(EL_STORE) = ' ': an empty place; name a folder or s3://BUCKET/PREFIX"),
+    ("EL_STORE=s3:bucket/x", "", "write s3://bucket/x, with two slashes"),
+    ("EL_STORE=s3:/bucket/x", "", "write s3://bucket/x, with two slashes"),
+    ("EL_STORE=s3://", "", "no bucket is named; write s3://BUCKET/PREFIX"),
+    ("EL_STORE=az://box/x", "", "az:// needs the package adlfs; install it with `pip install adlfs`"),
+    ("EL_STORE=gs://box/x", "", "gs:// needs the package gcsfs; install it with `pip install gcsfs`"),
+    ("EL_STORE=ftp://host/x", "", "tables cannot be kept in ftp://; name a folder or s3://BUCKET/PREFIX"),
+    ("EL_STORE=~nobody-here/x", "", "~nobody-here is no user's home folder; write the path out"),
+    ("EL_STORE=dagster.yaml", "", "is a file; set EL_STORE to a folder"),
+    ("EL_STORE=dagster.yaml/x", "", "EL_STORE='dagster.yaml/x' cannot be made (Not a directory)"),
+    ("EL_CORPUS=", "", "corpus '' has no known scheme; use one of python-docs:, parquet:, jsonl:, hf:"),
+    ("EL_CORPUS=corpus", "", "'corpus' has no known scheme"),
+    ("EL_CORPUS=json:corpus", "", "'json:corpus' has no known scheme"),
+    ("EL_CORPUS=jsonl:", "", "'jsonl:' names no place"),
+    ("EL_CORPUS=python-docs:3.12", "", "python-docs: is one fixed source, write it with nothing after the colon"),
+    ("EL_CORPUS=jsonl:gs://box/x", "", "gs:// needs the package gcsfs"),
+    ("EL_CORPUS=jsonl:nope://x", "", "no file system has the scheme nope://"),
+    ("EL_CORPUS=jsonl:s3:/bucket/x", "", "write s3://bucket/x, with two slashes"),
+    ("EL_CORPUS=jsonl:absent", "", "absent does not exist; name a file, a folder or a glob"),
+    ("EL_CORPUS=jsonl:absent/*.jsonl", "", "no file matches"),
+    ("EL_CORPUS=jsonl:corpus [wieght=0.5]", "", "wieght"),
+    ("EL_CORPUS=jsonl:corpus [weight=2]", "", "weight"),
+    ("EL_CORPUS=jsonl:corpus + nope:x", "", "'nope:x' has no known scheme"),
+    (
+        "EL_INSTRUCTIONS=pool",
+        "",
+        "instructions 'pool' has no known scheme; use one of python-docs-questions:, parquet:",
+    ),
+    ("EL_INSTRUCTIONS=jsonl:", "", "names no place"),
+    ("EL_INSTRUCTIONS=jsonl:absent", "--select gateau", "absent does not exist"),
+    ("EL_INSTRUCTION_COLUMNS=mesages=x", "", "mesages"),
+    ("EL_KEEP_COLUMNS=a,,b", "", "EL_KEEP_COLUMNS"),
+    ("EL_LONG_MODEL=", "", "(EL_LONG_MODEL) = ''"),
+    ("EL_LONG_MODEL=reference:lng", "", "there is no reference model 'reference:lng'; choose one of reference:short"),
+    ("EL_LONG_MODEL=no such", "", "model 'no such' is neither an existing folder nor a hub id"),
+    ("EL_LONG_MODEL=/absent/model", "", "EL_LONG_MODEL: model '/absent/model' is neither an existing folder"),
+    ("EL_LONG_MODEL=corpus", "", "EL_LONG_MODEL: "),
+    ("EL_LONG_MODEL=dagster.yaml", "", "is a file; give the folder that holds it"),
+    ("EL_LONG_MODEL_REVISION=main", "", "is local and has no revision 'main'; leave the revision empty"),
+    ("EL_ENCODER=bge", "", "no such encoder; use reference-idf or sentence-transformers:NAME-OR-FOLDER"),
+    ("EL_ENCODER=sentence-transformers:", "", "no such encoder"),
+    ("EL_ENCODER=sentence-transformers:/absent/x", "", "there is no folder /absent/x; correct it, or give a hub id"),
+    ("EL_HUB_ENDPOINT=huggingface.co", "", "no address; write https://HOST"),
+    ("EL_TRUST_REMOTE_CODE=perhaps", "", "(EL_TRUST_REMOTE_CODE) = 'perhaps'"),
+    ("EL_CHUNK_TOKENS=4096", "", "no root fits: EL_CHUNK_TOKENS=4096, EL_ROOT_TOKENS_MIN=128"),
+    ("EL_CHUNK_TOKENS=many", "", "(EL_CHUNK_TOKENS) = 'many'"),
+    ("EL_CHUNK_TOKENS=1e3", "", "(EL_CHUNK_TOKENS) = '1e3'"),
+    ("EL_ROOT_TOKENS_MIN=2000", "", "root_tokens_max=640 is below root_tokens_min=2000"),
+    ("EL_SEQUENCE_TOKENS=100", "", "root_tokens_min=128 leaves no sequence"),
+    ("EL_CONTROLS_PER_ROOT=0", "", "beats_controls needs controls_per_root of at least 1"),
+    ("EL_SHORT_WINDOW=9000", "--select gateau", "EL_SHORT_WINDOW=9000 is beyond the window of reference:long, 4096"),
+    ("EL_EPSILON=1", "", "(EL_EPSILON) = '1'"),
+    ("EL_EPSILON=0,4", "", "(EL_EPSILON) = '0,4'"),
+    ("EL_ALPHA=nan", "", "(EL_ALPHA) = 'nan'"),
+    ("EL_CORES_PER_RUN=inf", "", "(EL_CORES_PER_RUN) = 'inf'"),
+    ("EL_BAD_ROWS_MAX_SHARE=1%", "", "(EL_BAD_ROWS_MAX_SHARE) = '1%'"),
+    ("EL_LINE_MIB_MAX=0", "", "(EL_LINE_MIB_MAX) = '0'"),
+    ("EL_PROFILE=papers", "", "papers"),
+    ("EL_RETRIEVER=bm25", "", "(EL_RETRIEVER) = 'bm25'"),
+    ("EL_RUNS_AT_ONCE=many", "", "EL_RUNS_AT_ONCE='many' is no number of runs; set it to 1 or more"),
+    ("EL_RUNS_AT_ONCE=0", "", "EL_RUNS_AT_ONCE='0' is no number of runs"),
+    ("EL_EXECUTION=Ray", "", "EL_EXECUTION='Ray' is unknown; choose one of ['local', 'ray']"),
+    ("EL_FAILURE_WEBHOOK=hooks.slack.com/x", "", "EL_FAILURE_WEBHOOK is no address of http or https"),
+    ("EL_ALHPA=2", "", "unknown setting EL_ALHPA (did you mean EL_ALPHA?)"),
+    ("el_alpha=2", "", "unknown setting el_alpha (did you mean EL_ALPHA?)"),
+    ("DAGSTER_HOME=absent", "", "DAGSTER_HOME='absent' is no folder"),
+    ("DAGSTER_HOME=dagster.yaml", "", "DAGSTER_HOME='dagster.yaml' is no folder"),
+    ("DAGSTER_HOME=broken", "", "broken/dagster.yaml cannot be read (while parsing"),
+    ("DAGSTER_HOME=list", "", "list/dagster.yaml holds no settings of Dagster but list; repair it"),
+    ("DAGSTER_HOME=unset", "", "unset/dagster.yaml asks for NO_SUCH_VARIABLE, which is not set"),
+    ("", "--shards z.jsonl", "unknown shard 'z.jsonl'; there are a.jsonl, \"b,c.jsonl\""),
+    ("", "--shard z.jsonl", "unknown shard 'z.jsonl'"),
+    ("", "--shards=", "unknown shard ''"),
+    ("", "--select indx", "unknown part 'indx'; there are"),
+    ("", "--subsets top_5_percent", "unknown subset 'top_5_percent'; there are"),
+    ("", "--store s3://", "no bucket is named"),
+    ("", "--corpus corpus", "'corpus' has no known scheme"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("wrong")
+    homes = {
+        "": "telemetry: {enabled: false}\n",
+        "broken": "a: [",
+        "list": "- a\n",
+        "unset": "a: {env: NO_SUCH_VARIABLE}\n",
+    }
+    for name, text in homes.items():
+        (place / name).mkdir(exist_ok=True)
+        (place / name / "dagster.yaml").write_text(text)
+    for name in ("a.jsonl", "b,c.jsonl"):
+        write_json_lines(place / "corpus" / name, library_documents(1))
+    write_json_lines(place / "pool" / "q.jsonl", library_samples(1))
+    return place
+
+
+@pytest.fixture
+def command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.chdir(folder)
+    told = {
+        "DAGSTER_HOME": str(folder),
+        "EL_CORPUS": "jsonl:corpus",
+        "EL_INSTRUCTIONS": "jsonl:pool",
+        "EL_STORE": "store",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    return lambda *arguments: main([*arguments])
+
+
+@pytest.mark.parametrize(("variable", "arguments", "said"), VALUES)
+def test_a_wrong_value_is_refused_before_a_run(
+    command: Callable[..., int],
+    folder: Path,
+    variable: str,
+    arguments: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if variable:
+        name, _, value = variable.partition("=")
+        monkeypatch.setenv(name, value)
+    assert command("run", *arguments.split()) == 2
+    out, error = capsys.readouterr()
+    assert said in error
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    assert "shards of" not in out or "shard" in said, "nothing was begun"
+    assert not (folder / "store/tables").exists()
+
+
+def test_the_home_folder_is_written_out(
+    command: Callable[..., int], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    for name, value in {
+        "EL_STORE": "~/kept",
+        "EL_LONG_MODEL": "~/m",
+        "EL_ENCODER": "sentence-transformers:~/e",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert command("settings") == 0
+    shown = capsys.readouterr().out
+    assert all(
+        f'"{place}"' in shown for place in (f"{folder}/kept", f"{folder}/m", f"sentence-transformers:{folder}/e")
+    )
+
+
+def test_a_shard_whose_name_has_a_comma_can_be_named(
+    command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EL_STORE", str(tmp_path / "store"))
+    for arguments in (["--shard", "b,c.jsonl"], ["--shards", '"b,c.jsonl"']):
+        assert command("run", "--select", "index", *arguments) == 0
+        assert '1 of 2 shards of jsonl:corpus: "b,c.jsonl"\n' in capsys.readouterr().out
+    assert command("run", "--select", "index", "--shard", "b,c.jsonl", "--shards", "a.jsonl") == 0
+    assert "2 of 2 shards" in capsys.readouterr().out
+    assert command("backfill", "--select", "index", "--shard", "b,c.jsonl") == 0
+    assert '1 of 2 shards of jsonl:corpus: "b,c.jsonl"\n' in capsys.readouterr().out
