@@ -102,6 +102,11 @@ def _add_status(commands: Any) -> None:
     status.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
     _add_subsets(status)
     status.add_argument("--shards", action="store_true", help="name every shard, not the first few of each reason")
+    status.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every table too and compare it with its digest, as runs do before they use one",
+    )
     status.add_argument("--json", action="store_true", help="one JSON object for machines")
 
 

@@ -78,7 +78,7 @@ def status(options: argparse.Namespace, environment: Environment) -> int:
     pool_of_these = partial(pool_status, fractions=fractions)
     with opened_instance() as instance:
         found = [
-            look(instance, settings).only([name for part in chosen for name in assets[part]])
+            look(instance, settings, verify=options.verify).only([name for part in chosen for name in assets[part]])
             for look, assets in ((corpus_status, PARTS_OF_CORPUS), (pool_of_these, PARTS_OF_POOL))
             if (chosen := [part for part in parts if part in assets])
         ]

@@ -10,13 +10,15 @@ from el_resources.settings import Settings
 
 
 def corpus_inventory(
-    instance: dg.DagsterInstance, settings: Settings, source: ShardedSource | None = None
+    instance: dg.DagsterInstance, settings: Settings, source: ShardedSource | None = None, *, verify: bool = False
 ) -> Inventory:
-    """The registered shards of the corpus, which is opened unless it is given."""
-    return Inventory(settings, source or open_corpus_of(settings), registered_shards(instance))
+    """Return the state of the registered shards of the corpus, which is opened unless it is given."""
+    return Inventory(settings, source or open_corpus_of(settings), registered_shards(instance), verify=verify)
 
 
-def pool_inventory(instance: dg.DagsterInstance, settings: Settings, source: ShardedSource | None = None) -> Inventory:
-    """The registered shards of the instruction samples, which are opened unless they are given."""
+def pool_inventory(
+    instance: dg.DagsterInstance, settings: Settings, source: ShardedSource | None = None, *, verify: bool = False
+) -> Inventory:
+    """Return the state of the registered shards of samples, whose source is opened unless it is given."""
     registered = registered_shards(instance, instruction_shards)
-    return Inventory(settings, source or open_instructions_of(settings), registered)
+    return Inventory(settings, source or open_instructions_of(settings), registered, verify=verify)

@@ -57,9 +57,7 @@ def shard_check(
     def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> Any:  # Dagster's type knows one result
         tables, name = ShardTables(settings.store), asset.key.to_user_string()
         chosen = _chosen_shards(context)
-        shards = chosen or [
-            s for s in registered_shards(context.instance, asset.partitions_def) if tables.exists(name, s)
-        ]
+        shards = chosen or [s for s in registered_shards(context.instance, asset.partitions_def) if tables.has(name, s)]
         needed = (given(settings),) if given else ()
         found = {shard: problems(tables, shard, *needed) for shard in shards}
         made = _materializations(context.instance, asset.key, shards)
@@ -162,7 +160,7 @@ def all_shards_check(
     def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
         tables = ShardTables(settings.store)
         registered = registered_shards(context.instance, partitions)
-        existing = [shard for shard in registered if tables.exists(name, shard)]
+        existing = [shard for shard in registered if tables.has(name, shard)]
         try:
             found = problems(tables, registered) if existing else {}
         except MixedSettingsError as error:

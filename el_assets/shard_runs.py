@@ -102,6 +102,8 @@ def materialize_shards(
     def draft(shard: str) -> _Task:
         with shard_named(shard):
             new, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
+            if stored is None and (damage := tables.damage(asset, shard)):
+                context.log.warning(f"{asset} of {shard!r} is made again: {damage}")
             follows = stored is not None and still_follows(stored, new, all_settings(settings))
             return _Task(new, stored, kept=follows and not settings.force and still_valid(shard))
 

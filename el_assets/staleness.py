@@ -19,7 +19,7 @@ from el_assets.partitions import ShardedSource
 from el_assets.recipes import READ_FROM_SOURCE, RECIPES, SCORED_TEXTS, Cookbook, still_follows
 from el_resources.pinned_index import PinnedIndex
 from el_resources.settings import Settings
-from el_resources.shard_tables import KnownStamps, Stamp
+from el_resources.shard_tables import UNPARTITIONED, KnownStamps, Stamp
 
 State = Literal["done", "missing", "stale"]
 
@@ -47,11 +47,14 @@ class Inventory:
     Args:
         source: the corpus or the pool of samples; it is listed here.
         registered: the shards that Dagster knows, in registration order.
+        verify: compare every table's bytes with its digest, which reads all of them.
     """
 
-    def __init__(self, settings: Settings, source: ShardedSource, registered: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Settings, source: ShardedSource, registered: Sequence[str], *, verify: bool = False
+    ) -> None:
         self.settings = settings
-        self.tables = KnownStamps(settings.store)
+        self.tables = KnownStamps(settings.store, verify=verify)
         self.registered = list(registered)
         self.listed = set(source.shards())
         self._cookbook = Cookbook(settings, self.tables, source)
@@ -82,7 +85,7 @@ class Inventory:
     def _judge(self, asset: str, shard: str) -> Finding:
         stored = self.tables.stamp(asset, shard)
         if stored is None:
-            return MISSING
+            return self._not_there(asset, shard)
         if asset in READ_FROM_SOURCE and shard not in self.listed:
             return Finding("stale", ("its file left the source",))
         behind = _behind((name, self.table(name, shard)) for name in RECIPES[asset].inputs)
@@ -93,9 +96,14 @@ class Inventory:
         why = self._beside_recipe(stored) if follows else differences(stored, draft)
         return Finding("stale", why) if why else DONE
 
+    def _not_there(self, asset: str, partition: str = UNPARTITIONED) -> Finding:
+        """Return that a table is missing, and why, if its file is there."""
+        damage = self.tables.damage(asset, partition)
+        return Finding("missing", (damage,)) if damage else MISSING
+
     def _beside_recipe(self, stored: Stamp) -> tuple[str, ...]:
         """What makes a table stale that still follows from its recipe."""
-        if stored.asset == "packed_sequences" and not self.tables.exists("packing_leftovers", stored.partition):
+        if stored.asset == "packed_sequences" and not self.tables.has("packing_leftovers", stored.partition):
             return ("packing_leftovers is missing",)
         if stored.asset != "candidate_contexts" or self._index is None:
             return ()
@@ -180,7 +188,7 @@ class Inventory:
         """The state of `influence_scores`, over the registered shards that have both scores."""
         stored = self.tables.stamp("influence_scores")
         if stored is None:
-            return MISSING
+            return self._not_there("influence_scores")
         try:
             hmg, cam = scored_pool(self.tables, self.registered)
         except ValueError as error:
@@ -194,7 +202,7 @@ class Inventory:
         """The state of a partition of `selected_subsets`."""
         stored, influence = self.tables.stamp("selected_subsets", fraction), self.tables.stamp("influence_scores")
         if stored is None:
-            return MISSING
+            return self._not_there("selected_subsets", fraction)
         behind = _behind([("influence_scores", self.influence())])
         inputs: dict[str, Stamp] = {}
         if influence is not None:

@@ -81,15 +81,32 @@ class SourceStatus:
             "not_registered": list(self.not_registered),
             "gone": list(self.gone),
             "unreadable": dict(self.unreadable),
-            "assets": {a.asset: {"done": a.done, "missing": a.missing, "stale": a.stale} for a in self.assets},
+            "assets": {
+                a.asset: {
+                    "done": a.done,
+                    "missing": a.missing,
+                    "missing_because": a.missing_because,
+                    "stale": a.stale,
+                }
+                for a in self.assets
+            },
         }
 
 
 def corpus_status(
-    instance: dg.DagsterInstance, settings: Settings, *, source: ShardedSource | None = None
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    *,
+    source: ShardedSource | None = None,
+    verify: bool = False,
 ) -> SourceStatus:
-    """Documents to packed sequences; the source is opened unless it is given."""
-    inventory = corpus_inventory(instance, settings, source)
+    """Return the state of documents to packed sequences.
+
+    Args:
+        source: the opened corpus; opened here if None.
+        verify: read every table and compare it with its digest.
+    """
+    inventory = corpus_inventory(instance, settings, source, verify=verify)
     index = AssetStatus.of("retrieval_index", [(UNPARTITIONED, inventory.index())])
     first, rest = _by_shard(inventory, CORPUS_TABLES), _by_shard(inventory, SEQUENCE_TABLES)
     return _status(settings.corpus, inventory, [*first, index, *rest])
@@ -101,9 +118,10 @@ def pool_status(
     fractions: Sequence[str] = tuple(FRACTIONS),
     *,
     source: ShardedSource | None = None,
+    verify: bool = False,
 ) -> SourceStatus:
-    """Instruction samples to selected subsets, those of these fractions; the source is opened unless it is given."""
-    inventory = pool_inventory(instance, settings, source)
+    """Return the state of instruction samples to selected subsets, those of these fractions; the rest as above."""
+    inventory = pool_inventory(instance, settings, source, verify=verify)
     samples = _by_shard(inventory, SAMPLE_TABLES)
     influence = AssetStatus.of("influence_scores", [(UNPARTITIONED, inventory.influence())])
     subsets = AssetStatus.of("selected_subsets", ((fraction, inventory.subset(fraction)) for fraction in fractions))

@@ -1,35 +1,43 @@
 """One Parquet table per asset and partition: `<store>/tables/<asset>/<partition>.parquet`.
 
 Guarantees:
-- A table is there whole or not at all: on disk it is written beside its place and renamed, in an object store it is
-  made in memory and put there in one upload, which appears when it is complete.
+- A table is there whole or not at all, also after a power loss: on disk it is written next to its place and renamed
+  (whole_files.py), in an object store it is made in memory and put there in one upload, which appears when it is
+  complete.
 - Its stamp (what it was made from, what it cost) travels in the Parquet metadata, so table and stamp cannot part.
+- A damaged table counts as missing: one that is cut short, whose bytes are not those that were written
+  (file_digests.py, on a local disk; object stores check what they hold), whose stamp is broken, of a newer version or
+  another table's. `damage` says which. A table without a digest, from before there was one, is taken as it is.
 - A partition key never becomes a path: it is percent-encoded, and hashed where it would pass the file system's limit.
 - A reader over many partitions refuses to mix settings.
 """
 
 import io
 import json
-import os
-import uuid
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import polars as pl
 from upath import UPath
 
+from el_resources.file_digests import BLANK, DIGEST_FIELD, fault_in, fault_of, seal
 from el_resources.object_stores import client_options, faults_named, is_remote, store_path
+from el_resources.whole_files import write_whole
 
+LOG = logging.getLogger("entropylong")
 STAMP_KEY = "entropylong"
 UNPARTITIONED = "all"
 PATH = "entropylong_path"  # a column, while files are read
 # File systems allow 255 bytes; the temporary name and the suffix take some of them.
 LONGEST_FILE_STEM = 180
+_told: set[str] = set()  # damaged tables that this process has named
 READERS = 32  # stamps that are asked of an object store at a time
 
 
@@ -73,20 +81,34 @@ class Stamp:
         return digest({"recipe": self.recipe, "pinned": dict(self.pinned)}) if self.pinned else self.recipe
 
 
-class ShardTables:
-    """The tables of one store."""
+class DamagedTableError(ValueError):
+    """A table's file is there, and its content is not a table with its stamp."""
 
-    def __init__(self, store: str) -> None:
+
+class ShardTables:
+    """The tables of one store.
+
+    Args:
+        verify: compare a table's bytes with its digest before its stamp or its rows are used (on a local disk).
+    """
+
+    def __init__(self, store: str, *, verify: bool = True) -> None:
         self.store = store_path(store)
         self._options = client_options(store)
+        self._verify = verify and not is_remote(str(self.store))
 
     def path(self, asset: str, partition: str = UNPARTITIONED) -> UPath:
         """Where a table lies or would lie."""
         return self.store / "tables" / asset / f"{file_stem(partition)}.parquet"
 
     def exists(self, asset: str, partition: str = UNPARTITIONED) -> bool:
+        """Return true if a table's file is there, sound or not."""
         with faults_named(str(self.store)):
             return self.path(asset, partition).exists()
+
+    def has(self, asset: str, partition: str = UNPARTITIONED) -> bool:
+        """Return true if a table is there and sound."""
+        return self.stamp(asset, partition) is not None
 
     def write(self, frame: pl.DataFrame, stamp: Stamp) -> None:
         """Put a table in its place, atomically, replacing an older one.
@@ -95,7 +117,7 @@ class ShardTables:
             ValueError: the store is not writable; names the store and the setting.
         """
         path = self.path(stamp.asset, stamp.partition)
-        metadata = {STAMP_KEY: json.dumps(asdict(stamp))}
+        metadata = {STAMP_KEY: json.dumps({DIGEST_FIELD: BLANK, **asdict(stamp)})}
         put = _upload if is_remote(str(path)) else _write_and_rename
         try:
             with faults_named(str(self.store)):
@@ -107,12 +129,45 @@ class ShardTables:
             ) from error
 
     def stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp | None:
-        """The stamp of a table; None where the table is missing or is not one of ours. Raises UnreadableTableError."""
+        """Return the stamp of a table; None if the table is missing, or damaged, which is logged.
+
+        Raises:
+            UnreadableTableError: the store does not let the file be read.
+        """
+        try:
+            return self._sound_stamp(asset, partition)
+        except DamagedTableError as error:
+            line = f"table {asset!r} of {partition!r} counts as missing: {error}"
+            if line not in _told:
+                _told.add(line)
+                LOG.warning(line)
+            return None
+
+    def damage(self, asset: str, partition: str = UNPARTITIONED) -> str:
+        """Return why a table whose file is there counts as missing, in words; empty for another."""
+        try:
+            self._sound_stamp(asset, partition)
+        except DamagedTableError as error:
+            return str(error)
+        return ""
+
+    def _sound_stamp(self, asset: str, partition: str) -> Stamp | None:
         if not self.exists(asset, partition):
             return None
         with self._unreadable_named(asset, partition) as path:
-            metadata = pl.read_parquet_metadata(path, storage_options=self._options)
-        return Stamp(**json.loads(metadata[STAMP_KEY])) if STAMP_KEY in metadata else None
+            if self._verify and (fault := fault_of(Path(path))):
+                raise DamagedTableError(fault)
+            return stamp_in(self._metadata(path), asset, partition)
+
+    def _metadata(self, path: str) -> Mapping[str, str]:
+        """Return what a table's footer says. Raises DamagedTableError for a file that is no table."""
+        try:
+            return pl.read_parquet_metadata(path, storage_options=self._options)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            # An object store that cannot be reached looks the same, and raises here.
+            with UPath(path, use_listings_cache=False).open("rb") as file:
+                fault = fault_in(file)
+            raise DamagedTableError(fault or f"its footer is broken ({error})") from error
 
     def require_stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp:
         """The stamp of a table that must be there.
@@ -122,9 +177,10 @@ class ShardTables:
         """
         stamp = self.stamp(asset, partition)
         if stamp is None:
+            damage = self.damage(asset, partition)
+            what = f"is damaged for partition {partition!r} ({damage})" if damage else f"has no partition {partition!r}"
             raise MissingTableError(
-                f"table {asset!r} has no partition {partition!r} in store {str(self.store)!r}; "
-                f"materialize {asset} for it first"
+                f"table {asset!r} {what} in store {str(self.store)!r}; materialize {asset} for it first"
             )
         return stamp
 
@@ -134,10 +190,15 @@ class ShardTables:
         return pl.scan_parquet(str(self.path(asset, partition)), glob=False, storage_options=self._options)
 
     def read(self, asset: str, partition: str = UNPARTITIONED, columns: list[str] | None = None) -> pl.DataFrame:
-        """A table, or some of its columns. Raises MissingTableError."""
-        frame = self.scan(asset, partition)
+        """Return a table, or some of its columns. Raises MissingTableError, UnreadableTableError."""
+        stamp = self.require_stamp(asset, partition)
+        scan = pl.scan_parquet(str(self.path(asset, partition)), glob=False, storage_options=self._options)
         with self._unreadable_named(asset, partition):
-            return (frame.select(columns) if columns else frame).collect()
+            frame = (scan.select(columns) if columns else scan).collect()
+            n_rows = stamp.facts.get("rows", frame.height)
+            if n_rows != frame.height:
+                raise OSError(f"it has {frame.height} rows, and {n_rows} by its stamp")
+        return frame
 
     def stamps(self, asset: str, partitions: Iterable[str]) -> dict[str, Stamp]:
         """Stamps of those partitions whose table exists."""
@@ -179,17 +240,26 @@ class ShardTables:
 
 
 class KnownStamps(ShardTables):
-    """The tables of one store for a look at thousands of shards: every stamp is read once, and then remembered."""
+    """The tables of one store for a look at thousands of shards: every stamp is read once, and then remembered.
 
-    def __init__(self, store: str) -> None:
-        super().__init__(store)
-        self._known: dict[tuple[str, str], Stamp | None] = {}
+    Bytes are not compared with their digests unless `verify` is given, so that a look reads footers alone.
+    """
 
-    def stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp | None:
+    def __init__(self, store: str, *, verify: bool = False) -> None:
+        super().__init__(store, verify=verify)
+        self._known: dict[tuple[str, str], Stamp | DamagedTableError | None] = {}
+
+    def _sound_stamp(self, asset: str, partition: str) -> Stamp | None:
         key = (asset, partition)
         if key not in self._known:
-            self._known[key] = super().stamp(asset, partition)
-        return self._known[key]
+            try:
+                self._known[key] = super()._sound_stamp(asset, partition)
+            except DamagedTableError as error:
+                self._known[key] = error
+        found = self._known[key]
+        if isinstance(found, DamagedTableError):
+            raise found
+        return found
 
     def read_ahead(self, assets: Iterable[str], partitions: Iterable[str]) -> None:
         """Read these stamps now, many at a time, where an object store answers each only after a while."""
@@ -203,17 +273,41 @@ def _upload(frame: pl.DataFrame, metadata: dict[str, str], path: UPath) -> None:
     # Not streamed: closing fsspec's file after a failure would put what is there so far in the table's place.
     buffer = io.BytesIO()
     frame.write_parquet(buffer, metadata=metadata)
+    seal(buffer)
     path.write_bytes(buffer.getvalue())
 
 
 def _write_and_rename(frame: pl.DataFrame, metadata: dict[str, str], path: UPath) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
+    def write(temporary: Path) -> None:
         frame.write_parquet(str(temporary), metadata=metadata)
-        os.replace(temporary, path)  # noqa: PTH105 - the atomic rename is meant; UPath.rename may copy
-    finally:
-        temporary.unlink(missing_ok=True)
+        with temporary.open("r+b") as file:
+            seal(file)
+
+    write_whole(Path(str(path)), write)
+
+
+def stamp_in(metadata: Mapping[str, str], asset: str, partition: str) -> Stamp:
+    """Return the stamp in a table's file. Raises DamagedTableError for one that does not belong there."""
+    if STAMP_KEY not in metadata:
+        raise DamagedTableError("its file has no stamp of this project")
+    try:
+        found = json.loads(metadata[STAMP_KEY])
+        found.pop(DIGEST_FIELD, None)
+        unknown = sorted(found.keys() - {one.name for one in fields(Stamp)})
+        if unknown:
+            raise DamagedTableError(f"its stamp is of a newer version, with {', '.join(unknown)}")
+        stamp = Stamp(**found)
+        texts, objects = (stamp.asset, stamp.partition, stamp.recipe), (stamp.settings, stamp.pinned, stamp.made_from)
+        if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in objects):
+            raise TypeError("a text or an object is something else")
+        int(stamp.facts.get("rows", 0))
+    except (ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, DamagedTableError):
+            raise
+        raise DamagedTableError(f"its stamp is broken ({error})") from error
+    if (stamp.asset, stamp.partition) != (asset, partition):
+        raise DamagedTableError(f"its stamp is that of {stamp.asset!r} of {stamp.partition!r}")
+    return stamp
 
 
 def refuse_mixed_settings(stamps: Mapping[str, Stamp]) -> None:

@@ -132,5 +132,5 @@ def packed_sequences(context: dg.AssetExecutionContext, settings: Settings) -> d
         context,
         settings,
         partial(pack_sequences, ShardStep.of(context, settings)),
-        still_valid=lambda shard: tables.exists("packing_leftovers", shard),
+        still_valid=lambda shard: tables.has("packing_leftovers", shard),
     )

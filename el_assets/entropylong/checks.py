@@ -234,7 +234,7 @@ def quoted_documents_exist(tables: ShardTables, shards: list[str]) -> dict[str, 
         .unique()
         .collect()
     )
-    chunk_shards = [s for s in quoted["chunk_shard"].unique() if s in shards and tables.exists("context_chunks", s)]
+    chunk_shards = [s for s in quoted["chunk_shard"].unique() if s in shards and tables.has("context_chunks", s)]
     ids = [tables.scan("context_chunks", s).select("chunk_id", chunk_shard=pl.lit(s)) for s in chunk_shards]
     gone = quoted.join(pl.concat(ids).collect(), on=["chunk_id", "chunk_shard"], how="anti") if ids else quoted
     return {

@@ -140,7 +140,7 @@ def subsets_are_nested_and_of_the_asked_size(settings: Settings) -> dg.AssetChec
     tables = ShardTables(settings.store)
     pool = tables.read("influence_scores").height
     subsets = {
-        name: tables.read("selected_subsets", name) for name in FRACTIONS if tables.exists("selected_subsets", name)
+        name: tables.read("selected_subsets", name) for name in FRACTIONS if tables.has("selected_subsets", name)
     }
     found = {
         name: [f"has {subset.height} of {pool} samples, not {subset_size(pool, name)}"]
@@ -162,7 +162,7 @@ def the_pool_is_large_enough(settings: Settings) -> dg.AssetCheckResult:
     found = {
         name: [f"a pool of {pool} samples is smaller than {math.ceil(1 / fraction)}, so the subset is its best sample"]
         for name, fraction in FRACTIONS.items()
-        if tables.exists("selected_subsets", name) and is_small_for(pool, name)
+        if tables.has("selected_subsets", name) and is_small_for(pool, name)
     }
     remedy = "Score more samples, or take a larger subset"
     return result(found, shards=1, remedy=remedy, severity=dg.AssetCheckSeverity.WARN)

@@ -68,8 +68,8 @@ def makeable_reports(settings: Settings, corpus: Sequence[str]) -> list[str]:
         corpus: the registered corpus shards.
     """
     tables = ShardTables(settings.store)
-    has_sequences = any(tables.exists("packed_sequences", shard) for shard in corpus)
-    has_ranking = tables.exists("influence_scores")
+    has_sequences = any(tables.has("packed_sequences", shard) for shard in corpus)
+    has_ranking = tables.has("influence_scores")
     return ["entropylong_report"] * has_sequences + ["gateau_report"] * has_ranking
 
 

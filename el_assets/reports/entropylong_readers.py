@@ -41,7 +41,7 @@ class ChunkTexts:
         wanted = pl.DataFrame(list(self._numbers), schema={"shard": pl.String, "chunk_id": pl.String}, orient="row")
         texts: dict[Key, str] = {}
         for (shard,), rows in wanted.group_by("shard"):
-            if self.tables.exists("context_chunks", str(shard)):
+            if self.tables.has("context_chunks", str(shard)):
                 chunks = self.tables.scan("context_chunks", str(shard)).select("chunk_id", "text")
                 found = chunks.filter(pl.col("chunk_id").is_in(rows["chunk_id"].to_list())).collect()
                 texts.update({(str(shard), chunk_id): text for chunk_id, text in found.iter_rows()})

@@ -33,7 +33,7 @@ class FinishedShards:
     @classmethod
     def of(cls, tables: ShardTables, registered: Sequence[str]) -> Self:
         """Reads them. Raises MissingTableError, MixedSettingsError, or ValueError where tables contradict each other"""
-        shards = [shard for shard in registered if all(tables.exists(asset, shard) for asset in SEQUENCE_TABLES)]
+        shards = [shard for shard in registered if all(tables.has(asset, shard) for asset in SEQUENCE_TABLES)]
         if not shards:
             raise MissingTableError(
                 f"no shard in store {str(tables.store)!r} has packed_sequences and what they follow from; "

@@ -10,15 +10,16 @@ Guarantees:
 
 import base64
 import json
-import os
 import re
-import uuid
 from collections.abc import Mapping
 from hashlib import sha256
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from upath import UPath
+
+from el_resources.whole_files import write_whole
 
 # Beside what HTML reads as markup, the two line ends that JavaScript knows and JSON does not.
 ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
@@ -60,21 +61,20 @@ def write_page(path: UPath, html: str) -> bool:
     if path.exists() and path.read_bytes() == content:
         return False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.protocol not in ("", "file"):
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-            return True
-        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)  # noqa: PTH105 - the atomic rename is meant; UPath.rename may copy
-        finally:
-            temporary.unlink(missing_ok=True)
+        else:
+            write_whole(Path(str(path)), lambda temporary: _put(temporary, content))
     except OSError as error:
         raise ValueError(
             f"the report {str(path)!r} cannot be written ({error}); set EL_STORE to a folder that you may write to"
         ) from error
     return True
+
+
+def _put(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _file(name: str) -> str:

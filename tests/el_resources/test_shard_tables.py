@@ -112,7 +112,7 @@ def test_an_empty_partition_is_refused() -> None:
 
 def test_writing_again_replaces_table_and_stamp(tables: ShardTables) -> None:
     tables.write(FRAME, made())
-    tables.write(FRAME.head(1), made(recipe="r2"))
+    tables.write(FRAME.head(1), made(recipe="r2", facts={"rows": 1}))
     assert tables.read("scores", "a").height == 1
     assert tables.require_stamp("scores", "a").recipe == "r2"
 
