@@ -106,7 +106,7 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
         _close_lost_runs(instance)
         chosen = _register(instance, settings, parts, options)
         # Progress bars are this terminal's log, and what failed is said in the end.
-        definitions = dg.Definitions.merge(build_definitions(settings), dg.Definitions(loggers={"terminal": terminal}))
+        definitions = dg.Definitions.merge(build_definitions(settings), dg.Definitions(loggers={"console": terminal}))
         given = [field_of(variable) for variable in flags]
         here = _Here(instance, settings, definitions, given, interrupts, options.debug)
         corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
@@ -153,7 +153,7 @@ class _Here:
             self.definitions.resolve_job_def(job),
             tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
             run_config={
-                "loggers": {"terminal": {}},
+                "loggers": {"console": {"config": {"log_level": "WARNING"}}},
                 "resources": {"settings": {"config": self.settings.subset((*self.given, *GIVEN_BY_FLAG))}},
             },
             assets=[dg.AssetKey(asset) for asset in assets],
