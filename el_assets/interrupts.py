@@ -29,7 +29,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.stops_at_once = True  # as long as nothing is under way that has an end of its own
-        self._came = False
+        self._came = self._told = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -56,6 +56,8 @@ class Interrupts:
             os.close(self._write)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._told:
+            os._exit(STATUS)
         if self.stops_at_once:
             # Raised in the middle of an import, it would come out as that module's own error.
             with contextlib.suppress(OSError):
@@ -89,5 +91,6 @@ class Interrupts:
 
     def told(self) -> int:
         """Print the line, and return the exit status of an interrupted command."""
+        self._told = True
         print(LINE, file=sys.stderr, flush=True)
         return STATUS

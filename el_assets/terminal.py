@@ -21,7 +21,7 @@ class _ToTerminal(logging.Handler):
 
 @dg.logger({"log_level": str}, description="Warnings, a line each.")
 def terminal(context: dg.InitLoggerContext) -> logging.Logger:
-    """Return the logger, configured like Dagster's own of the name `console`, so that a server takes the run's config."""
+    """Return the logger, configured like Dagster's own `console`, so that a server takes the run's configuration."""
     # Not one of the process's loggers, which would keep its handlers.
     log = logging.Logger("terminal", coerce_valid_log_level(context.logger_config["log_level"]))
     log.addHandler(_ToTerminal())
