@@ -45,8 +45,9 @@ class Interrupts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if not self._told:  # else the process is about to end, and a further signal changes nothing
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
         if self._before:
             sys.unraisablehook = self._hook_before
             if logging.lastResort:
