@@ -40,6 +40,7 @@ from el_assets.status import corpus_status, in_words, pool_status
 from el_assets.summary import Stage, print_summary, unreadable_files
 from el_assets.workspace import build_definitions
 from el_resources.environment import Environment, field_of
+from el_resources.launching import shown_at_launch
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 
@@ -140,7 +141,7 @@ class _Here:
             tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
             run_config={
                 "loggers": {"console": {"config": {"log_level": "WARNING"}}},  # progress bars are this terminal's log
-                "resources": {"settings": {"config": self.settings.subset((*self.given, *GIVEN_BY_FLAG))}},
+                "resources": {"settings": {"config": shown_at_launch(self.settings, (*self.given, *GIVEN_BY_FLAG))}},
             },
             assets=[dg.AssetKey(asset) for asset in assets],
         )
