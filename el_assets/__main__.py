@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     _add_register(commands)
     _add_status(commands)
     _add_settings(commands)
+    _add_ui(commands)
     return top
 
 
@@ -119,6 +120,23 @@ def _add_settings(commands: Any) -> None:
     settings.add_argument("--json", action="store_true", help="one JSON object for machines")
 
 
+def _add_ui(commands: Any) -> None:
+    ui = commands.add_parser(
+        "ui",
+        help="serve Dagster's UI with its daemon, closed to web pages of other sites",
+        description="Serve Dagster's UI and run its daemon, until Ctrl-C. Requests of other sites' pages are refused, "
+        "which Dagster's own `dagster dev` and `dagster-webserver` let through. It has no login.",
+    )
+    ui.add_argument("--address", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    ui.add_argument("--port", type=int, help="port (default: 3000, or a free one if that is taken)")
+    ui.add_argument(
+        "--hosts",
+        metavar="A,B",
+        help="names, also NAME:PORT, under which browsers may reach it, besides localhost [EL_UI_HOSTS]",
+    )
+    ui.add_argument("--no-daemon", action="store_true", help="leave the daemon out, because it runs by itself")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 on failure, 2 for bad input. `status --help` says what its codes mean."""
     options = parser().parse_args(arguments)
@@ -130,6 +148,12 @@ def main(arguments: list[str] | None = None) -> int:
 
             return print_settings(environment, as_json=options.json)
         _set_home(environment.values())
+        if options.command == "ui":
+            from el_assets.server.ui import serve
+
+            hosts = [name.strip() for name in environment.values().get("EL_UI_HOSTS", "").split(",") if name.strip()]
+            given = {"address": options.address, "port": options.port, "hosts": hosts}
+            return serve(**given, with_daemon=not options.no_daemon)
         from el_assets import commands
 
         match options.command:
@@ -151,6 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
 def flags_of(options: argparse.Namespace) -> dict[str, str]:
     """Return the variables that the given flags stand for."""
     given = {variable: getattr(options, name, None) for name, (variable, _) in OPTIONS.items()}
+    given["EL_UI_HOSTS"] = getattr(options, "hosts", None)
     return {variable: value for variable, value in given.items() if value is not None}
 
 
