@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from el_assets.parts import FRACTIONS, PARTS
+from el_resources.addresses import without_secrets
 from el_resources.environment import Environment
 
 # Command-line option -> (variable of the settings, help).
@@ -165,10 +166,10 @@ def main(arguments: list[str] | None = None) -> int:
                 return commands.status(options, environment)
         return commands.register(environment)
     except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_secrets(str(error))}", file=sys.stderr)
         return 2 if options.command == "status" else 1
 
 

@@ -11,6 +11,7 @@ from el_assets.inventories import corpus_inventory, pool_inventory
 from el_assets.parts import FRACTIONS
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.staleness import Finding, Inventory
+from el_resources.addresses import without_secrets
 from el_resources.settings import Settings
 from el_resources.shard_tables import UNPARTITIONED
 
@@ -110,7 +111,7 @@ def _status(uri: str, inventory: Inventory, assets: Sequence[AssetStatus]) -> So
     registered = set(inventory.registered)
     stamps = ((shard, inventory.tables.stamp(assets[0].asset, shard)) for shard in inventory.registered)
     return SourceStatus(
-        uri=uri,
+        uri=without_secrets(uri),
         shards=len(registered),
         not_registered=sorted(inventory.listed - registered),
         gone=inventory.gone,

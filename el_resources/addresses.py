@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>(?:(?!::)[^\s\"'<>`\\])*)")
+ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>(?:(?!::[A-Za-z][\w+.-]*://)[^\s\"'<>`\\])*)")
 AUTHORITY = re.compile(r"[^/?#]*")
 # A host and a port, or a password's first part: `user:pa/ss@host` is no address, and shows what it should not.
 PORT = re.compile(r"[^:]*(\[[^\]]*\])?(:\d*)?")
 QUERY = re.compile(r"\?[\w.%-]+=.*", re.DOTALL)
 WEB_SCHEMES = ("http", "https")
+WEB_ADDRESSES = tuple(f"{scheme}://" for scheme in WEB_SCHEMES)
 PLACES_BEFORE_AT = ("github", "git")
 CONTAINERS_BEFORE_AT = ("abfs", "abfss", "adl", "wasb", "wasbs")
 
@@ -33,6 +34,16 @@ def without_secrets(text: str) -> str:
         'jsonl:https://host/a.jsonl cannot be read'
     """
     return ADDRESS.sub(lambda match: f"{match['scheme']}://{_cleaned(match['scheme'].lower(), match['rest'])}", text)
+
+
+def without_query(address: str) -> str:
+    """Return an address on the web up to its query; another place as it is.
+
+    Example:
+        >>> without_query("https://host/a.jsonl?sig=b/c")
+        'https://host/a.jsonl'
+    """
+    return address.partition("?")[0] if address.lower().startswith(WEB_ADDRESSES) else address
 
 
 def has_secrets(text: str) -> bool:
@@ -80,11 +91,11 @@ def secrets_kept() -> Iterator[None]:
     except Exception as error:
         if not any(has_secrets(str(one)) for one in _chain(error)):
             raise
-        raise in_clean_words(error) from None
+        raise (in_clean_words(error) if has_secrets(str(error)) else error) from None
 
 
 def in_clean_words(error: Exception) -> Exception:
-    """Return an error of the same kind without credentials, and without the causes, which may show them."""
+    """Return an error of the same kind, or of the nearest that words alone make, without credentials in its words."""
     words = without_secrets(str(error))
     for kind in KEPT_CLASSES:
         if isinstance(error, kind):

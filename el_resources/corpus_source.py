@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from el_resources.addresses import secrets_kept, without_secrets
+
 if TYPE_CHECKING:
     from el_resources.corpus_mixture import TokenCounter
 
@@ -71,13 +73,14 @@ class CorruptShardError(ValueError):
     def __init__(self, shard: str, path: str, reason: str) -> None:
         super().__init__(shard, path, reason)
         self.shard = shard
-        self.path = path
-        self.reason = reason
+        self.path = without_secrets(path)
+        self.reason = without_secrets(reason)
 
     def __str__(self) -> str:
         return f"shard {self.shard!r} cannot be read from {self.path}: {self.reason}"
 
 
+@secrets_kept()
 def open_corpus(
     uri: str, *, text_column: str | None = None, hub_endpoint: str = "", counter: "TokenCounter | None" = None
 ) -> CorpusSource:
@@ -97,7 +100,7 @@ def open_corpus(
     sources = [
         (spec, _open_source(spec.uri, spec.text_column or text_column, hub_endpoint)) for spec in parse_mixture(uri)
     ]
-    return MixedCorpus(uri=uri, sources=sources, counter=counter)
+    return MixedCorpus(uri=without_secrets(uri), sources=sources, counter=counter)
 
 
 def _open_source(uri: str, text_column: str | None, hub_endpoint: str) -> CorpusSource:
