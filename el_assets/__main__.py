@@ -151,7 +151,9 @@ def main(arguments: list[str] | None = None) -> int:
         _set_home(environment.values())
         if options.command == "ui":
             from el_assets.server.ui import serve
+            from el_resources.settings import Settings
 
+            Settings.load(environment.values())  # said here, and not by a page that cannot load the workspace
             hosts = [name.strip() for name in environment.values().get("EL_UI_HOSTS", "").split(",") if name.strip()]
             given = {"address": options.address, "port": options.port, "hosts": hosts}
             return serve(**given, with_daemon=not options.no_daemon)

@@ -7,6 +7,7 @@ schedules too. All of them end with this process, by Ctrl-C or SIGTERM.
 import contextlib
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from dagster._cli.proxy_server_manager import ProxyServerManager
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget
 from dagster._serdes import serialize_value
-from dagster._utils import find_free_port, is_port_in_use
+from dagster._utils import find_free_port
 from dagster._utils.log import configure_loggers
 from dagster_shared.ipc import get_ipc_shutdown_pipe, send_ipc_shutdown_message
 from dagster_webserver.version import __version__
@@ -65,10 +66,16 @@ def serve(*, address: str, port: int | None, hosts: Sequence[str], with_daemon: 
         port: 3000, or a free one if that is taken, if None.
         hosts: names under which the UI may be reached besides loopback.
         with_daemon: start the daemon too, which runs schedules, sensors and backfills.
+
+    Raises:
+        OSError: the port is taken.
     """
+    if port is None:
+        port = find_free_port() if _is_taken(address, PORT) else PORT
+    elif _is_taken(address, port):
+        raise OSError(f"port {port} of {address} is taken; give another with --port")
     configure_loggers(formatter="colored", log_level="INFO")
     signal.signal(signal.SIGTERM, _interrupt)
-    port = port or (find_free_port() if is_port_in_use(address, PORT) else PORT)
     daemon: subprocess.Popen[bytes] | None = None
     with contextlib.suppress(KeyboardInterrupt), ExitStack() as running:
         instance = running.enter_context(dg.DagsterInstance.get())
@@ -87,6 +94,13 @@ def serve(*, address: str, port: int | None, hosts: Sequence[str], with_daemon: 
 
 def url_of(address: str, port: int) -> str:
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def _is_taken(address: str, port: int) -> bool:
+    """Return true if a server answers there. Dagster's own look takes a port that was just closed for taken."""
+    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
+        return True
+    return False
 
 
 def _run(app: ASGIApp, address: str, port: int, daemon: "subprocess.Popen[bytes] | None") -> None:
