@@ -25,7 +25,7 @@ from el_resources.seen_settings import SeenSettings
 
 @bounds_described
 class Settings(dg.ConfigurableResource):
-    """Every setting of the workspace, with its bounds. Built by `load()`; each may be given anew in the launchpad."""
+    """Every setting of the workspace, with its bounds. Built by `load()`; most may be given anew in the launchpad."""
 
     profile: Literal["reference", "paper"] = Field(
         default="reference",

@@ -189,6 +189,42 @@ def test_a_shard_whose_check_failed_is_red(server: Server, page: "playwright.Pag
     server.wait_for("the check's result", shown, seconds=120)
 
 
+HOSTILE_PAGE = """<title>evil</title><iframe src="SERVER/graphql?query=MUTATION"></iframe>
+<form method="post" action="SERVER/graphql?query=MUTATION" target="frame"></form><iframe name="frame"></iframe>
+<form method="post" enctype="text/plain" action="SERVER/graphql" target="other">
+<input name='{"query": "MUTATION", "x": "' value='"}'></form><iframe name="other"></iframe>
+<script type="module">
+const mutation = decodeURIComponent('MUTATION'), body = JSON.stringify({query: mutation}), url = 'SERVER/graphql';
+for (const form of document.forms) form.submit();
+const kinds = ['text/plain', 'text/plain; x=application/json', 'application/json'];
+const asked = kinds.flatMap(kind => ['cors', 'no-cors'].map(
+  mode => fetch(url, {method: 'POST', mode, body, credentials: 'include', headers: {'Content-Type': kind}})));
+asked.push(fetch(url + '?query=MUTATION', {mode: 'no-cors'}), fetch(url + '?query=MUTATION'));
+asked.push(new Promise((opened, refused) => {
+  const socket = new WebSocket('SERVER/graphql'.replace('http', 'ws'), 'graphql-ws');
+  socket.onopen = opened; socket.onerror = refused;
+}));
+const outcomes = await Promise.allSettled(asked);
+window.outcomes = outcomes.map(one => one.status == 'fulfilled' ? one.value.type : 'refused');
+</script>"""
+MUTATION = """mutation { launchPipelineExecution(executionParams: {mode: "default", runConfigData: {}, selector:
+{repositoryLocationName: "entropylong", repositoryName: "__repository__", pipelineName: "observe_models"}})
+{ __typename } }"""
+
+
+def test_a_page_of_another_site_starts_nothing(server: Server, page: "playwright.Page") -> None:
+    runs = "{ runsOrError { ... on Runs { count } } }"
+    before = server.ask(runs)
+    content = HOSTILE_PAGE.replace("SERVER", server.url).replace("MUTATION", quote(MUTATION))
+    page.route("http://evil.example/", lambda route: route.fulfill(body=content, content_type="text/html"))
+    page.goto("http://evil.example/", wait_until="networkidle")
+    outcomes = page.wait_for_function("window.outcomes").json_value()
+    # An answer that a page may not read is opaque; the server's refusal is in it.
+    assert [outcome for outcome in outcomes if outcome not in ("refused", "opaque")] == []
+    assert outcomes[-1] == "refused", "the WebSocket is not opened"
+    assert server.ask(runs) == before
+
+
 # --- the reports
 
 
