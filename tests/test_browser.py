@@ -3,7 +3,10 @@
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import quote
 
 import polars as pl
@@ -212,13 +215,34 @@ MUTATION = """mutation { launchPipelineExecution(executionParams: {mode: "defaul
 { __typename } }"""
 
 
+@contextmanager
+def site(content: bytes) -> Iterator[str]:
+    """The address of a page; its port makes it another site than the UI's."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
 def test_a_page_of_another_site_starts_nothing(server: Server, page: "playwright.Page") -> None:
     runs = "{ runsOrError { ... on Runs { count } } }"
     before = server.ask(runs)
     content = HOSTILE_PAGE.replace("SERVER", server.url).replace("MUTATION", quote(MUTATION))
-    page.route("http://evil.example/", lambda route: route.fulfill(body=content, content_type="text/html"))
-    page.goto("http://evil.example/", wait_until="networkidle")
-    outcomes = page.wait_for_function("window.outcomes").json_value()
+    with site(content.encode()) as address:
+        page.goto(address)
+        outcomes = page.wait_for_function("window.outcomes").json_value()
+        page.wait_for_load_state("networkidle")
     # An answer that a page may not read is opaque; the server's refusal is in it.
     assert [outcome for outcome in outcomes if outcome not in ("refused", "opaque")] == []
     assert outcomes[-1] == "refused", "the WebSocket is not opened"
