@@ -85,7 +85,7 @@ KEPT_CLASSES = (FileNotFoundError, PermissionError, ConnectionError, TimeoutErro
 
 @contextmanager
 def secrets_kept() -> Iterator[None]:
-    """Within it, no error shows credentials of an address: neither its own words nor those of its causes do."""
+    """Keep credentials of addresses out of the errors that are raised within it, and out of those errors' causes."""
     try:
         yield
     except Exception as error:

@@ -58,7 +58,7 @@ def settings_at_launch(settings: Settings) -> dg.ResourceDefinition:
 
 
 def settings_of_a_run(context: dg.InitResourceContext) -> Settings:
-    """What a run's steps are given. Dagster shows this function's name as the resource's type."""
+    """Return the settings that a run's steps are given. Dagster shows this function's name as the resource's type."""
     return Settings.of(context.resource_config)
 
 

@@ -95,7 +95,7 @@ def _credentials() -> dict[str, str | None]:
 
 @contextmanager
 def faults_named(place: str) -> Iterator[None]:
-    """Within it, what S3's client raises (no credentials, no connection, a refusal) names the place and what to do.
+    """Name the place and the remedy in errors of S3's client within it: no credentials, no connection, a refusal.
 
     No error of any file system shows credentials of an address.
     """
