@@ -11,6 +11,7 @@ environment alone, so that whoever may start a run gains nothing more:
 | `trust_remote_code` | code that ships with a model would run |
 | models and encoder, under `trust_remote_code` | their code would run |
 | an address with credentials | Dagster keeps what a launch gives, and shows it |
+| `{"env": "NAME"}` for a value | a secret variable would be shown in messages and tables |
 
 A value that equals the environment's is none that changes. Addresses show in the launchpad and in Dagster's database
 without their credentials (el_resources.addresses), and stand for the environment's own.
@@ -43,7 +44,7 @@ def settings_at_launch(settings: Settings) -> dg.ResourceDefinition:
     A value that is refused raises `dg.DagsterInvalidConfigError` while the run is planned, and none comes about.
     Dagster's own schema, which a launchpad checks while one types, knows types and choices only.
     """
-    schema = _with_values_as_defaults(settings).configure_at_launch().get_resource_definition().config_schema
+    schema = _plain_schema(settings)
     resource = dg.ResourceDefinition(settings_of_a_run, config_schema=schema, description=Settings.__doc__)
 
     def checked(config: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +105,25 @@ def _why_not(name: str, value: Any, settings: Settings) -> str:
 
 def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(without_secrets_within(value))
+
+
+def _plain_schema(settings: Settings) -> dict[str, dg.Field]:
+    """Return the schema of a launch's values, by setting: those of `settings` unless given.
+
+    Dagster's schema of a resource would also take `{"env": "NAME"}` for a text, a number or a flag, and so put any
+    variable of the environment, also a secret one, into a run's messages.
+    """
+    made = _with_values_as_defaults(settings).configure_at_launch().get_resource_definition().config_schema.as_field()
+    assert isinstance(made.config_type, dg.Shape), "a resource's fields are by name"
+    return {name: _plain(field) for name, field in made.config_type.fields.items()}
+
+
+def _plain(field: dg.Field) -> dg.Field:
+    kind = field.config_type.inner_type if isinstance(field.config_type, dg.Noneable) else field.config_type
+    for source, plain in ((dg.StringSource, str), (dg.IntSource, int), (dg.BoolSource, bool)):
+        if kind is source:
+            return dg.Field(dg.Noneable(plain), default_value=field.default_value, description=field.description)
+    return field
 
 
 def _with_values_as_defaults(settings: Settings) -> type[dg.ConfigurableResource]:

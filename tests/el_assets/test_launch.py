@@ -95,6 +95,13 @@ def test_a_value_within_its_bounds_is_launched(launchpad: Launchpad) -> None:
     assert launchpad.instance.get_runs_count() == before + 1
 
 
+@pytest.mark.parametrize("setting", ["corpus", "text_column", "separator", "seed", "force"])
+def test_a_launch_reads_no_variable_of_the_environment(launchpad: Launchpad, setting: str) -> None:
+    """Dagster's own types would: a secret of the environment would be a value, and shown in the run's messages."""
+    refused = launchpad.launch(**{setting: {"env": "PATH"}})
+    assert refused["__typename"] == "RunConfigValidationInvalid", refused
+
+
 def test_what_the_environment_has_already_may_be_given(launchpad: Launchpad) -> None:
     launched = launchpad.launch(store="data", hub_endpoint="", trust_remote_code=False)
     assert launched["__typename"] == "LaunchRunSuccess", launched
