@@ -26,7 +26,7 @@ services: $(VENV)/.installed-services ## tests that need a server or a browser; 
 
 ui: $(VENV)/.installed ## the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/python -m el_assets register
-	$(BIN)/dagster dev -w workspace.yaml
+	$(BIN)/python -m el_assets ui
 
 bench: $(VENV)/.installed ## the CPU part of benchmarks/RESULTS.md, its numbers and its picture; wants the machine to itself
 	$(BIN)/python benchmarks/scoring.py --shape reference --what maps verify --device cpu --scale 0.1

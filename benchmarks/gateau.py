@@ -24,13 +24,13 @@ import numpy as np
 import polars as pl
 
 from el_assets.automation import range_tags
-from el_assets.definitions import defs
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.gateau.cam import contextual_awareness
 from el_assets.gateau.influence import InfluenceRule, rank_correlation, roc_auc, subset_size
 from el_assets.gateau.scales import Values, rank
 from el_assets.partitions import instruction_shards, register_shards
 from el_assets.parts import FRACTIONS
+from el_assets.workspace import build_definitions
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 
@@ -123,14 +123,11 @@ def _run(settings: Settings, form: str) -> list[str]:
     """Score all shards under a form; their names."""
     with dg.DagsterInstance.ephemeral() as instance:
         shards = register_shards(instance, open_instructions_of(settings), instruction_shards).shards
-        config = {**settings.model_dump(), "hmg_form": form}
-        defs.resolve_job_def("score_samples").execute_in_process(
+        definitions = build_definitions(Settings.load({}, **{**settings.model_dump(), "hmg_form": form}))
+        definitions.resolve_job_def("score_samples").execute_in_process(
             instance=instance,
             tags=range_tags(shards[0], shards[-1]),
-            run_config={
-                "resources": {"settings": {"config": config}},
-                "loggers": {"console": {"config": {"log_level": "WARNING"}}},
-            },
+            run_config={"loggers": {"console": {"config": {"log_level": "WARNING"}}}},
         )
         return shards
 

@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from el_assets.failures import Told, told_of, trace_of_command
 from el_assets.interrupts import Interrupted, Interrupts
 from el_assets.parts import FRACTIONS, PARTS
+from el_resources.addresses import without_secrets
 from el_resources.environment import Environment
 
 # Command-line option -> (variable of the settings, help).
@@ -40,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     _add_register(commands)
     _add_status(commands)
     _add_settings(commands)
+    _add_ui(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="print the whole trace of an error too")
     return top
@@ -121,6 +124,23 @@ def _add_settings(commands: Any) -> None:
     settings.add_argument("--json", action="store_true", help="one JSON object for machines")
 
 
+def _add_ui(commands: Any) -> None:
+    ui = commands.add_parser(
+        "ui",
+        help="serve Dagster's UI with its daemon, closed to web pages of other sites",
+        description="Serve Dagster's UI and run its daemon, until Ctrl-C. Requests of other sites' pages are refused, "
+        "which Dagster's own `dagster dev` and `dagster-webserver` let through. It has no login.",
+    )
+    ui.add_argument("--address", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    ui.add_argument("--port", type=int, help="port (default: 3000, or a free one if that is taken)")
+    ui.add_argument(
+        "--hosts",
+        metavar="A,B",
+        help="names, also NAME:PORT, under which browsers may reach it, besides localhost [EL_UI_HOSTS]",
+    )
+    ui.add_argument("--no-daemon", action="store_true", help="leave the daemon out, because it runs by itself")
+
+
 def run_command(arguments: list[str] | None, interrupts: Interrupts) -> int:
     """Run a command; 0 on success, 1 on failure, 2 for bad input. `status --help` says what its codes mean."""
     options = parser().parse_args(arguments)
@@ -147,6 +167,8 @@ def _dispatched(options: argparse.Namespace, interrupts: Interrupts) -> int:
     set_home(environment.values())
 
     interrupts.stops_at_once = False
+    if options.command == "ui":
+        return _serve(options, environment.values())
     match options.command:
         case "run":
             return commands.run(options, environment, interrupts)
@@ -157,6 +179,15 @@ def _dispatched(options: argparse.Namespace, interrupts: Interrupts) -> int:
     return commands.register(environment)
 
 
+def _serve(options: argparse.Namespace, variables: Mapping[str, str]) -> int:
+    from el_assets.server.ui import serve
+    from el_resources.settings import Settings
+
+    Settings.load(variables)  # refused here, and not by a page that cannot load the workspace
+    hosts = [name.strip() for name in variables.get("EL_UI_HOSTS", "").split(",") if name.strip()]
+    return serve(address=options.address, port=options.port, hosts=hosts, with_daemon=not options.no_daemon)
+
+
 def _failed(error: Exception, options: argparse.Namespace) -> int:
     """Print the last words on an error that ended the command; returns the exit status."""
     told = told_of(error)
@@ -164,9 +195,9 @@ def _failed(error: Exception, options: argparse.Namespace) -> int:
         told = Told(f"{error}")  # the system's words, with the path
     if not told.is_foreseen or options.debug:
         where = trace_of_command(error, options.command, on_screen=options.debug)
-        print(f"error: {told.words}\n  {where}", file=sys.stderr)
+        print(f"error: {without_secrets(told.words)}\n  {where}", file=sys.stderr)
     else:
-        print(f"error: {told.words}", file=sys.stderr)
+        print(f"error: {without_secrets(told.words)}", file=sys.stderr)
     if isinstance(error, ValueError | FileNotFoundError) and told.is_foreseen:
         return 2
     return 2 if options.command == "status" else 1
@@ -175,6 +206,7 @@ def _failed(error: Exception, options: argparse.Namespace) -> int:
 def flags_of(options: argparse.Namespace) -> dict[str, str]:
     """Return the variables that the given flags stand for."""
     given = {variable: getattr(options, name, None) for name, (variable, _) in OPTIONS.items()}
+    given["EL_UI_HOSTS"] = getattr(options, "hosts", None)
     return {variable: value for variable, value in given.items() if value is not None}
 
 

@@ -46,6 +46,7 @@ from el_assets.summary import Stage, added_by_name, print_summary, stages_of, un
 from el_assets.terminal import terminal
 from el_assets.workspace import build_definitions
 from el_resources.environment import Environment, field_of
+from el_resources.launching import shown_at_launch
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 
@@ -174,7 +175,9 @@ class _Here:
                 tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
                 run_config={
                     "loggers": {"console": {"config": {"log_level": "WARNING"}}},
-                    "resources": {"settings": {"config": self.settings.subset((*self.given, *GIVEN_BY_FLAG))}},
+                    "resources": {
+                        "settings": {"config": shown_at_launch(self.settings, (*self.given, *GIVEN_BY_FLAG))}
+                    },
                 },
                 assets=[dg.AssetKey(asset) for asset in assets],
                 of_shards=of_shards,

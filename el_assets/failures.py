@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from el_resources.addresses import without_secrets
+
 if TYPE_CHECKING:
     from dagster._utils.error import SerializableErrorInfo
 
@@ -126,6 +128,7 @@ def trace_kept(name: str, trace: str, *, on_screen: bool) -> str:
 
     It is printed if the screen is asked for, or the home cannot be written, so that it is never lost.
     """
+    trace = without_secrets(trace)
     home = Path(os.environ.get("DAGSTER_HOME", "")).expanduser()
     file = home / FOLDER / f"{name}.txt"
     try:

@@ -11,8 +11,9 @@ import dagster as dg
 
 from el_assets.failures import told_of_step
 from el_assets.partitions import corpus_shards, instruction_shards, registered_shards
+from el_assets.webhook import post
+from el_resources.addresses import without_secrets
 
-POST_SECONDS = 10
 # A run over one partition has the last of these, over several the others.
 FIRST, LAST, ONLY = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end", "dagster/partition"
 
@@ -51,17 +52,10 @@ def name_lost_shards(context: dg.RunFailureSensorContext) -> None:
     run, instance = context.dagster_run, context.instance
     steps = [stats for stats in instance.get_run_step_stats(run.run_id) if stats.start_time]
     unfinished = [stats.step_key for stats in steps if not stats.end_time or str(stats.status).endswith("FAILURE")]
-    message = loss(run, shards_of_run(run, instance), unfinished, _cause(context))
+    message = without_secrets(loss(run, shards_of_run(run, instance), unfinished, _cause(context)))
     instance.report_engine_event(message, run)
     if address := os.environ.get("EL_FAILURE_WEBHOOK"):
         post(address, message)
-
-
-def post(address: str, message: str) -> None:
-    """Tell a chat service or the like. Raises requests.RequestException, which the sensor's tick then shows."""
-    import requests  # comes with dagster
-
-    requests.post(address, json={"text": message}, timeout=POST_SECONDS).raise_for_status()
 
 
 def _cause(context: dg.RunFailureSensorContext) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from el_assets.schemas import TABLES, dagster_schema
+from el_resources.addresses import without_secrets
 from el_resources.shard_tables import ShardTables, Stamp
 
 
@@ -14,7 +15,7 @@ def table_metadata(tables: ShardTables, stamp: Stamp, *, skipped: bool) -> dict[
     facts = dict(stamp.facts)
     metadata: dict[str, Any] = {
         "dagster/row_count": facts.pop("rows"),
-        "dagster/uri": str(path),
+        "dagster/uri": without_secrets(str(path)),
         "bytes": path.stat().st_size,
         "skipped": skipped,
         "fingerprint": stamp.fingerprint,

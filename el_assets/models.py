@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
+from el_resources.addresses import without_secrets
 from el_resources.causal_lm import ModelChoice
 from el_resources.settings import Settings
 from el_resources.text_encoder import encoder_fingerprint
@@ -25,7 +26,7 @@ def _observed_model(name: str, choice: Callable[[Settings], ModelChoice], descri
             asset_key=name,
             data_version=dg.DataVersion(fingerprint),
             metadata={
-                "name": model.name,
+                "name": without_secrets(model.name),
                 "revision": model.revision or "main",
                 "dtype": model.dtype,
                 "window_tokens": model.window(),
@@ -61,7 +62,7 @@ def observe_text_encoder(settings: Settings) -> dg.ObserveResult:
     return dg.ObserveResult(
         asset_key="text_encoder",
         data_version=dg.DataVersion(fingerprint),
-        metadata={"name": settings.encoder, "fingerprint": fingerprint},
+        metadata={"name": without_secrets(settings.encoder), "fingerprint": fingerprint},
     )
 
 

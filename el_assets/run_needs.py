@@ -30,4 +30,4 @@ def _reads_a_model(part: str, settings: Settings) -> bool:
 
 def launches_on_ray(instance: dg.DagsterInstance) -> bool:
     """Whether the instance's runs become jobs of a Ray cluster."""
-    return type(instance.run_launcher).__module__.startswith("dagster_ray")
+    return any(kind.__module__.startswith("dagster_ray") for kind in type(instance.run_launcher).__mro__)

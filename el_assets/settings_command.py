@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from el_resources.addresses import has_secrets, without_secrets, without_secrets_within
 from el_resources.environment import Environment, as_env_lines, field_of, variable_of
 from el_resources.profiles import PROFILES
 from el_resources.settings import Settings
@@ -16,7 +17,12 @@ def print_settings(environment: Environment, *, as_json: bool) -> int:
     """Print all settings as a table or as JSON; returns 0. Raises ValueError for bad ones."""
     settings = Settings.load(environment.values())
     rows = [
-        {"setting": name, "variable": variable_of(name), "value": getattr(settings, name), "from": origin}
+        {
+            "setting": name,
+            "variable": variable_of(name),
+            "value": without_secrets_within(getattr(settings, name)),
+            "from": origin,
+        }
         for name, origin in origins(settings, environment).items()
     ]
     if as_json:
@@ -59,7 +65,13 @@ def advice(flags: Mapping[str, str]) -> list[str]:
     if not flags:
         return []
     is_expanded = any("${" in value for value in flags.values())
-    return [EXPANDED if is_expanded else ADVICE, *(f"  {line}" for line in as_env_lines(flags))]
+    shown = {name: without_secrets(value) for name, value in flags.items()}
+    hidden = [name for name, value in flags.items() if has_secrets(value)]
+    return [
+        EXPANDED if is_expanded else ADVICE,
+        *(f"  {line}" for line in as_env_lines(shown)),
+        *(f"  {name} is shown without its credentials; write them in" for name in hidden),
+    ]
 
 
 def _in_a_line(value: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from el_assets.progress import progress
 from el_assets.recipes import RECIPES, settings_seen
+from el_resources.addresses import secrets_kept
 from el_resources.causal_lm import ModelChoice
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
@@ -51,7 +52,8 @@ def with_seen_settings(asset: str) -> Callable[[Step], Step]:
     def decorate(step: Step) -> Step:
         @wraps(step)
         def seeing(*args: Any, settings: Settings, **more: Any) -> Any:
-            return step(*args, settings=settings.seen_by(asset, settings_seen(asset)), **more)
+            with secrets_kept():  # Dagster keeps and shows what a step raises
+                return step(*args, settings=settings.seen_by(asset, settings_seen(asset)), **more)
 
         # The UI's link to the source goes where the code says that it is.
         own: Any = seeing

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from el_resources.addresses import without_secrets
 from el_resources.settings import Settings
 
 
@@ -19,7 +20,7 @@ def sources(settings: Settings) -> list[dg.AssetSpec]:
             description="The documents that the corpus is read from (`EL_CORPUS`): Parquet or JSON lines files, a "
             "shard each, or the embedded documentation of Python's standard library. This workspace never writes to "
             "it.",
-            metadata={"uri": settings.corpus},
+            metadata={"uri": without_secrets(settings.corpus)},
         ),
         dg.AssetSpec(
             "source_instructions",
@@ -28,6 +29,6 @@ def sources(settings: Settings) -> list[dg.AssetSpec]:
             description="The instruction samples that GATEAU chooses from (`EL_INSTRUCTIONS`): Parquet or JSON lines "
             "files, a shard each, or the embedded questions about Python's documentation. This workspace never writes "
             "to it.",
-            metadata={"uri": settings.instructions},
+            metadata={"uri": without_secrets(settings.instructions)},
         ),
     ]

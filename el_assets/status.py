@@ -12,6 +12,7 @@ from el_assets.partitions import ShardedSource
 from el_assets.parts import FRACTIONS
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.staleness import Finding, Inventory
+from el_resources.addresses import without_secrets
 from el_resources.settings import Settings
 from el_resources.shard_tables import UNPARTITIONED
 
@@ -138,7 +139,7 @@ def _status(uri: str, inventory: Inventory, assets: Sequence[AssetStatus]) -> So
     registered = set(inventory.registered)
     stamps = ((shard, inventory.tables.stamp(assets[0].asset, shard)) for shard in inventory.registered)
     return SourceStatus(
-        uri=uri,
+        uri=without_secrets(uri),
         shards=len(registered),
         not_registered=sorted(inventory.listed - registered),
         gone=inventory.gone,

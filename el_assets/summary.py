@@ -21,6 +21,7 @@ from el_assets.entropylong.diagnosis import (
 from el_assets.entropylong.selection import KeepRule, PassRates, judge, over_shards, pass_rates
 from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.gateau.summary import gateau_rows, gateau_warnings
+from el_resources.addresses import without_secrets
 from el_resources.settings import Settings
 from el_resources.shard_tables import KnownStamps, ShardTables, Stamp
 
@@ -99,9 +100,9 @@ def print_summary(
     written = sum(stage.written for stage in stages)
     done = f"{forwards:,}" if forwards or written else "0: every table was up to date and none was written"
     print(f"  {'forwards in this run':<{width}}  {done}")
-    print(f"  {'tables':<{width}}  {tables.store / 'tables'}")
+    print(f"  {'tables':<{width}}  {without_secrets(str(tables.store / 'tables'))}")
     for path in reports:
-        print(f"  {'report':<{width}}  {path}")
+        print(f"  {'report':<{width}}  {without_secrets(str(path))}")
     for label, line in zip(["look at it", *[""] * len(look)], look, strict=False):
         print(f"  {label:<{width}}  {line}")
     print()

@@ -23,6 +23,7 @@ from el_assets.shown_versions import VERSIONED, shown_version
 from el_assets.sources import sources
 from el_assets.telling import tell_what_changed
 from el_resources.causal_lm import CausalLM
+from el_resources.launching import settings_at_launch
 from el_resources.settings import Settings
 
 OWNERS = ["team:entropylong"]
@@ -46,7 +47,7 @@ def build_definitions(settings: Settings, *, on_ray: bool = False) -> dg.Definit
             tell_what_changed(settings.watch_every_seconds),
             name_lost_shards,
         ],
-        resources={"settings": settings.at_launch(), "causal_lm": CausalLM()},
+        resources={"settings": settings_at_launch(settings), "causal_lm": CausalLM()},
         # One process per run, so that its steps share one loaded model.
         executor=dg.in_process_executor,
     )

@@ -35,6 +35,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Protocol
 
+from el_resources.addresses import secrets_kept, without_secrets
 from el_resources.corpus_source import CorpusSource, SourceDocument, unknown_shard
 from el_resources.file_listing import existing_part
 
@@ -69,6 +70,7 @@ class TokenCounter(Protocol):
     def count_tokens(self, text: str) -> int: ...
 
 
+@secrets_kept()
 def parse_mixture(text: str) -> list[SourceSpec]:
     """The sources that a corpus setting names; several have names of their own.
 
@@ -79,7 +81,7 @@ def parse_mixture(text: str) -> list[SourceSpec]:
         return [SourceSpec(uri=text.strip())]
     specs = [_parse_source(part) for part in _split(text.strip())]
     if len(specs) > 1:
-        specs = [replace(spec, name=spec.name or default_name(spec.uri)) for spec in specs]
+        specs = [replace(spec, name=spec.name or default_name(without_secrets(spec.uri))) for spec in specs]
     for spec in specs:
         if sum(other.name == spec.name for other in specs) > 1:
             raise ValueError(f"two sources of corpus {text!r} are named {spec.name!r}; tell them apart by [name=…]")
@@ -207,7 +209,8 @@ class MixedCorpus:
     def __post_init__(self) -> None:
         for spec, _ in self.sources:
             if spec.tokens and self.counter is None:
-                raise ValueError(f"corpus source {spec.uri!r} has a budget of tokens, and there is nothing to count by")
+                source = without_secrets(spec.uri)
+                raise ValueError(f"corpus source {source!r} has a budget of tokens, and there is nothing to count by")
 
     @cached_property
     def _shards(self) -> dict[str, "_Part"]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from el_resources.addresses import secrets_kept, without_secrets
 from el_resources.row_limits import RowLimits
 
 if TYPE_CHECKING:
@@ -73,13 +74,14 @@ class CorruptShardError(ValueError):
     def __init__(self, shard: str, path: str, reason: str) -> None:
         super().__init__(shard, path, reason)
         self.shard = shard
-        self.path = path
-        self.reason = reason
+        self.path = without_secrets(path)
+        self.reason = without_secrets(reason)
 
     def __str__(self) -> str:
         return f"shard {self.shard!r} cannot be read from {self.path}: {self.reason}"
 
 
+@secrets_kept()
 def open_corpus(
     uri: str,
     *,
@@ -106,7 +108,7 @@ def open_corpus(
         (spec, _open_source(spec.uri, spec.text_column or text_column, hub_endpoint, limits))
         for spec in parse_mixture(uri)
     ]
-    return MixedCorpus(uri=uri, sources=sources, counter=counter)
+    return MixedCorpus(uri=without_secrets(uri), sources=sources, counter=counter)
 
 
 def _open_source(uri: str, text_column: str | None, hub_endpoint: str, limits: RowLimits | None) -> CorpusSource:

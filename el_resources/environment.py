@@ -18,8 +18,9 @@ from dotenv.parser import parse_stream
 from el_resources.other_variables import refuse_bad_values
 
 PREFIX = "EL_"
-# Variables of the same prefix that are not settings of a run: where runs are executed, and how many at once.
-OTHER_VARIABLES = {"EL_EXECUTION", "EL_RUNS_AT_ONCE", "EL_FAILURE_WEBHOOK"}
+# Variables of the same prefix that are not settings of a run: where runs are executed, how many at once, where a
+# failure is told, and under which names browsers may reach the UI.
+OTHER_VARIABLES = {"EL_EXECUTION", "EL_RUNS_AT_ONCE", "EL_FAILURE_WEBHOOK", "EL_UI_HOSTS"}
 
 
 @dataclass(frozen=True, kw_only=True)

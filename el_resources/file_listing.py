@@ -10,6 +10,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
+from el_resources.addresses import without_query
 from el_resources.not_shards import UNREADABLE_FOLDER, Info, in_words, is_broken_link, spelled, without_others
 
 WILDCARD = re.compile(r"[*?\[]")
@@ -37,7 +38,7 @@ def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tu
         FileNotFoundError: there is none; says what was passed over.
     """
     if filesystem.isfile(path) or is_broken_link(filesystem, path):
-        return Listing(folder_of(path), {path: filesystem.info(path)})
+        return Listing(folder_of(without_query(path)), {path: filesystem.info(path)})
     lister = TellingFileSystem() if isinstance(filesystem, LocalFileSystem) else filesystem
     if filesystem.isdir(path):
         root, wanted, takes_hidden = folder_of(f"{path.rstrip('/')}/"), suffixes, False

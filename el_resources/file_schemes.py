@@ -1,11 +1,16 @@
 """The schemes of sources that are files: `parquet:`, `jsonl:` and `hf:`."""
 
+from el_resources.addresses import without_secrets
 from el_resources.shard_files import LocatedFiles, ShardFiles
 
 
 def open_files(uri: str, hub_endpoint: str = "") -> ShardFiles:
-    """The files that a URI of one of these schemes means; nothing is looked at yet."""
+    """The files that a URI of one of these schemes means; nothing is looked at yet.
+
+    They are reached by the URI as it is, and known by it without credentials.
+    """
     scheme, _, location = uri.partition(":")
+    uri = without_secrets(uri)
     if scheme == "hf":
         from el_resources.hub_files import HubFiles
 

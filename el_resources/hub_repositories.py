@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
+from el_resources.addresses import secrets_kept, without_secrets
 from el_resources.shard_files import FileDigests
 
 CARD = "README.md"
@@ -177,6 +178,11 @@ class HubRepository:
 
     @contextmanager
     def faults(self) -> Iterator[None]:
+        with secrets_kept(), self._faults_named():
+            yield
+
+    @contextmanager
+    def _faults_named(self) -> Iterator[None]:
         from httpx2 import HTTPError, InvalidURL
         from huggingface_hub.errors import (
             GatedRepoError,
@@ -185,7 +191,7 @@ class HubRepository:
             RevisionNotFoundError,
         )
 
-        place = f"data set repository {self.name!r} of {self.endpoint}"
+        place = f"data set repository {self.name!r} of {without_secrets(self.endpoint)}"
         try:
             yield
         except GatedRepoError as error:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from el_resources.addresses import secrets_kept
 from el_resources.instruction_columns import PoolReading
 from el_resources.row_limits import RowLimits
 from el_resources.tokenization import ModelTokenizer
@@ -114,6 +115,7 @@ class InstructionSource(Protocol):
         ...
 
 
+@secrets_kept()
 def open_instructions(
     uri: str,
     *,

@@ -12,11 +12,13 @@ Listings are never cached: another process may have written since.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # fsspec ships no types
 from upath import UPath
+
+from el_resources.addresses import secrets_kept
 
 S3_SCHEMES = ("s3://", "s3a://")
 # botocore's names for where it found credentials.
@@ -43,6 +45,7 @@ def store_path(place: str) -> UPath:
     return path
 
 
+@secrets_kept()
 def open_filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of an address, and the path in it.
 
@@ -98,10 +101,16 @@ def endpoint_of(place: str) -> str:
 
 @contextmanager
 def faults_named(place: str) -> Iterator[None]:
-    """Within it, what S3's client raises (no credentials, no connection, a refusal) names the place and what to do."""
-    if not is_s3(place):
+    """Name the place and the remedy in errors of S3's client within it: no credentials, no connection, a refusal.
+
+    No error of any file system shows credentials of an address.
+    """
+    with secrets_kept(), _s3_faults_named(place) if is_s3(place) else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def _s3_faults_named(place: str) -> Iterator[None]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

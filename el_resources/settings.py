@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal, cast
 
 import dagster as dg
-from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from el_resources.addresses import without_secrets_within
 from el_resources.bounds import bounds_described
 from el_resources.checked_values import CHECKS
 from el_resources.choices import FullTextTokenizer, LongTexts, ScoredExchange
@@ -25,7 +26,7 @@ from el_resources.seen_settings import SeenSettings
 
 @bounds_described
 class Settings(dg.ConfigurableResource):
-    """Every setting of the workspace, with its bounds. Built by `load()`; each may be given anew in the launchpad."""
+    """Every setting of the workspace, with its bounds. Built by `load()`; most may be given anew in the launchpad."""
 
     profile: Literal["reference", "paper"] = Field(
         default="reference",
@@ -340,49 +341,15 @@ class Settings(dg.ConfigurableResource):
             **settings_in(variables, cls.model_fields.keys()),
             **{name: value for name, value in overrides.items() if value is not None},
         }
-        return cls._of({**profile_values(given), **given})
+        return cls.of({**profile_values(given), **given})
 
     @classmethod
-    def _of(cls, values: Mapping[str, Any]) -> "Settings":
+    def of(cls, values: Mapping[str, Any]) -> "Settings":
+        """Build the settings from values alone. Raises ValueError that names each wrong one."""
         try:
             return cls(**values)
         except ValidationError as error:
             raise ValueError(_in_words(error)) from None
-
-    def at_launch(self) -> dg.ResourceDefinition:
-        """Return the resource of runs, of which each value may be given anew at launch; the others stay as they are.
-
-        A value out of bounds, or another profile, raises `dg.DagsterInvalidConfigError` while the run is planned, and
-        none comes about. Dagster's own schema, which a launchpad checks while one types, knows types and choices only.
-        """
-        schema = self._with_values_as_defaults().configure_at_launch().get_resource_definition().config_schema
-        resource = dg.ResourceDefinition(settings_of_a_run, config_schema=schema, description=self.__doc__)
-
-        def checked(config: dict[str, Any]) -> dict[str, Any]:
-            try:
-                if config["profile"] != self.profile:
-                    raise ValueError(
-                        f"profile={config['profile']} at launch would change no other value; start Dagster with "
-                        f"EL_PROFILE={config['profile']}, which has {self.profile!r} now"
-                    )
-                Settings._of(config)
-            except ValueError as error:
-                raise dg.DagsterInvalidConfigError(str(error), errors=[], config_value=config) from None
-            return config
-
-        return resource.configured(checked, config_schema=schema)
-
-    def _with_values_as_defaults(self) -> type[dg.ConfigurableResource]:
-        """Return a resource class whose defaults are these values.
-
-        `configure_at_launch(**values)` would lose the values of all fields that are a choice: Dagster 1.13.27 keeps the
-        class's own default of every Literal.
-        """
-        fields: dict[str, Any] = {
-            name: (info.annotation, Field(default=getattr(self, name), description=info.description))
-            for name, info in type(self).model_fields.items()
-        }
-        return create_model("LaunchedSettings", __base__=dg.ConfigurableResource, **fields)
 
     def subset(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Return the named settings, in a JSON-ready dict; they go into a fingerprint."""
@@ -402,15 +369,10 @@ def all_settings(settings: Settings) -> Settings:
     return settings.whole if isinstance(settings, SeenSettings) else settings
 
 
-def settings_of_a_run(context: dg.InitResourceContext) -> Settings:
-    """What a run's steps are given. Dagster shows this function's name as the resource's type."""
-    return Settings._of(context.resource_config)
-
-
 def _in_words(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
-        value = "" if not name else f"{name} ({variable_of(name)}) = {problem['input']!r}: "
+        value = "" if not name else f"{name} ({variable_of(name)}) = {without_secrets_within(problem['input'])!r}: "
         lines.append(f"{value}{problem['msg'].removeprefix('Value error, ')}")
     return "invalid settings: " + "; ".join(lines)

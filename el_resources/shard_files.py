@@ -4,6 +4,7 @@ Guarantees:
 - A shard's name is the file's path relative to the folder, or to the part of the glob before its first wildcard. It
   depends on no other file, so new files rename nothing. Characters that a partition key may not hold are
   percent-encoded, and so is the percent sign, which keeps any two names apart.
+- Credentials in an address (`https://user:password@host/…?signature`) open its files and name nothing.
 - Hidden files, bookkeeping and pointers are no shards, and `passed_over` says so; a file that is named outright always
   is one.
 - A file that cannot be opened stays a shard, which fails alone. Its fingerprint says what is wrong with it.
@@ -29,6 +30,7 @@ from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
+from el_resources.addresses import without_secrets
 from el_resources.corpus_source import unknown_shard
 from el_resources.file_formats import SUFFIXES, FileFormat
 from el_resources.file_listing import Listing, list_files
@@ -78,7 +80,7 @@ class ShardFiles(ABC):
 
     def origin(self, shard: str) -> dict[str, str]:
         """What a table records of where the shard comes from."""
-        return {"source": self.uri, "file": self.path(shard)}
+        return {"source": self.uri, "file": without_secrets(self.path(shard))}
 
     @property
     def license(self) -> str:
@@ -149,10 +151,17 @@ class LocatedFiles(ShardFiles):
 
     @cached_property
     def paths(self) -> dict[str, str]:
-        return dict(sorted((shard_name(file.removeprefix(self.root)), file) for file in self._listing.files))
+        named = sorted((shard_name(self._below_root(file)), file) for file in self._listing.files)
+        if len(dict(named)) < len(named):
+            raise ValueError(f"source {self.uri!r} has files that differ in their query only, which names no shard")
+        return dict(named)
+
+    def _below_root(self, file: str) -> str:
+        """The part of a file's address that names its shard: from the root on, without a query."""
+        return without_secrets(file).removeprefix(without_secrets(self.root))
 
     def passed_over(self) -> dict[str, str]:
-        return dict(self._listing.others)
+        return {self._below_root(self.root + place): why for place, why in self._listing.others.items()}
 
     def format(self, path: str) -> FileFormat:
         return self.file_format

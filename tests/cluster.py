@@ -1,5 +1,6 @@
 """A cluster on this machine: a Postgres server, Ray with a head and worker nodes, and Dagster's daemon."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import psutil
 
@@ -86,7 +88,8 @@ def postgres_server() -> Iterator[str]:
 
 @dataclass
 class RayCluster:
-    """Nodes by name: a head without cores, and workers of one core and one GPU each, which exists on paper only."""
+    """Nodes by name: a head without cores, and workers of one core and one GPU each, which exists on paper only. Runs
+    start `dagster`, which is found by their PATH."""
 
     environment: Mapping[str, str]
     # Not under pytest's folder: Ray's sockets lie below it, and their paths may have 107 characters.
@@ -94,10 +97,28 @@ class RayCluster:
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     dashboard_port: int = field(default_factory=free_port)
+    token: str = field(default_factory=lambda: token_hex(32))
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def authentication(self) -> dict[str, str]:
+        """Variables of whoever may use it, as deploy/environment.example has them."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+    def ask(self, path: str, body: Any = None, token: str | None = None) -> Any:
+        """Answer of the dashboard's server.
+
+        Args:
+            token: the cluster's if None; none for the empty text.
+        """
+        given = self.token if token is None else token
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {given}"} if given else {})}
+        content = None if body is None else json.dumps(body).encode()
+        with urlopen(Request(f"{self.address}{path}", content, headers), timeout=30) as answer:
+            return json.load(answer)
 
     def start_head(self) -> None:
         self._start(
@@ -145,7 +166,7 @@ class RayCluster:
         with self.log(name).open("wb") as log:
             self.nodes[name] = subprocess.Popen(
                 [BIN / "ray", "start", *options, *shared],
-                env={**self.environment, "PATH": f"{BIN}:{self.environment['PATH']}"},  # runs start `dagster`
+                env={**self.environment, **self.authentication, "PATH": f"{BIN}:{self.environment['PATH']}"},
                 cwd=self.folder,
                 stdout=log,
                 stderr=log,
@@ -159,8 +180,7 @@ class RayCluster:
 
     def _answers(self) -> bool:
         try:
-            with urlopen(f"{self.address}/api/version", timeout=5):
-                return True
+            return bool(self.ask("/api/version"))
         except (URLError, ConnectionError, TimeoutError):
             return False
 

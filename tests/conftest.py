@@ -24,7 +24,9 @@ with chdir(ELSEWHERE.name):
 from el_assets.automation import range_tags  # noqa: E402
 from el_assets.gateau.assets import open_instructions_of  # noqa: E402
 from el_assets.partitions import corpus_shards, instruction_shards, register_shards  # noqa: E402
+from el_assets.workspace import build_definitions  # noqa: E402
 from el_resources.corpus_source import SourceDocument, open_corpus  # noqa: E402
+from el_resources.launching import OF_THE_ENVIRONMENT  # noqa: E402
 from el_resources.model_files import resolve_model  # noqa: E402
 from el_resources.settings import Settings  # noqa: E402
 from el_resources.shard_tables import ShardTables  # noqa: E402
@@ -110,26 +112,38 @@ class Workspace:
 
     def run(self, job: str, *partitions: str, raises: bool = True, **overrides: Any) -> dg.ExecuteInProcessResult:
         """Execute a job for the partitions from the first to the last given (all where none is)."""
-        definition = defs.resolve_job_def(job)
+        definition = self.definitions(**overrides).resolve_job_def(job)
         wanted = partitions or self._keys(definition.partitions_def)
-        config = {"settings": {"config": {**self.settings, **overrides}}}
         return definition.execute_in_process(
             instance=self.instance,
             tags=range_tags(wanted[0], wanted[-1]),
-            run_config={"resources": config, "loggers": QUIET},
             raise_on_error=raises,
+            run_config=self.launched(**overrides),
         )
 
     def materialize(self, *assets: str, partitions: Sequence[str] = (), **overrides: Any) -> dg.ExecuteInProcessResult:
         """Execute some assets, with their checks, for a range of partitions; for all of the first's where none is
         given."""
         shards = partitions or self._keys(defs.resolve_asset_graph().get(dg.AssetKey(assets[0])).partitions_def)
-        return defs.resolve_implicit_global_asset_job_def().execute_in_process(
-            instance=self.instance,
-            asset_selection=[dg.AssetKey(asset) for asset in assets],
-            tags=range_tags(shards[0], shards[-1]),
-            run_config={"resources": {"settings": {"config": {**self.settings, **overrides}}}, "loggers": QUIET},
+        return (
+            self.definitions(**overrides)
+            .resolve_implicit_global_asset_job_def()
+            .execute_in_process(
+                instance=self.instance,
+                asset_selection=[dg.AssetKey(asset) for asset in assets],
+                tags=range_tags(shards[0], shards[-1]),
+                run_config=self.launched(**overrides),
+            )
         )
+
+    def definitions(self, **overrides: Any) -> dg.Definitions:
+        """The workspace of an environment that has what a launch cannot give."""
+        given = {**self.settings, **overrides}
+        return definitions_of(**{name: given[name] for name in OF_THE_ENVIRONMENT if name in given})
+
+    def launched(self, **overrides: Any) -> dict[str, Any]:
+        """The configuration of a run with these settings."""
+        return {"resources": {"settings": {"config": {**self.settings, **overrides}}}, "loggers": QUIET}
 
     def _keys(self, partitions: dg.PartitionsDefinition | None) -> list[str]:
         """All keys, in order; those of the corpus for what has no partitions of its own."""
@@ -143,6 +157,11 @@ class Workspace:
             for path in sorted(root.rglob("*"))
             if path.is_file()
         }
+
+
+@cache
+def definitions_of(**environment: Any) -> dg.Definitions:
+    return build_definitions(Settings.load({}, **environment))
 
 
 def write_json_lines(path: Path, documents: Sequence[dict[str, Any]]) -> None:

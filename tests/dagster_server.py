@@ -1,4 +1,4 @@
-"""`dagster dev` on the repository's own workspace, for the tests that talk to it."""
+"""The UI and daemon of `python -m el_assets ui`, on the repository's own workspace, for the tests that talk to it."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Server:
-    """A `dagster dev` with a home, a store and sources of its own.
+    """A server with a home, a store and sources of its own.
 
     Attributes:
         home: the instance's folder; the store is its `store`, sources its `corpus` and `instructions`.
@@ -59,10 +59,10 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait for its first answer."""
-        command = [str(Path(sys.executable).parent / "dagster"), "dev", "-w", str(ROOT / "workspace.yaml")]
+        command = [sys.executable, "-m", "el_assets", "ui", "--port", str(self.port)]
         with (self.home / "server.log").open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, "-h", "127.0.0.1", "-p", str(self.port)],
+                command,
                 cwd=self.home,
                 env=self.environment,
                 stdout=log,
@@ -72,7 +72,7 @@ class Server:
         self.wait_for("the first page", lambda: self.ask("{ version }"), seconds=120)
 
     def stop(self) -> None:
-        if self.process is not None:
+        if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGTERM)
             try:
                 self.process.wait(timeout=20)

@@ -3,7 +3,10 @@
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import quote
 
 import polars as pl
@@ -187,6 +190,63 @@ def test_a_shard_whose_check_failed_is_red(server: Server, page: "playwright.Pag
         return passed.count() > 1
 
     server.wait_for("the check's result", shown, seconds=120)
+
+
+HOSTILE_PAGE = """<title>evil</title><iframe src="SERVER/graphql?query=MUTATION"></iframe>
+<form method="post" action="SERVER/graphql?query=MUTATION" target="frame"></form><iframe name="frame"></iframe>
+<form method="post" enctype="text/plain" action="SERVER/graphql" target="other">
+<input name='{"query": "MUTATION", "x": "' value='"}'></form><iframe name="other"></iframe>
+<script type="module">
+const mutation = decodeURIComponent('MUTATION'), body = JSON.stringify({query: mutation}), url = 'SERVER/graphql';
+for (const form of document.forms) form.submit();
+const kinds = ['text/plain', 'text/plain; x=application/json', 'application/json'];
+const asked = kinds.flatMap(kind => ['cors', 'no-cors'].map(
+  mode => fetch(url, {method: 'POST', mode, body, credentials: 'include', headers: {'Content-Type': kind}})));
+asked.push(fetch(url + '?query=MUTATION', {mode: 'no-cors'}), fetch(url + '?query=MUTATION'));
+asked.push(new Promise((opened, refused) => {
+  const socket = new WebSocket('SERVER/graphql'.replace('http', 'ws'), 'graphql-ws');
+  socket.onopen = opened; socket.onerror = refused;
+}));
+const outcomes = await Promise.allSettled(asked);
+window.outcomes = outcomes.map(one => one.status == 'fulfilled' ? one.value.type : 'refused');
+</script>"""
+MUTATION = """mutation { launchPipelineExecution(executionParams: {mode: "default", runConfigData: {}, selector:
+{repositoryLocationName: "entropylong", repositoryName: "__repository__", pipelineName: "observe_models"}})
+{ __typename } }"""
+
+
+@contextmanager
+def site(content: bytes) -> Iterator[str]:
+    """The address of a page; its port makes it another site than the UI's."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_a_page_of_another_site_starts_nothing(server: Server, page: "playwright.Page") -> None:
+    runs = "{ runsOrError { ... on Runs { count } } }"
+    before = server.ask(runs)
+    content = HOSTILE_PAGE.replace("SERVER", server.url).replace("MUTATION", quote(MUTATION))
+    with site(content.encode()) as address:
+        page.goto(address)
+        outcomes = page.wait_for_function("window.outcomes").json_value()
+        page.wait_for_load_state("networkidle")
+    # An answer that a page may not read is opaque; the server's refusal is in it.
+    assert [outcome for outcome in outcomes if outcome not in ("refused", "opaque")] == []
+    assert outcomes[-1] == "refused", "the WebSocket is not opened"
+    assert server.ask(runs) == before
 
 
 # --- the reports

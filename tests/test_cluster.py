@@ -131,12 +131,16 @@ def deployment(s3: S3, alone: Workspace, tmp_path_factory: pytest.TempPathFactor
         ray.start_head()
         ray.start_worker("worker-1")
         ray.start_worker("worker-2")
-        environment |= settings | {
-            "DAGSTER_HOME": str(home),
-            "RAY_JOBS_ADDRESS": ray.address,
-            "EL_RUNS_AT_ONCE": "2",
-            "EL_EXECUTION": "ray",
-        }
+        environment |= (
+            settings
+            | ray.authentication
+            | {
+                "DAGSTER_HOME": str(home),
+                "RAY_JOBS_ADDRESS": ray.address,
+                "EL_RUNS_AT_ONCE": "2",
+                "EL_EXECUTION": "ray",
+            }
+        )
         patch = running.enter_context(pytest.MonkeyPatch.context())
         for name in ("DAGSTER_POSTGRES_URL", "RAY_JOBS_ADDRESS", "EL_RUNS_AT_ONCE"):
             patch.setenv(name, environment[name])
@@ -174,19 +178,18 @@ def test_a_run_is_a_ray_job_of_many_shards_that_asks_for_what_it_needs(
     deployment: Deployment, finished: list[str]
 ) -> None:
     runs = deployment.runs(*finished)
-    assert asked_of_ray(deployment.ray.address) == {run.run_id: {"CPU": 1.0, "GPU": 1.0} for run in runs}
+    assert asked_of_ray(deployment.ray) == {run.run_id: {"CPU": 1.0, "GPU": 1.0} for run in runs}
     sizes = Counter((run.tags.get(FIRST), run.tags.get(LAST)) for run in runs)
     whole = {(FRACTIONS[0], FRACTIONS[-1]): 1, (None, None): 4}  # subsets; index, ranking and two reports
     assert sizes == {(SHARDS[0], SHARDS[3]): 3, (SHARDS[4], SHARDS[7]): 3, **whole}
     assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
 
 
-def asked_of_ray(address: str) -> dict[str, dict[str, float]]:
+def asked_of_ray(ray: RayCluster) -> dict[str, dict[str, float]]:
     """Resources of each run's job, by run id."""
-    from ray.util.state import list_actors
-
-    actors = list_actors(address, filters=[("class_name", "=", "JobSupervisor")], detail=True)
-    return {actor.name.partition("dagster-run-")[2]: dict(actor.required_resources) for actor in actors}
+    actors = ray.ask("/api/v0/actors?detail=true&limit=1000")["data"]["result"]["result"]
+    jobs = [actor for actor in actors if actor["class_name"] == "JobSupervisor"]
+    return {actor["name"].partition("dagster-run-")[2]: dict(actor["required_resources"]) for actor in jobs}
 
 
 def test_a_lost_node_costs_a_retry_and_doubles_nothing(

@@ -1,13 +1,20 @@
 """The files of deploy/ are what their readers accept, and they name what there is."""
 
+import json
+import os
 import re
+import subprocess
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from uuid import uuid4
 
 import pytest
 import yaml
 
 from el_resources.environment import OTHER_VARIABLES
 from el_resources.settings import Settings
+from tests.cluster import BIN, RayCluster, wait_for
 
 needs_cluster = pytest.mark.services  # the extra `cluster`
 
@@ -22,6 +29,62 @@ def test_ray_accepts_the_cluster_configuration() -> None:
     cluster = prepare_config(yaml.safe_load((DEPLOY / "cluster.yaml").read_text()))
     validate_config(cluster)
     assert cluster["max_workers"] == len(cluster["provider"]["worker_ips"])
+
+
+def test_ray_is_started_with_its_token_or_not_at_all() -> None:
+    cluster = yaml.safe_load((DEPLOY / "cluster.yaml").read_text())
+    starts = [cluster[f"{node}_start_ray_commands"][-1] for node in ("head", "worker")]
+    for command in starts:
+        before, _, _ = command.partition("ray start")
+        assert before.endswith('test -n "$RAY_AUTH_TOKEN" && export RAY_AUTH_MODE=token && ')
+    passed = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())["run_launcher"]["config"]["ray"]["env_vars"]
+    assert not [name for name in passed if name.startswith("RAY_AUTH")], "Ray shows a job's variables"
+
+
+@needs_cluster
+@pytest.mark.parametrize(
+    "tag",
+    [
+        {"env_vars": ["EL_TRUST_REMOTE_CODE=true"]},
+        {"num_cpus": 1, "runtime_env": {"py_modules": ["https://evil.example/code.zip"]}},
+        {"address": "http://evil.example:8265"},
+        ["num_cpus"],
+    ],
+    ids=str,
+)
+def test_a_run_brings_no_code_and_no_variables_to_the_cluster(tag: Any) -> None:
+    from el_assets.run_needs import RAY_TAG
+    from el_assets.server.ray_launcher import refuse_more_than_resources
+
+    run_id = str(uuid4())
+    with pytest.raises(ValueError, match=r"which only deploy/dagster.yaml may give; a run may ask for num_cpus"):
+        refuse_more_than_resources(run_id, {RAY_TAG: json.dumps(tag)})
+    refuse_more_than_resources(run_id, {RAY_TAG: json.dumps({"num_cpus": 2, "num_gpus": 1})})
+    with pytest.raises(ValueError, match="UUID"):
+        refuse_more_than_resources("'; touch here; '", {})
+
+
+@needs_cluster
+def test_a_job_without_the_token_is_refused_by_ray(tmp_path: Path) -> None:
+    """A head as deploy/cluster.yaml starts it; who has no token, or a wrong one, runs nothing and sees nothing."""
+    ray, made = RayCluster(dict(os.environ)), tmp_path / "made by a job"
+    job = {"entrypoint": f"touch {str(made)!r}"}
+    try:
+        ray.start_head()
+        for token, status in (("", 401), ("0" * 64, 403)):
+            for path, body in (("/api/jobs/", job), ("/api/jobs/", None), ("/api/v0/actors", None)):
+                with pytest.raises(HTTPError) as refused:
+                    ray.ask(path, body, token=token)
+                assert refused.value.code == status
+        others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        submit = [BIN / "ray", "job", "submit", "--no-wait", "--address", ray.address, "--", "touch", str(made)]
+        bare = {**others, "RAY_AUTH_MODE": "disabled"}
+        assert subprocess.run(submit, env=bare, capture_output=True).returncode != 0
+        assert not made.exists()
+        ray.ask("/api/jobs/", job)
+        wait_for("the job of who has the token", made.exists, 90, ray.log("head"))
+    finally:
+        ray.stop()
 
 
 @needs_cluster

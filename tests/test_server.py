@@ -1,9 +1,16 @@
-"""`dagster dev` on the repository's own workspace: what the UI asks for, answered by a real server and daemon."""
+"""What the UI asks for, answered by a real server and daemon on the repository's own workspace."""
 
+import json
+import signal
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import quote
 
+import psutil
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from el_resources.shard_tables import ShardTables
 from tests.conftest import library_documents, library_samples, write_json_lines
@@ -120,3 +127,80 @@ def test_one_backfill_of_each_half_finishes_it(server: Server) -> None:
     for name in ("entropylong_report", "gateau_report"):
         assert (server.home / "store" / "reports" / f"{name}.html").is_file()
     assert {run["status"] for run in server.finished_runs()[: -before or None]} == {"SUCCESS"}
+
+
+# --- pages of other sites
+
+
+MUTATION = """mutation { launchPipelineExecution(executionParams: {mode: "default", runConfigData: {},
+    selector: {repositoryLocationName: "entropylong", repositoryName: "__repository__", pipelineName: "observe_models"}
+  }) { __typename } }"""
+EVIL = "http://evil.example"
+
+
+def send(server: Server, method: str, path: str, body: str = "", **headers: str) -> tuple[int, str]:
+    """Status and text of a request with these headers, as any program or browser can make it."""
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.putrequest(method, path, skip_host=True)
+    for name, value in {"Host": f"127.0.0.1:{server.port}", "Content-Length": str(len(body)), **headers}.items():
+        connection.putheader(name.replace("_", "-"), value)
+    connection.endheaders(body.encode())
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_requests_that_other_sites_can_send_launch_nothing(server: Server) -> None:
+    runs = "{ runsOrError { ... on Runs { count } } }"
+    before, body = server.ask(runs), json.dumps({"query": MUTATION})
+    by_get = f"/graphql?query={quote(MUTATION)}"
+    attempts = [
+        send(server, "GET", by_get),
+        send(server, "GET", by_get, Origin=EVIL),
+        send(server, "HEAD", by_get),
+        send(server, "POST", by_get, Content_Type="text/plain", Origin=EVIL),
+        send(server, "POST", by_get, Content_Type="application/x-www-form-urlencoded"),
+        send(server, "POST", by_get),
+        send(server, "POST", "/graphql", body, Content_Type="text/plain; x=application/json", Origin=EVIL),
+        send(server, "POST", "/graphql", body, Content_Type="text/plain; x=application/json"),
+        send(server, "POST", "/graphql", MUTATION, Content_Type="application/graphql"),
+        send(server, "POST", "/graphql", body, Content_Type="application/json", Origin=EVIL),
+        send(server, "POST", "/graphql", body, Content_Type="application/json", Origin="null"),
+        send(server, "POST", "/graphql", body, Content_Type="application/json", Host="evil.example"),
+        send(server, "POST", "/graphql", body, Content_Type="application/json", Host=f"evil.example:{server.port}"),
+        send(server, "POST", "/report_asset_materialization/documents", Content_Type="text/plain", Origin=EVIL),
+        send(server, "GET", "/", Host="evil.example"),
+    ]
+    assert {status for status, _ in attempts} == {403}, attempts
+    assert server.ask(runs) == before
+    preflight = send(server, "OPTIONS", "/graphql", Origin=EVIL, Access_Control_Request_Method="POST")
+    assert preflight[0] == 403
+    own = {"Content_Type": "application/json", "Origin": server.url}
+    assert "LaunchRunSuccess" in send(server, "POST", "/graphql", body, **own)[1], "the UI's own page launches it"
+
+
+def test_a_websocket_of_another_site_is_not_opened_and_no_websocket_changes_anything(server: Server) -> None:
+    runs = "{ runsOrError { ... on Runs { count } } }"
+    before, address = server.ask(runs), f"{server.url.replace('http', 'ws', 1)}/graphql"
+    ours = {"subprotocols": ["graphql-ws"], "open_timeout": 30}
+    for headers in ({"origin": EVIL}, {"origin": "null"}, {"additional_headers": {"Host": "evil.example"}}):
+        with pytest.raises(InvalidStatus, match="HTTP 403"), connect(address, **ours, **headers):
+            pass
+    with connect(address, **ours, origin=server.url) as socket:
+        socket.send(json.dumps({"type": "connection_init"}))
+        assert json.loads(socket.recv(timeout=30)) == {"type": "connection_ack"}
+        query = "subscription { locationStateChangeEvents { event { message } } }"
+        socket.send(json.dumps({"type": "start", "id": "1", "payload": {"query": query}}))
+        socket.send(json.dumps({"type": "start", "id": "2", "payload": {"query": MUTATION}}))
+        with pytest.raises(ConnectionClosed):
+            socket.recv(timeout=30)
+    assert server.ask(runs) == before
+
+
+def test_ctrl_c_stops_everything_that_was_started(server: Server) -> None:
+    assert server.process is not None
+    started = psutil.Process(server.process.pid).children(recursive=True)
+    assert len(started) >= 3, "the daemon, the code server and its own server"
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(timeout=90) == 0
+    assert psutil.wait_procs(started, timeout=30)[1] == []
+    assert "Traceback" not in (server.home / "server.log").read_text()

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from el_assets.definitions import defs
-from tests.conftest import QUIET, Workspace
+from tests.conftest import Workspace
 
 
 def sensor_tick(workspace: Workspace, sensor: str = "follow_corpus", cursor: str | None = None, **changes: Any) -> Any:
@@ -58,9 +58,12 @@ def backfill(workspace: Workspace, schedule: str) -> list[dg.ExecuteInProcessRes
 
 def execute(workspace: Workspace, job: str, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
     """A requested run, which must succeed."""
-    config = {**request.run_config, "resources": {"settings": {"config": workspace.settings}}, "loggers": QUIET}
-    done = defs.resolve_job_def(job).execute_in_process(
-        instance=workspace.instance, tags=request.tags, run_config=config, asset_selection=request.asset_selection
+    definition = workspace.definitions().resolve_job_def(job)
+    done = definition.execute_in_process(
+        instance=workspace.instance,
+        tags=request.tags,
+        run_config={**request.run_config, **workspace.launched()},
+        asset_selection=request.asset_selection,
     )
     assert done.success
     return done

@@ -16,6 +16,7 @@ from el_assets.progress import progress
 from el_assets.schemas import dagster_schema
 from el_assets.shard_assets import shard_asset, with_seen_settings
 from el_assets.shard_runs import Made, materialize_shards, open_corpus_of, unreadable
+from el_resources.addresses import without_secrets
 from el_resources.bad_rows import within_share
 from el_resources.causal_lm import ModelChoice
 from el_resources.context_store import ContextStore
@@ -158,7 +159,7 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": report.n_rows,
-            "dagster/uri": str(tables.store / "context_store"),
+            "dagster/uri": without_secrets(str(tables.store / "context_store")),
             "dagster/column_schema": dagster_schema("context_chunks"),
             "seconds": round(time.monotonic() - started, 3),
             "settings": dg.MetadataValue.json(dict(next(iter(stamps.values())).settings)),
@@ -168,7 +169,7 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
             "shards_added": len(report.added),
             "shards_replaced": len(report.replaced),
             "shards_deleted": len(report.deleted),
-            "encoder": settings.encoder,
+            "encoder": without_secrets(settings.encoder),
             "full_text_tokenizer": settings.full_text_tokenizer,
         },
         data_version=dg.DataVersion(report.tag),

@@ -11,6 +11,7 @@ from el_assets.entropylong.assets import context_scores, entropy_maps, packed_se
 from el_assets.gateau.assets import cam_scores, hmg_scores, influence_scores, instruction_samples, selected_subsets
 from el_assets.partitions import registered_shards
 from el_assets.reports.page import render, write_page
+from el_resources.addresses import without_secrets
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, digest
 
@@ -86,7 +87,7 @@ def written(
     is_new = write_page(path, html)
     return dg.MaterializeResult(
         metadata={
-            "path": dg.MetadataValue.path(str(path)),
+            "path": dg.MetadataValue.path(without_secrets(str(path))),
             "bytes": len(html.encode("utf-8")),
             "skipped": not is_new,
             "seconds": round(time.monotonic() - started, 3),

@@ -56,11 +56,25 @@ def launchpad() -> Iterator[Launchpad]:
             "root_tokens_max=640 is below root_tokens_min=700; raise the one",
         ),
         ({"profile": "paper"}, "start Dagster with EL_PROFILE=paper"),
+        (
+            {"store": "/elsewhere"},
+            "store=/elsewhere cannot be given at launch: it is where tables are read, written and removed; start "
+            "Dagster with EL_STORE=/elsewhere, which has data now",
+        ),
+        ({"hub_endpoint": "http://127.0.0.1:9"}, "it is sent HF_TOKEN; start Dagster with EL_HUB_ENDPOINT=http://127"),
+        (
+            {"trust_remote_code": True},
+            "lets code that ships with a model run; start Dagster with EL_TRUST_REMOTE_CODE",
+        ),
+        (
+            {"corpus": "jsonl:http://me:hunter2@127.0.0.1:9/a.jsonl?sig=hunter3"},
+            "corpus=jsonl:http://127.0.0.1:9/a.jsonl cannot be given at launch: it has credentials",
+        ),
         ({"seed": None}, "seed (EL_SEED) = None: Input should be a valid integer"),
         ({"seed": "x"}, 'Invalid scalar at path root:resources:settings:config:seed. Value "x"'),
         ({"criterion": "x"}, "Value at path root:resources:settings:config:criterion not in enum type"),
     ],
-    ids=["above", "below", "two-fields", "profile", "nothing", "type", "choice"],
+    ids=["above", "below", "two-fields", "profile", "store", "hub", "code", "secret", "nothing", "type", "choice"],
 )
 def test_a_wrong_value_is_refused_in_words_and_no_run_comes_about(
     launchpad: Launchpad, values: dict[str, Any], words: str
@@ -69,6 +83,7 @@ def test_a_wrong_value_is_refused_in_words_and_no_run_comes_about(
     refused = launchpad.launch(**values)
     (message,) = [error["message"] for error in refused.get("errors", [refused])]
     assert words in message
+    assert "hunter" not in message
     assert launchpad.instance.get_runs_count() == before
 
 
@@ -78,6 +93,18 @@ def test_a_value_within_its_bounds_is_launched(launchpad: Launchpad) -> None:
     assert launched["__typename"] == "LaunchRunSuccess", launched
     assert launched["run"]["runConfig"] == run_config({"epsilon": 0.31})
     assert launchpad.instance.get_runs_count() == before + 1
+
+
+@pytest.mark.parametrize("setting", ["corpus", "text_column", "separator", "seed", "force"])
+def test_a_launch_reads_no_variable_of_the_environment(launchpad: Launchpad, setting: str) -> None:
+    """Dagster's own types would: a secret of the environment would be a value, and shown in the run's messages."""
+    refused = launchpad.launch(**{setting: {"env": "PATH"}})
+    assert refused["__typename"] == "RunConfigValidationInvalid", refused
+
+
+def test_what_the_environment_has_already_may_be_given(launchpad: Launchpad) -> None:
+    launched = launchpad.launch(store="data", hub_endpoint="", trust_remote_code=False)
+    assert launched["__typename"] == "LaunchRunSuccess", launched
 
 
 def test_the_launchpad_shows_bounds(launchpad: Launchpad) -> None:

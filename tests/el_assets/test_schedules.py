@@ -7,8 +7,8 @@ from typing import Any
 import dagster as dg
 
 from el_assets.definitions import defs
-from tests.conftest import QUIET, Workspace, library_documents, library_samples
-from tests.ticks import asked_range, follow_up
+from tests.conftest import Workspace, library_documents, library_samples
+from tests.ticks import asked_range, execute, follow_up
 
 SHARDS = ("a.jsonl", "b.jsonl", "c.jsonl")
 SMALL = {"roots_per_shard": 1, "root_tokens_min": 64, "candidates_per_anchor": 2, "max_anchors": 2, "alpha": 0.5}
@@ -21,14 +21,6 @@ def tick(workspace: Workspace, schedule: str) -> Any:
         resources={"settings": workspace.loaded()},
     )
     return defs.resolve_schedule_def(schedule).evaluate_tick(context)
-
-
-def execute(workspace: Workspace, job: str, request: dg.RunRequest) -> None:
-    config = {"resources": {"settings": {"config": workspace.settings}}, "loggers": QUIET}
-    done = defs.resolve_job_def(job).execute_in_process(
-        instance=workspace.instance, tags=request.tags, run_config=config
-    )
-    assert done.success
 
 
 def test_schedules_ask_for_what_is_missing_and_then_for_nothing(new_workspace: Callable[..., Workspace]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from el_assets.recipes import RECIPES, settings_seen
 from el_assets.shard_assets import with_seen_settings
+from el_resources.launching import settings_at_launch
 from el_resources.settings import Settings
 from tests.conftest import Workspace, library_documents, library_samples, tiny_model
 
@@ -64,7 +65,7 @@ def test_a_step_that_reads_a_setting_beside_its_recipe_fails_and_is_named() -> N
         result = dg.materialize(
             [reader],
             instance=instance,
-            resources={"settings": Settings.load({}).at_launch()},
+            resources={"settings": settings_at_launch(Settings.load({}))},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )

@@ -10,7 +10,7 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 
 from el_assets.definitions import defs
 from el_assets.shard_checks import FAILED_TAG, failed_in_words, result
-from tests.conftest import QUIET, Workspace, library_documents
+from tests.conftest import Workspace, library_documents
 
 A, B, C = "a.jsonl", "b.jsonl", "c.jsonl"
 CHECK = dg.AssetCheckKey(dg.AssetKey("context_chunks"), "chunks_equal_their_documents")
@@ -128,12 +128,12 @@ def test_checks_alone_look_at_every_shard_that_has_the_table(workspace: Workspac
         assets=[asset for asset in defs.assets or [] if isinstance(asset, dg.AssetsDefinition)],
         asset_checks=defs.asset_checks,
         jobs=[job],
-        resources=defs.resources,
+        resources=workspace.definitions().resources,
         executor=dg.in_process_executor,
     )
     done = repository.resolve_job_def("checks").execute_in_process(
         instance=workspace.instance,
-        run_config={"resources": {"settings": {"config": workspace.settings}}, "loggers": QUIET},
+        run_config=workspace.launched(),
         raise_on_error=False,
     )
     assert not done.get_asset_materialization_events()

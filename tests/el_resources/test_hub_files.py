@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,14 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(hub: FakeHub, where: str) 
 def test_no_network_at_all_says_what_to_do() -> None:
     with pytest.raises(ConnectionError, match=r"'THUDM/LongAlign-10k' of http://127\.0\.0\.1:9 cannot be reached"):
         pool(f"hf:{LONGALIGN}", "http://127.0.0.1:9").shards()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_mirror_is_named_without_its_credentials() -> None:
+    endpoint = "http://me:hunter2@127.0.0.1:9"
+    with pytest.raises(ConnectionError, match=r"'THUDM/LongAlign-10k' of http://127\.0\.0\.1:9 cannot") as raised:
+        pool(f"hf:{LONGALIGN}", endpoint).shards()
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_a_hub_that_is_switched_off_says_what_to_do(monkeypatch: pytest.MonkeyPatch, hub: FakeHub) -> None:

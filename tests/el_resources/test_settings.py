@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from el_resources.corpus_mixture import parse_mixture
+from el_resources.launching import settings_at_launch
 from el_resources.seen_settings import UnnamedSettingError
 from el_resources.settings import Settings, all_settings
 
@@ -100,7 +101,7 @@ def test_every_value_of_an_instance_arrives_in_a_run_whose_launch_config_is_empt
     values = other_values()
     environment = {f"EL_{name.upper()}": str(value) for name, value in values.items()}
     with dg.DagsterInstance.ephemeral() as instance:
-        resources = {"settings": Settings.load(environment).at_launch()}
+        resources = {"settings": settings_at_launch(Settings.load(environment))}
         quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         dg.materialize([reader], instance=instance, resources=resources, run_config=quiet)
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
@@ -170,7 +171,7 @@ def test_a_launch_changes_one_value_and_plans_no_run_beyond_the_bounds() -> None
             dg.materialize(
                 [reader],
                 instance=instance,
-                resources={"settings": Settings.load({"EL_ALPHA": "1.25"}).at_launch()},
+                resources={"settings": settings_at_launch(Settings.load({"EL_ALPHA": "1.25"}))},
                 run_config={
                     "resources": {"settings": {"config": values}},
                     "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},

@@ -1,0 +1,1 @@
+"""The UI: Dagster's web server behind a door that web pages of other sites cannot pass."""

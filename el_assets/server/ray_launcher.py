@@ -1,0 +1,41 @@
+"""dagster-ray's run launcher, for runs that ask a Ray cluster for resources and for nothing else.
+
+A run's tag `dagster-ray/config` may also name a runtime environment and variables, and dagster-ray takes it from
+whoever launches the run: code that the nodes would fetch and run with their keys, or `EL_TRUST_REMOTE_CODE=true`. Such
+a run is refused, and fails with a message before a job is submitted.
+"""
+
+import json
+from collections.abc import Mapping
+from uuid import UUID
+
+from dagster._core.launcher.base import LaunchRunContext, ResumeRunContext
+from dagster_ray import RayRunLauncher
+
+from el_assets.run_needs import RAY_TAG
+
+RESOURCES = ("num_cpus", "num_gpus", "memory", "resources")
+
+
+class GuardedRayRunLauncher(RayRunLauncher):
+    """A launcher whose jobs run the environment of deploy/ and no other."""
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        refuse_more_than_resources(context.dagster_run.run_id, context.dagster_run.tags)
+        super().launch_run(context)
+
+    def resume_run(self, context: ResumeRunContext) -> None:
+        refuse_more_than_resources(context.dagster_run.run_id, context.dagster_run.tags)
+        super().resume_run(context)
+
+
+def refuse_more_than_resources(run_id: str, tags: Mapping[str, str]) -> None:
+    """Raise ValueError if a run would bring code, variables or a command of its own."""
+    UUID(run_id)  # it becomes part of a shell's command
+    asked = json.loads(tags.get(RAY_TAG, "{}"))
+    if not isinstance(asked, dict) or (others := sorted(set(asked) - set(RESOURCES))):
+        named = ", ".join(others) if isinstance(asked, dict) else repr(asked)
+        raise ValueError(
+            f"the tag {RAY_TAG} asks for {named}, which only deploy/dagster.yaml may give; a run may ask for "
+            f"{', '.join(RESOURCES)}"
+        )

@@ -1,0 +1,114 @@
+"""Addresses without what is secret in them: the one place that says what may be recorded, printed or sent on.
+
+An address such as `https://user:password@host/data.jsonl?X-Amz-Signature=…` opens a source or a store; its name, in
+tables, reports, messages and Dagster's database, is `https://host/data.jsonl`. Two addresses that differ in their
+credentials only have one name, so that a password that changes changes nothing else.
+
+- The part before the `@` goes, but for schemes that name a place there (`github://OWNER:NAME@BRANCH/`,
+  `abfs://CONTAINER@ACCOUNT/`, the latter without a password).
+- The query goes. Outside http(s) a question mark is a wildcard, unless a name and an equals sign follow it.
+- What is no address (a path on this machine, `hf:OWNER/NAME@REVISION`) stays as it is.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>(?:(?!::[A-Za-z][\w+.-]*://)[^\s\"'<>`\\])*)")
+AUTHORITY = re.compile(r"[^/?#]*")
+# A host and a port, or a password's first part: `user:pa/ss@host` is no address, and shows what it should not.
+PORT = re.compile(r"[^:]*(\[[^\]]*\])?(:\d*)?")
+QUERY = re.compile(r"\?[\w.%-]+=.*", re.DOTALL)
+WEB_SCHEMES = ("http", "https")
+WEB_ADDRESSES = tuple(f"{scheme}://" for scheme in WEB_SCHEMES)
+PLACES_BEFORE_AT = ("github", "git")
+CONTAINERS_BEFORE_AT = ("abfs", "abfss", "adl", "wasb", "wasbs")
+
+
+def without_secrets(text: str) -> str:
+    """Return a text, such as a setting's value or a message, with the credentials of every address in it left out.
+
+    Example:
+        >>> without_secrets("jsonl:https://me:hunter2@host/a.jsonl?sig=1 cannot be read")
+        'jsonl:https://host/a.jsonl cannot be read'
+    """
+    return ADDRESS.sub(lambda match: f"{match['scheme']}://{_cleaned(match['scheme'].lower(), match['rest'])}", text)
+
+
+def without_query(address: str) -> str:
+    """Return an address on the web up to its query; another place as it is.
+
+    Example:
+        >>> without_query("https://host/a.jsonl?sig=b/c")
+        'https://host/a.jsonl'
+    """
+    return address.partition("?")[0] if address.lower().startswith(WEB_ADDRESSES) else address
+
+
+def has_secrets(text: str) -> bool:
+    """Return true if a text has an address with credentials."""
+    return without_secrets(text) != text
+
+
+def without_secrets_within(value: Any) -> Any:
+    """Return a value of a setting as it may be shown: texts without credentials, others as they are."""
+    return without_secrets(value) if isinstance(value, str) else value
+
+
+def _cleaned(scheme: str, rest: str) -> str:
+    authority = AUTHORITY.match(rest)
+    assert authority, "it matches the empty text too"
+    host, path = authority[0], rest[authority.end() :]
+    if not PORT.fullmatch(host) and "@" not in host and "@" in path:
+        host, path = "", path.rpartition("@")[2]
+    before, at, after = host.rpartition("@")
+    is_place = scheme in PLACES_BEFORE_AT or (scheme in CONTAINERS_BEFORE_AT and ":" not in before)
+    return (host if is_place or not at else after) + _without_query(scheme, path)
+
+
+def _without_query(scheme: str, path: str) -> str:
+    if scheme not in WEB_SCHEMES:
+        return QUERY.sub("", path)
+    place, _, query = path.partition("?")
+    fragment = query.partition("#")[1:]
+    return place + "".join(fragment)
+
+
+class AddressError(OSError):
+    """Another library's error about an address, in its words, without the address's credentials."""
+
+
+# Classes that an error keeps when its words change; another becomes an AddressError.
+KEPT_CLASSES = (FileNotFoundError, PermissionError, ConnectionError, TimeoutError, ValueError)
+
+
+@contextmanager
+def secrets_kept() -> Iterator[None]:
+    """Keep credentials of addresses out of the errors that are raised within it, and out of those errors' causes."""
+    try:
+        yield
+    except Exception as error:
+        if not any(has_secrets(str(one)) for one in _chain(error)):
+            raise
+        raise (in_clean_words(error) if has_secrets(str(error)) else error) from None
+
+
+def in_clean_words(error: Exception) -> Exception:
+    """Return an error of the same kind, or of the nearest that words alone make, without credentials in its words."""
+    words = without_secrets(str(error))
+    for kind in KEPT_CLASSES:
+        if isinstance(error, kind):
+            return kind(words)
+    return AddressError(f"{type(error).__name__}: {words}")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and all that led to it."""
+    seen, left = set[int](), [error]
+    while left:
+        one = left.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            left += [cause for cause in (one.__cause__, one.__context__) if cause is not None]
