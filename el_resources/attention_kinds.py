@@ -1,8 +1,8 @@
-"""Whether a model's attention can be watched, from its config alone: before a weight is loaded. Imports no torch.
+"""Facts about a model's attention from its config alone, before a weight is loaded. Imports no torch.
 
-Attention is watched in a packed forward (segment_mass.py), which needs softmax attention in every layer, full or within a
-sliding window, without capped scores, sinks or position biases. A config says so for the families below; what it does
-not say is found when the model is loaded (readers.py).
+Attention is watched in a packed forward (scoring/segment_mass.py), which needs softmax attention in every layer, full or
+within a sliding window, without capped scores, sinks or position biases. The configs of the families below say that
+theirs is another; what a config does not say is found when the model is loaded (scoring/readers.py).
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ _HYBRID_KEYS = (
     "attn_layer_period",
     "attn_layer_indices",
     "block_types",
+    "conv_L_cache",
     "conv_kernel",
     "d_conv",
     "hybrid_override_pattern",
@@ -26,11 +27,11 @@ _HYBRID_KEYS = (
 _BIASED = ("alibi", "use_alibi")
 # Families whose configs do not say what their attention asks for.
 _FAMILIES = {
-    "bloom": "position biases",
-    "gpt_oss": "attention sinks",
-    "mpt": "position biases",
-    "rwkv": "no softmax attention",
-    "xlstm": "no softmax attention",
+    "bloom": "its attention has position biases",
+    "gpt_oss": "its attention has attention sinks",
+    "mpt": "its attention has position biases",
+    "rwkv": "it has layers that are not attention",
+    "xlstm": "it has layers that are not attention",
 }
 
 
@@ -41,11 +42,10 @@ def attention_is_watchable(config: Mapping[str, Any]) -> str:
         >>> attention_is_watchable({"model_type": "gemma2", "attn_logit_softcapping": 50.0})
         'its attention has capped scores'
     """
-    text = config.get("text_config")
-    found = {**config, **(text if isinstance(text, Mapping) else {})}
+    found = _text_part(config)
     family = str(found.get("model_type", ""))
     if family in _FAMILIES:
-        return f"its attention has {_FAMILIES[family]}"
+        return _FAMILIES[family]
     if found.get("attn_logit_softcapping"):
         return "its attention has capped scores"
     if any(found.get(name) is True for name in _BIASED):
@@ -61,10 +61,15 @@ def attention_is_watchable(config: Mapping[str, Any]) -> str:
 
 def mixes_windows(config: Mapping[str, Any]) -> bool:
     """Return true if some layers of the model see further than others, as in Gemma 3."""
-    text = config.get("text_config")
-    found = {**config, **(text if isinstance(text, Mapping) else {})}
+    found = _text_part(config)
     if not found.get("sliding_window") or found.get("use_sliding_window") is False:
         return False
     if kinds := found.get("layer_types"):
         return len(set(kinds)) > 1
     return any(found.get(name) for name in ("sliding_window_pattern", "_sliding_window_pattern", "max_window_layers"))
+
+
+def _text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a model's language part, with what is said of the whole."""
+    text = config.get("text_config")
+    return {**config, **(text if isinstance(text, Mapping) else {})}
