@@ -98,9 +98,12 @@ def materialize_shards(
         context.log.info(f"{asset}: {len(shards)} shards, {shards[0]} to {shards[-1]}")
 
     def draft(shard: str) -> _Task:
-        new, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
+        stored = tables.stamp(asset, shard)
+        new = cookbook.draft(asset, shard, inputs, stored)
         follows = stored is not None and still_follows(stored, new, all_settings(settings))
-        return _Task(new, stored, kept=follows and not settings.force and still_valid(shard))
+        kept = follows and not settings.force and still_valid(shard)
+        # A stored table is judged by the dtype that it was made in, a new one is made in this machine's.
+        return _Task(new if kept else cookbook.draft(asset, shard, inputs), stored, kept=kept)
 
     asked = cache(at_once)
     results = in_order(

@@ -38,6 +38,7 @@ class Finding:
 
 # Settings that are part of a shard's fingerprint, because they decide how its file is read.
 HOW_A_FILE_IS_READ = {"instruction_columns", "scored_exchange", "text_column"}
+OWN_TOKEN = "the checkpoint's own end-of-text token"
 DONE, MISSING = Finding("done"), Finding("missing")
 
 
@@ -88,9 +89,9 @@ class Inventory:
         behind = _behind((name, self.table(name, shard)) for name in RECIPES[asset].inputs)
         if behind:
             return Finding("stale", behind)
-        draft = self._cookbook.draft(asset, shard)
+        draft = self._cookbook.draft(asset, shard, stored=stored)
         follows = still_follows(stored, draft, self.settings)
-        why = self._beside_recipe(stored) if follows else differences(stored, draft)
+        why = self._beside_recipe(stored) if follows else differences(stored, draft, self._cookbook)
         return Finding("stale", why) if why else DONE
 
     def _beside_recipe(self, stored: Stamp) -> tuple[str, ...]:
@@ -201,10 +202,10 @@ class Inventory:
         if behind:
             return Finding("stale", behind)
         draft = self._cookbook.draft(stored.asset, stored.partition, inputs)
-        return DONE if draft.recipe == stored.recipe else Finding("stale", differences(stored, draft))
+        return DONE if draft.recipe == stored.recipe else Finding("stale", differences(stored, draft, self._cookbook))
 
 
-def differences(stored: Stamp, draft: Stamp) -> tuple[str, ...]:
+def differences(stored: Stamp, draft: Stamp, cookbook: Cookbook) -> tuple[str, ...]:
     """Why a stored table is not the one that would be made now, in words."""
     recipe = RECIPES[stored.asset]
     was, now = stored.made_from, draft.made_from
@@ -223,7 +224,8 @@ def differences(stored: Stamp, draft: Stamp) -> tuple[str, ...]:
         for name in recipe.settings
         if name in changed
     ]
-    found += [f"model changed: {role}" for role in recipe.models if stored.settings.get(role) != draft.settings[role]]
+    others = [role for role in recipe.models if stored.settings.get(role) != draft.settings[role]]
+    found += list(dict.fromkeys(cookbook.roles.why_other(role, stored, draft.settings[role]) for role in others))
     if not found and stored.asset in READ_FROM_SOURCE:
         found = ["its file, or the bound on bad rows, is another than when it was read"]
     return tuple(found) or ("its stamp does not say what it was made from",)
@@ -239,6 +241,10 @@ def _part_changed(name: str, was: str | None, now: str | None) -> str:
             return f"setting full_text_tokenizer was {was!r}, is {now!r}"
         case "source":
             return "source changed"
+        case "end_of_text":
+            return f"groups were set apart by {was or OWN_TOKEN}, are by {now or OWN_TOKEN}"
+        case "attention_layers":
+            return "a segment's attention is now the mean over the layers that reach it"
         case "roots":
             return f"roots are {'no longer' if now else 'now'} sampled from it"
     return f"input {name} was made anew"

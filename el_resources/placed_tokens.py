@@ -64,6 +64,8 @@ class PlacedTokens:
     Attributes:
         has_bos: whether BOS is the model's own.
         own_bos_id, own_end_of_text_id: what the checkpoint's files name, chat token or not.
+        kept_from_text: spellings of those that the settings chose and the tokenizer does not mark as special, which
+            text is kept from all the same.
     """
 
     bos_id: int
@@ -71,6 +73,7 @@ class PlacedTokens:
     end_of_text_id: int
     own_bos_id: int
     own_end_of_text_id: int
+    kept_from_text: tuple[str, ...] = ()
 
 
 def choose_placed_tokens(
@@ -112,7 +115,9 @@ def choose_placed_tokens(
             if is_replaced
             else own_bos_id
         )
-    return PlacedTokens(bos_id, has_bos and bos_id == own_bos_id, eos_id, own_bos_id, own_eos_id)
+    ordinary = sorted(name for name in {bos_token, end_of_text_token} - {""} if name not in special_tokens)
+    has_bos = has_bos and bos_id == own_bos_id
+    return PlacedTokens(bos_id, has_bos, eos_id, own_bos_id, own_eos_id, tuple(ordinary))
 
 
 def chat_token_ids(folder: Path, vocabulary: Mapping[str, int]) -> set[int]:

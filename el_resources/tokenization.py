@@ -23,7 +23,7 @@ from tokenizers.models import Unigram
 
 from el_resources.exact_encoding import is_control_form, made_exact
 from el_resources.model_files import read_json
-from el_resources.placed_tokens import choose_placed_tokens
+from el_resources.placed_tokens import PlacedTokens, choose_placed_tokens
 
 TokenIds = NDArray[np.int32]
 # Texts that a separator is tried between: a word, a leading space, a line break, another script, a digit.
@@ -47,6 +47,7 @@ class ModelTokenizer:
 
     Attributes:
         origin: the model folder.
+        placed: both tokens, and what the checkpoint itself names.
         bos_id: what stands before every sequence; placed_tokens.py says how it is chosen.
         has_bos: whether that is a BOS of the model's own.
         eos_id: end-of-text, which separates unrelated texts.
@@ -56,12 +57,13 @@ class ModelTokenizer:
             token's form, BOS and end-of-text.
     """
 
-    def __init__(self, codec: _Codec, *, origin: str, bos_id: int, has_bos: bool, eos_id: int) -> None:
+    def __init__(self, codec: _Codec, *, origin: str, placed: PlacedTokens) -> None:
         self._codec = codec
         self.origin = origin
-        self.bos_id = bos_id
-        self.has_bos = has_bos
-        self.eos_id = eos_id
+        self.placed = placed
+        self.bos_id = bos_id = placed.bos_id
+        self.has_bos = placed.has_bos
+        self.eos_id = eos_id = placed.end_of_text_id
         vocabulary = codec.vocabulary()
         names = {number: name for name, number in vocabulary.items()}
         self.bos_token, self.end_of_text_token = (names.get(one, f"token {one}") for one in (bos_id, eos_id))
@@ -89,9 +91,7 @@ class ModelTokenizer:
         placed = choose_placed_tokens(
             folder, codec.vocabulary(), codec.special_tokens(), bos_token=bos_token, end_of_text_token=end_of_text_token
         )
-        return cls(
-            codec, origin=str(folder), bos_id=placed.bos_id, has_bos=placed.has_bos, eos_id=placed.end_of_text_id
-        )
+        return cls(codec, origin=str(folder), placed=placed)
 
     @property
     def backend(self) -> Tokenizer:

@@ -237,7 +237,8 @@ def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) ->
             )
         shared = sorted(guidance.settings.keys() & awareness.settings.keys())
         differing = [
-            f"{name} is {guidance.settings[name]!r} in hmg_scores and {awareness.settings[name]!r} in cam_scores"
+            f"{name} is {guidance.setting_in_words(name)} in hmg_scores and {awareness.setting_in_words(name)} in "
+            "cam_scores"
             for name in shared
             if guidance.settings[name] != awareness.settings[name]
         ]
