@@ -1,10 +1,10 @@
 """The models that tables depend on, by role: their fingerprints, and in words why one is not that of a table.
 
-The fingerprint of a model that scores holds the dtype of its weights. With EL_DTYPE=auto that is float32 on a CPU and the
-checkpoint's own on a GPU, so it depends on the machine. A table that is made now is made in this machine's; a table that
-is there counts as up to date in either, so that a laptop without a GPU does not take a GPU's tables for stale. Scores of
-two dtypes are never mixed: a step whose inputs were scored in the other one is refused, and so is a reader over shards.
-Nothing here imports torch but `ModelChoice.place`, which is asked only if a table is made.
+The fingerprint of a model that scores holds the dtype of its weights. With EL_DTYPE=auto that is float32 on a CPU and
+the checkpoint's own on a GPU, so it depends on the machine. A table that is made now is made in this machine's; a table
+that is there counts as up to date in either, so that a laptop without a GPU does not take a GPU's tables for stale.
+Scores of two dtypes are never mixed: a step whose inputs were scored in the other one is refused, and so is a reader
+over shards. Nothing here imports torch but `ModelChoice.place`, which is asked only if a table is made.
 """
 
 from collections.abc import Iterable, Mapping

@@ -140,6 +140,7 @@ RECIPES: dict[str, Recipe] = {
 CORPUS_TABLES = ("documents", "context_chunks")
 SEQUENCE_TABLES = ("entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")
 SAMPLE_TABLES = ("instruction_samples", "hmg_scores", "cam_scores")
+AWARENESS = "cam_scores"
 # Tables that are read from a source; the others are made from tables.
 READ_FROM_SOURCE = ("documents", "instruction_samples")
 
@@ -174,6 +175,11 @@ SOURCE_SETTINGS = {
 INDEX_SETTINGS = ("encoder", "exact_search_rows", "full_text_tokenizer")
 
 
+def sample_tables(settings: Settings) -> tuple[str, ...]:
+    """Return the tables of an instruction shard that are made under the settings: without EL_CAM no `cam_scores`."""
+    return SAMPLE_TABLES if settings.cam else tuple(name for name in SAMPLE_TABLES if name != AWARENESS)
+
+
 def settings_seen(asset: str) -> frozenset[str]:
     """Return the settings that the step of an asset may read: those of its recipe, and the operational ones.
 
@@ -186,6 +192,8 @@ def settings_seen(asset: str) -> frozenset[str]:
     named.update(name for role in roles for name in ROLE_SETTINGS[role])
     if "retriever" in named:
         named.add("full_text_tokenizer")  # counts for that retriever alone (Cookbook.draft)
+    if asset in ("hmg_scores", AWARENESS):
+        named.add("cam")  # says whether cam_scores follow, which not every model can give
     if "long_model" in named:
         named.update(("bos_token", "dtype", "end_of_text_token"))  # a ModelChoice holds them, whatever it is asked
     return frozenset({*OPERATIONAL, *named})

@@ -16,7 +16,7 @@ from el_assets.corpus.assets import context_store, index_tag
 from el_assets.entropylong.candidate_search import lost_candidates
 from el_assets.gateau.assets import influence_inputs, scored_pool, subset_inputs
 from el_assets.partitions import ShardedSource
-from el_assets.recipes import READ_FROM_SOURCE, RECIPES, SCORED_TEXTS, Cookbook, still_follows
+from el_assets.recipes import READ_FROM_SOURCE, RECIPES, SCORED_TEXTS, Cookbook, sample_tables, still_follows
 from el_resources.pinned_index import PinnedIndex
 from el_resources.settings import Settings
 from el_resources.shard_tables import KnownStamps, Stamp
@@ -178,11 +178,14 @@ class Inventory:
         if stored is None:
             return MISSING
         try:
-            hmg, cam = scored_pool(self.tables, self.registered)
+            hmg, cam = scored_pool(self.tables, self.registered, with_cam=self.settings.cam)
         except ValueError as error:
             return Finding("stale", (str(error),))
         behind = _behind(
-            (f"{name}/{shard}", self.table(name, shard)) for shard in hmg for name in ("hmg_scores", "cam_scores")
+            (f"{name}/{shard}", self.table(name, shard))
+            for shard in hmg
+            for name in sample_tables(self.settings)
+            if name != "instruction_samples"
         )
         return self._over_shards(stored, influence_inputs(hmg, cam), behind)
 

@@ -74,7 +74,9 @@ def model_window(folder: Path, override: int | None = None) -> int:
         for key in ("max_position_embeddings", "n_positions"):
             if isinstance(holder.get(key), int) and holder[key] >= 2:
                 return int(holder[key])
-    raise ValueError(f"{folder / 'config.json'} states no max_position_embeddings; give the window explicitly (EL_LONG_WINDOW)")
+    raise ValueError(
+        f"{folder / 'config.json'} states no max_position_embeddings; give the window explicitly (EL_LONG_WINDOW)"
+    )
 
 
 def is_embedded(name: str) -> bool:

@@ -164,6 +164,11 @@ class ScoringEngine:
         )
 
     @property
+    def why_not_watched(self) -> str:
+        """Why `segment_attention` is refused for this model, in words; empty if it is not."""
+        return self._not_packed
+
+    @property
     def max_batch_tokens(self) -> int:
         if not self._max_batch_tokens:
             with torch.inference_mode(), _current(self.device):

@@ -58,6 +58,7 @@ class SegmentScores:
             layer reaches every segment, everything sums to 1.
         nll_nats: of each response token, from the same pass.
         segment_layers: how many layers each segment's mean is over.
+        layer_windows: of each layer, the inputs that a row sees; None for all before it.
         layer_sum_error: how far the masses of one layer, on everything, are from 1 at worst.
     """
 
@@ -65,6 +66,7 @@ class SegmentScores:
     rest_attention: float
     nll_nats: NDArray[np.float32]
     segment_layers: NDArray[np.int32]
+    layer_windows: tuple[int | None, ...]
     layer_sum_error: float
 
 
@@ -141,6 +143,7 @@ def segment_scores(watcher: AttentionWatcher, segments: Sequence[Span], nll_nats
         rest_attention=float(masses_LN[:, free_N].sum(axis=1).mean()),
         nll_nats=nll_nats,
         segment_layers=np.array(n_layers, dtype=np.int32),
+        layer_windows=tuple(watcher.windows),
         layer_sum_error=float(np.abs(masses_LN.sum(axis=1) - 1).max()),
     )
 

@@ -157,7 +157,12 @@ def test_another_encoder_marks_vectors_and_candidates_not_entropies(unchanged: W
         ({"hmg_form": "pair"}, "hmg_scores", "model changed: short_reader", ("hmg_scores", *SELECTION)),
         ({"short_window": 64}, "hmg_scores", "the short window was 512 tokens, is 64", ("hmg_scores", *SELECTION)),
         ({"context_cut": "middle"}, "hmg_scores", "setting context_cut", (*SCORES, *SELECTION)),
-        ({"dtype": "bfloat16"}, "cam_scores", "the dtype of the weights was float32, is bfloat16", (*SCORES, *SELECTION)),
+        (
+            {"dtype": "bfloat16"},
+            "cam_scores",
+            "the dtype of the weights was float32, is bfloat16",
+            (*SCORES, *SELECTION),
+        ),
         ({"separator": "\n"}, "instruction_samples", "setting separator", (*SAMPLE_TABLES, *SELECTION)),
         ({"epsilon": 0.1, "alpha": 1.0}, "", "", ()),
     ],

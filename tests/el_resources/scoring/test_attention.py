@@ -63,6 +63,7 @@ def eager_scores(
         rest_attention=float(sum((layers.sum(dim=1) - sum(masses)).tolist())) / len(layers),
         nll_nats=nll.float().cpu().numpy(),
         segment_layers=np.array([int(layer.sum()) for layer in reaching], dtype=np.int32),
+        layer_windows=(),
         layer_sum_error=0.0,
     )
 
