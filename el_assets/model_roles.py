@@ -51,7 +51,7 @@ class ModelRoles:
         """
         wanted = list(roles)
         place: Place = "cpu"  # any will do where the dtype is named, or plays no part
-        if self.settings.dtype == "auto" and SCORED_ROLES & set(wanted):
+        if SCORED_ROLES & set(wanted) and self.settings.dtype == "auto":
             place = self.scorer.place() if stored is None else self._place_of(lineage, stored)
         return {role: self.fingerprint(role, place) for role in wanted}
 

@@ -1,7 +1,7 @@
 """Facts about a model's attention from its config alone, before a weight is loaded. Imports no torch.
 
-Attention is watched in a packed forward (scoring/segment_mass.py), which needs softmax attention in every layer, full or
-within a sliding window, without capped scores, sinks or position biases. The configs of the families below say that
+Attention is watched in a packed forward (scoring/segment_mass.py), which needs softmax attention in every layer, full
+or within a sliding window, without capped scores, sinks or position biases. The configs of the families below say that
 theirs is another; what a config does not say is found when the model is loaded (scoring/readers.py).
 """
 

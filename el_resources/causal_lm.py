@@ -124,7 +124,7 @@ class ModelChoice:
         )
 
     def tokenizer_fingerprint(self) -> str:
-        """Return the hash of what token ids depend on: the tokenizer, and placed tokens that are ordinary ones to it."""
+        """Return the hash of what token ids depend on: the tokenizer, and ordinary tokens that the settings place."""
         own, placed = tokenizer_fingerprint(self.folder()), self.placed_tokens()
         if placed is None or not placed.kept_from_text:
             return own

@@ -1,10 +1,10 @@
 """The two tokens that this project places itself: BOS in front of every text, and end-of-text between unrelated texts.
 
 The rule, for each of the two:
-1. A token that the settings name (`EL_BOS_TOKEN`, `EL_END_OF_TEXT_TOKEN`) is taken, or refused if the tokenizer lacks it.
+1. A token that the settings name (EL_BOS_TOKEN, EL_END_OF_TEXT_TOKEN) is taken, or refused if the tokenizer lacks it.
 2. Else the checkpoint's own: named by tokenizer_config.json, else numbered by config.json. A model without BOS gets its
    end-of-text token there.
-3. But not if that is a chat token, which no pre-training text stood behind: then the tokenizer's end-of-text token. It is
+3. But not if that is a chat token, which no pre-training text followed: then the tokenizer's end-of-text token. It is
    the first EOS token of config.json and generation_config.json that is no chat token, else the first of
    `END_OF_TEXT_NAMES` that the tokenizer has. If there is none the checkpoint's own stays.
 
@@ -139,7 +139,7 @@ def may_have_chat_tokens(folder: Path) -> bool:
 def chat_templates(folder: Path) -> list[str]:
     """Return every chat template of a model folder, wherever transformers looks for one."""
     files = [folder / "chat_template.jinja", *sorted((folder / "additional_chat_templates").glob("*.jinja"))]
-    found = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
+    found: list[Any] = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
     for name in ("tokenizer_config.json", "chat_template.json"):
         if (folder / name).is_file():
             given = read_json(folder / name).get("chat_template")

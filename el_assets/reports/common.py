@@ -34,7 +34,7 @@ READINGS = {
     "dtype": "Weights in memory while texts were scored.",
     "end_of_text_id": "Its id.",
     "end_of_text_token": "Token between the groups of a sequence.",
-    "segments_by_layers": "Context segments by the number of layers that reach them, over which their attention is a mean.",
+    "segments_by_layers": "Context segments by the number of layers that their attention is a mean over.",
     "short_window_tokens": "Tokens of the short window.",
     "weights": "Weights of HMP and CAS in the score.",
     "window_tokens": "Tokens that the model reads at once; with GATEAU the long window.",
