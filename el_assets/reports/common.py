@@ -24,7 +24,6 @@ ROLES = {
     "tokenizer": "Fingerprint of the tokenizer of `scorer`.",
     "window": "Tokens that `scorer` reads at once.",
     "encoder": "Fingerprint of the retrieval encoder.",
-    "end_of_text": "Token between groups, which is not the one that the checkpoint names.",
 }
 # Facts of a stamp that say how a model read texts.
 READINGS = {
@@ -32,6 +31,7 @@ READINGS = {
     "bos_token": "Token in front of every text that was scored.",
     "device": "Device that the texts were scored on.",
     "dtype": "Weights in memory while texts were scored.",
+    "end_of_text": "Token between groups, if it is not the one that the checkpoint names.",
     "end_of_text_id": "Its id.",
     "end_of_text_token": "Token between the groups of a sequence.",
     "segments_by_layers": "Context segments by the number of layers that their attention is a mean over.",
