@@ -240,6 +240,26 @@ def test_a_model_that_cannot_be_watched_is_refused_before_it_is_loaded(
 
 
 @pytest.mark.filterwarnings("ignore:.*is read in padded batches")
+def test_what_no_config_says_is_refused_before_the_first_sample_is_scored(
+    new_workspace: NewWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from el_resources.scoring.engine import ScoringEngine
+
+    monkeypatch.setattr("el_assets.gateau.steps.attention_is_watchable", lambda config: "")
+    monkeypatch.setattr(ScoringEngine, "score", lambda *_, **__: pytest.fail("a sample was scored"))
+    workspace = pool(new_workspace(long_model=str(tiny_model(tmp_path / "gemma", GEMMA_2))))
+    with pytest.raises(ValueError, match="cannot be watched: its attention has capped scores; set EL_CAM=false"):
+        workspace.run("score_samples")
+
+
+def test_a_launch_without_cam_of_a_job_that_measures_it_says_what_to_do(new_workspace: NewWorkspace) -> None:
+    workspace = pool(new_workspace())
+    workspace.materialize("instruction_samples")
+    with pytest.raises(ValueError, match=r"not measured in this run \(EL_CAM=false\): set it in the environment"):
+        workspace.materialize("cam_scores", cam=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*is read in padded batches")
 def test_gateau_without_cam_ranks_by_hmp_and_says_so(new_workspace: NewWorkspace, tmp_path: Path) -> None:
     workspace = pool(new_workspace(long_model=str(tiny_model(tmp_path / "gemma", GEMMA_2)), cam=False))
     workspace.materialize("instruction_samples", "hmg_scores")
