@@ -92,10 +92,7 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
     """`hmg_scores` of a shard: mean response NLL in the short-window and in the long-window reading."""
     samples = step.samples(shard)
     parts = step.parts(samples)
-    model = ModelChoice.long(step.settings)
-    long_engine = step.causal_lm.engine(model)
-    if step.settings.cam and long_engine.why_not_watched:  # what no config says
-        raise ValueError(_not_watchable(model.name, long_engine.why_not_watched))
+    long_engine = _long_engine(step)
     long_prompts = step.prompts(parts, long_engine.window)
     short_engine, short_prompts = _short_reading(step, parts, long_engine, long_prompts)
     # A second reading of the same prompt would differ by rounding, and ranks would put that noise in order.
@@ -128,6 +125,16 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
     return Made(frame=table, facts=facts)
 
 
+def _long_engine(step: SampleStep) -> "ScoringEngine":
+    """The long model's engine. Raises ValueError if awareness is to be measured and the engine cannot watch, which no
+    config may say."""
+    model = ModelChoice.long(step.settings)
+    engine = step.causal_lm.engine(model)
+    if step.settings.cam and engine.why_not_watched:
+        raise ValueError(_not_watchable(model.name, engine.why_not_watched))
+    return engine
+
+
 def _short_reading(
     step: SampleStep, parts: Sequence[Parts], long_engine: "ScoringEngine", long_prompts: list[Prompt]
 ) -> tuple["ScoringEngine", list[Prompt]]:
@@ -158,7 +165,7 @@ def _response_nll(engine: "ScoringEngine", prompts: Sequence[Prompt], advance: A
 def score_awareness(step: SampleStep, shard: str) -> Made:
     """`cam_scores` of a shard: attention on each segment, and the response's NLL with each segment alone."""
     samples, settings = step.samples(shard), step.settings
-    engine = step.causal_lm.engine(ModelChoice.long(settings))
+    engine = _long_engine(step)
     prompts = step.prompts(step.parts(samples), engine.window)
     segments = [segments_of(prompt.context, settings.segment_tokens) for prompt in prompts]
     alone = [[prompt.with_context(*span) for span in spans] for prompt, spans in zip(prompts, segments, strict=True)]
