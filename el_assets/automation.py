@@ -14,7 +14,7 @@ import dagster as dg
 from el_assets.inventories import corpus_inventory, pool_inventory
 from el_assets.jobs import Jobs
 from el_assets.partitions import selected_fractions
-from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
+from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, sample_tables
 from el_assets.staleness import Inventory
 from el_assets.status import AssetStatus, names, problems
 from el_resources.settings import Settings
@@ -81,7 +81,7 @@ def ask_for_sequences(inventory: Inventory) -> Asked:
 
 def ask_for_samples(inventory: Inventory) -> Asked:
     """Runs of `score_samples`."""
-    wanted = inventory.unfinished(SAMPLE_TABLES)
+    wanted = inventory.unfinished(sample_tables(inventory.settings))
     yield from _ranges(inventory, wanted, barred=inventory.gone)
     if not wanted:
         yield _up_to_date(inventory)
@@ -89,8 +89,9 @@ def ask_for_samples(inventory: Inventory) -> Asked:
 
 def ask_for_selection(inventory: Inventory) -> Asked:
     """A run of `select_samples` where the pool or a setting of the ranking changed."""
-    scored = [s for s in inventory.registered if all(inventory.table(t, s).is_done for t in SAMPLE_TABLES)]
-    stale = [s for s in inventory.registered if s not in scored and inventory.table("cam_scores", s).state == "stale"]
+    tables = sample_tables(inventory.settings)
+    scored = [s for s in inventory.registered if all(inventory.table(t, s).is_done for t in tables)]
+    stale = [s for s in inventory.registered if s not in scored and inventory.table(tables[-1], s).state == "stale"]
     fractions = selected_fractions.get_partition_keys()
     if not scored or stale:
         shown = f": {names(stale)}" if stale else ""

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
+from el_assets.recipes import CORPUS_TABLES, SEQUENCE_TABLES, sample_tables
 from el_assets.run_needs import ray_tags
 from el_resources.settings import Settings
 
@@ -39,7 +39,7 @@ class Jobs:
         )
         self.score_samples = job(
             "score_samples",
-            SAMPLE_TABLES,
+            sample_tables(settings),
             ["gateau"],
             "GATEAU for the chosen instruction shards: guidance and awareness of every sample.",
         )

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from el_assets.model_roles import ModelRoles
+from el_resources.attention_kinds import mixes_windows
 from el_resources.bad_rows import BAD_ROW_REASONS, most_bad_rows
-from el_resources.causal_lm import ModelChoice, short_window
+from el_resources.causal_lm import ModelChoice
 from el_resources.corpus_mixture import offers_roots
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp, digest
-from el_resources.text_encoder import encoder_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,7 @@ RECIPES: dict[str, Recipe] = {
     "influence_scores": Recipe(
         code_version="2",
         settings=(
+            "cam",
             "cosine_normalisation",
             "hmp_normalisation",
             "importance_sign",
@@ -138,6 +140,7 @@ RECIPES: dict[str, Recipe] = {
 CORPUS_TABLES = ("documents", "context_chunks")
 SEQUENCE_TABLES = ("entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")
 SAMPLE_TABLES = ("instruction_samples", "hmg_scores", "cam_scores")
+AWARENESS = "cam_scores"
 # Tables that are read from a source; the others are made from tables.
 READ_FROM_SOURCE = ("documents", "instruction_samples")
 
@@ -153,14 +156,14 @@ OPERATIONAL = (
     "store",
     "trust_remote_code",
 )
-LONG_MODEL = ("long_model", "long_model_revision")
+LONG_MODEL = ("long_model", "long_model_revision", "long_window")
 SHORT_MODEL = ("short_model", "short_model_revision", "short_window")
 # Settings that choose the model of a role of `Recipe.models`.
 ROLE_SETTINGS = {
-    "scorer": ("dtype", *LONG_MODEL),
-    "tokenizer": LONG_MODEL,
+    "scorer": ("bos_token", "dtype", *LONG_MODEL),
+    "tokenizer": ("bos_token", "end_of_text_token", *LONG_MODEL),
     "window": LONG_MODEL,
-    "short_reader": ("dtype", "hmg_form", *SHORT_MODEL, *LONG_MODEL),
+    "short_reader": ("bos_token", "dtype", "hmg_form", *SHORT_MODEL, *LONG_MODEL),
     "encoder": ("encoder",),
 }
 # Settings that decide what a source is and how it is read; a shard's fingerprint holds what they come to.
@@ -171,6 +174,11 @@ SOURCE_SETTINGS = {
     "instruction_samples": (*BOUNDS, "instructions", "samples_per_kind", *SHORT_MODEL, *LONG_MODEL),
 }
 INDEX_SETTINGS = ("encoder", "exact_search_rows", "full_text_tokenizer")
+
+
+def sample_tables(settings: Settings) -> tuple[str, ...]:
+    """Return the tables of an instruction shard that are made under the settings: without EL_CAM no `cam_scores`."""
+    return SAMPLE_TABLES if settings.cam else tuple(name for name in SAMPLE_TABLES if name != AWARENESS)
 
 
 def settings_seen(asset: str) -> frozenset[str]:
@@ -185,8 +193,10 @@ def settings_seen(asset: str) -> frozenset[str]:
     named.update(name for role in roles for name in ROLE_SETTINGS[role])
     if "retriever" in named:
         named.add("full_text_tokenizer")  # counts for that retriever alone (Cookbook.draft)
+    if asset in ("hmg_scores", AWARENESS):
+        named.add("cam")  # says whether cam_scores follow, which not every model can give
     if "long_model" in named:
-        named.add("dtype")  # a ModelChoice holds it, whatever is asked of the model
+        named.update(("bos_token", "dtype", "end_of_text_token"))  # a ModelChoice holds them, whatever it is asked
     return frozenset({*OPERATIONAL, *named})
 
 
@@ -198,12 +208,10 @@ def _upstream(asset: str) -> Iterator[str]:
 
 # The setting of instruction samples that no score depends on, and the fingerprint of the rest, in `made_from`.
 KEPT, SCORED_TEXTS = "keep_columns", "scored_texts"
+# What is part of a recipe only if it is not what tables of earlier versions were made with.
+END_OF_TEXT, LAYERS = "end_of_text", "attention_layers"
 # Fact of a table whose file cannot be read any more: the recipe that the unreadable file would have had.
 OUTLIVED_AS = "outlived_as"
-
-
-class OtherModelError(ValueError):
-    """A table's inputs were made with another model than the table would be."""
 
 
 class FingerprintedSource(Protocol):
@@ -213,7 +221,7 @@ class FingerprintedSource(Protocol):
 
 
 class Cookbook:
-    """Recipes under one run's settings; model fingerprints are computed once.
+    """Recipes under one run's settings; model fingerprints are computed once (el_assets.model_roles).
 
     Args:
         source: what the first table of the chain is read from; the other tables need none.
@@ -223,36 +231,17 @@ class Cookbook:
         self.settings = settings
         self.tables = tables
         self.source = source
-        self._models: dict[str, str] = {}
+        self.roles = ModelRoles(settings)
 
-    def model_fingerprint(self, role: str) -> str:
-        """Fingerprint of a role of `Recipe.models`."""
-        if role not in self._models:
-            self._models[role] = self._fingerprint(role)
-        return self._models[role]
-
-    def _fingerprint(self, role: str) -> str:
-        settings, scorer = self.settings, ModelChoice.long(self.settings)
-        match role:
-            case "scorer":
-                return scorer.fingerprint()
-            case "tokenizer":
-                return scorer.tokenizer_fingerprint()
-            case "window":
-                return str(scorer.window())
-            case "short_reader" if settings.hmg_form == "one_model":
-                return f"{scorer.fingerprint()} within {short_window(settings)}"
-            case "short_reader":
-                return ModelChoice.short(settings).fingerprint()
-            case "encoder":
-                return encoder_fingerprint(settings.encoder)
-        raise ValueError(f"no model has the role {role!r}")
-
-    def draft(self, asset: str, shard: str, inputs: Mapping[str, Stamp] | None = None) -> Stamp:
+    def draft(
+        self, asset: str, shard: str, inputs: Mapping[str, Stamp] | None = None, stored: Stamp | None = None
+    ) -> Stamp:
         """The stamp that a table made now would carry, before facts and pinned inputs.
 
         Args:
             inputs: what the table is made from, where that is more than the same shard's tables.
+            stored: the table that is compared with it. Weights of the dtype `auto` then count as those that it was made
+                with, whatever this machine would read.
 
         Raises:
             MissingTableError: an input has not been made.
@@ -262,7 +251,8 @@ class Cookbook:
         if inputs is None:
             inputs = {name: self.tables.require_stamp(name, shard) for name in recipe.inputs}
         own: dict[str, Any] = self.settings.subset(recipe.settings)
-        models = {role: self.model_fingerprint(role) for role in recipe.models}
+        lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}
+        models = self.roles.fingerprints(recipe.models, lineage, stored)
         parts: dict[str, Any] = {
             "asset": asset,
             "code_version": recipe.code_version,
@@ -275,17 +265,20 @@ class Cookbook:
             assert self.source is not None, f"{asset} are read from a source"
             parts["source"] = made_from["source"] = self.source.shard_fingerprint(shard)
         if asset == "documents" and self.settings.special_tokens_in_text == "set_aside":
-            parts["set_aside_by"] = made_from["set_aside_by"] = self.model_fingerprint("tokenizer")
+            parts["set_aside_by"] = made_from["set_aside_by"] = self.roles.fingerprint("tokenizer")
         if asset == "instruction_samples":
             made_from[SCORED_TEXTS] = digest({**parts, "settings": {k: v for k, v in own.items() if k != KEPT}})
         if asset == "candidate_contexts" and self.settings.retriever == "full_text":
             parts["full_text_tokenizer"] = made_from["full_text_tokenizer"] = self.settings.full_text_tokenizer
         if asset == "entropy_maps" and not offers_roots(self.settings.corpus, shard):
             parts["roots"] = made_from["roots"] = "none"
-        lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}
+        if asset == "packed_sequences" and (other := ModelChoice.long(self.settings).other_end_of_text()):
+            parts[END_OF_TEXT] = made_from[END_OF_TEXT] = own[END_OF_TEXT] = other
+        if asset == "cam_scores" and mixes_windows(ModelChoice.long(self.settings).config()):
+            parts[LAYERS] = made_from[LAYERS] = "those that reach a segment"
         if asset in SAMPLE_TABLES:
             lineage = {name: value for name, value in lineage.items() if name != KEPT}
-        _refuse_other_models(asset, shard, lineage, models)
+        self.roles.refuse_others(asset, shard, lineage, models)
         return Stamp(
             asset=asset,
             partition=shard,
@@ -315,14 +308,3 @@ def still_follows(stored: Stamp, new: Stamp, settings: Settings) -> bool:
     n_bad = sum(n for reason, n in stored.facts.get("set_aside", {}).items() if reason in BAD_ROW_REASONS)
     is_allowed = n_bad <= most_bad_rows(stored.facts.get("rows", 0), settings.bad_rows_max_share)
     return stored.recipe == new.recipe and is_allowed
-
-
-def _refuse_other_models(asset: str, shard: str, lineage: Mapping[str, Any], models: Mapping[str, str]) -> None:
-    """Token ids and entropies of one model mean nothing to another."""
-    for role, fingerprint in models.items():
-        if lineage.get(role, fingerprint) != fingerprint:
-            raise OtherModelError(
-                f"{asset} of shard {shard!r} would mix two models: what it reads was made with {role} {lineage[role]}, "
-                f"the settings name {role} {fingerprint}; "
-                "materialize entropy_maps for the shard first, or restore the model"
-            )

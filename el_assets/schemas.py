@@ -206,10 +206,14 @@ CAM_SCORES: TableSchema = {
     "sample_id": _SAMPLE_ID,
     "segment_tokens": Column(pl.List(pl.Int32()), "Tokens of each context segment, in order."),
     "segment_attention": Column(
-        SCORES, "Attention mass of the response's rows on each segment: mean over layers, heads, rows."
+        SCORES,
+        "Attention mass of the response's rows on each segment: mean over heads, rows and the layers whose window "
+        "reaches the segment.",
     ),
     "rest_attention": Column(
-        pl.Float64(), "Mass on BOS, joints, instruction and response; with the segments it sums to 1."
+        pl.Float64(),
+        "Mass on BOS, joints, instruction and response, mean over layers; with the segments it sums to 1, if every "
+        "layer reaches all of them.",
     ),
     "segment_nll_nats": Column(SCORES, "Mean response NLL with each segment alone as context."),
     "nll_nats": Column(pl.Float64(), "Mean response NLL with the full context, from the attention's pass."),
@@ -220,7 +224,10 @@ INFLUENCE_SCORES: TableSchema = {
     "shard": _SHARD,
     "sample_id": _SAMPLE_ID,
     "hmp": Column(pl.Float64(), "HMP = Norm(PPL_short) - Norm(PPL_long) over the pool; high: needs the long window."),
-    "cas": Column(pl.Float64(), "CAS: cosine of importance and attention over the sample's context segments."),
+    "cas": Column(
+        pl.Float64(),
+        "CAS: cosine of importance and attention over the sample's context segments; null with EL_CAM=false.",
+    ),
     "score": Column(pl.Float64(), "α·HMP' + (1 - α)·CAS', both brought to one scale over the pool."),
     "rank": Column(pl.Int32(), "Place in the pool by score, from 0."),
 }

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial, wraps
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import dagster as dg
 import numpy as np
@@ -15,6 +15,9 @@ from el_resources.causal_lm import ModelChoice
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 from el_resources.tokenization import ModelTokenizer
+
+if TYPE_CHECKING:
+    from el_resources.scoring.engine import ScoringEngine
 
 GPU_POOL = "gpu"
 
@@ -92,6 +95,15 @@ class ShardStep:
     def separator_ids(self) -> np.ndarray:
         """Token ids of the setting `separator`. Raises ValueError if the tokenizer does not keep it."""
         return self.tokenizer.joint_ids(self.settings.separator)
+
+    def placed_facts(self, engine: "ScoringEngine") -> dict[str, Any]:
+        """The token that texts are scored after, by name and id, and where they are scored, for a stamp."""
+        return {
+            "bos_token": self.tokenizer.bos_token,
+            "bos_id": self.tokenizer.bos_id,
+            "window_tokens": engine.window,
+            "device": engine.device.type,
+        }
 
     def joint_facts(self) -> dict[str, Any]:
         """The separator's ids and how many control tokens texts are kept from, for a stamp."""

@@ -101,11 +101,14 @@ def materialize_shards(
 
     def draft(shard: str) -> _Task:
         with shard_named(shard):
-            new, stored = cookbook.draft(asset, shard, inputs), tables.stamp(asset, shard)
+            stored = tables.stamp(asset, shard)
             if stored is None and (damage := tables.damage(asset, shard)):
                 context.log.warning(f"{asset} of {shard!r} is made again: {damage}")
+            new = cookbook.draft(asset, shard, inputs, stored)
             follows = stored is not None and still_follows(stored, new, all_settings(settings))
-            return _Task(new, stored, kept=follows and not settings.force and still_valid(shard))
+            kept = follows and not settings.force and still_valid(shard)
+            # A stored table is judged by the dtype that it was made in, a new one is made in this machine's.
+            return _Task(new if kept else cookbook.draft(asset, shard, inputs), stored, kept=kept)
 
     asked = cache(at_once)
     results = in_order(

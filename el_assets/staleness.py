@@ -16,7 +16,7 @@ from el_assets.corpus.assets import context_store, index_tag
 from el_assets.entropylong.candidate_search import lost_candidates
 from el_assets.gateau.assets import influence_inputs, scored_pool, subset_inputs
 from el_assets.partitions import ShardedSource
-from el_assets.recipes import READ_FROM_SOURCE, RECIPES, SCORED_TEXTS, Cookbook, still_follows
+from el_assets.recipes import READ_FROM_SOURCE, RECIPES, SCORED_TEXTS, Cookbook, sample_tables, still_follows
 from el_resources.pinned_index import PinnedIndex
 from el_resources.settings import Settings
 from el_resources.shard_tables import UNPARTITIONED, KnownStamps, Stamp
@@ -38,6 +38,7 @@ class Finding:
 
 # Settings that are part of a shard's fingerprint, because they decide how its file is read.
 HOW_A_FILE_IS_READ = {"instruction_columns", "scored_exchange", "text_column"}
+OWN_TOKEN = "the checkpoint's own end-of-text token"
 DONE, MISSING = Finding("done"), Finding("missing")
 
 
@@ -91,9 +92,9 @@ class Inventory:
         behind = _behind((name, self.table(name, shard)) for name in RECIPES[asset].inputs)
         if behind:
             return Finding("stale", behind)
-        draft = self._cookbook.draft(asset, shard)
+        draft = self._cookbook.draft(asset, shard, stored=stored)
         follows = still_follows(stored, draft, self.settings)
-        why = self._beside_recipe(stored) if follows else differences(stored, draft)
+        why = self._beside_recipe(stored) if follows else differences(stored, draft, self._cookbook)
         return Finding("stale", why) if why else DONE
 
     def _not_there(self, asset: str, partition: str = UNPARTITIONED) -> Finding:
@@ -190,11 +191,14 @@ class Inventory:
         if stored is None:
             return self._not_there("influence_scores")
         try:
-            hmg, cam = scored_pool(self.tables, self.registered)
+            hmg, cam = scored_pool(self.tables, self.registered, with_cam=self.settings.cam)
         except ValueError as error:
             return Finding("stale", (str(error),))
         behind = _behind(
-            (f"{name}/{shard}", self.table(name, shard)) for shard in hmg for name in ("hmg_scores", "cam_scores")
+            (f"{name}/{shard}", self.table(name, shard))
+            for shard in hmg
+            for name in sample_tables(self.settings)
+            if name != "instruction_samples"
         )
         return self._over_shards(stored, influence_inputs(hmg, cam), behind)
 
@@ -214,10 +218,10 @@ class Inventory:
         if behind:
             return Finding("stale", behind)
         draft = self._cookbook.draft(stored.asset, stored.partition, inputs)
-        return DONE if draft.recipe == stored.recipe else Finding("stale", differences(stored, draft))
+        return DONE if draft.recipe == stored.recipe else Finding("stale", differences(stored, draft, self._cookbook))
 
 
-def differences(stored: Stamp, draft: Stamp) -> tuple[str, ...]:
+def differences(stored: Stamp, draft: Stamp, cookbook: Cookbook) -> tuple[str, ...]:
     """Why a stored table is not the one that would be made now, in words."""
     recipe = RECIPES[stored.asset]
     was, now = stored.made_from, draft.made_from
@@ -236,7 +240,8 @@ def differences(stored: Stamp, draft: Stamp) -> tuple[str, ...]:
         for name in recipe.settings
         if name in changed
     ]
-    found += [f"model changed: {role}" for role in recipe.models if stored.settings.get(role) != draft.settings[role]]
+    others = [role for role in recipe.models if stored.settings.get(role) != draft.settings[role]]
+    found += list(dict.fromkeys(cookbook.roles.why_other(role, stored, draft.settings[role]) for role in others))
     if not found and stored.asset in READ_FROM_SOURCE:
         found = ["its file, or the bound on bad rows, is another than when it was read"]
     return tuple(found) or ("its stamp does not say what it was made from",)
@@ -252,6 +257,10 @@ def _part_changed(name: str, was: str | None, now: str | None) -> str:
             return f"setting full_text_tokenizer was {was!r}, is {now!r}"
         case "source":
             return "source changed"
+        case "end_of_text":
+            return f"groups were set apart by {was or OWN_TOKEN}, are by {now or OWN_TOKEN}"
+        case "attention_layers":
+            return "a segment's attention is now the mean over the layers that reach it"
         case "roots":
             return f"roots are {'no longer' if now else 'now'} sampled from it"
     return f"input {name} was made anew"

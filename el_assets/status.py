@@ -10,7 +10,7 @@ import dagster as dg
 from el_assets.inventories import corpus_inventory, pool_inventory
 from el_assets.partitions import ShardedSource
 from el_assets.parts import FRACTIONS
-from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
+from el_assets.recipes import CORPUS_TABLES, SEQUENCE_TABLES, sample_tables
 from el_assets.staleness import Finding, Inventory
 from el_resources.addresses import without_secrets
 from el_resources.settings import Settings
@@ -123,7 +123,7 @@ def pool_status(
 ) -> SourceStatus:
     """Return the state of instruction samples to selected subsets, those of these fractions; the rest as above."""
     inventory = pool_inventory(instance, settings, source, verify=verify)
-    samples = _by_shard(inventory, SAMPLE_TABLES)
+    samples = _by_shard(inventory, sample_tables(settings))
     influence = AssetStatus.of("influence_scores", [(UNPARTITIONED, inventory.influence())])
     subsets = AssetStatus.of("selected_subsets", ((fraction, inventory.subset(fraction)) for fraction in fractions))
     return _status(settings.instructions, inventory, [*samples, influence, subsets])

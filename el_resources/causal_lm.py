@@ -1,18 +1,29 @@
 """The Dagster resource that hands out scoring engines: one load per model and run, whatever the number of shards."""
 
+import functools
 import gc
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import PrivateAttr
 
-from el_resources.model_files import model_fingerprint, model_window, resolve_model, tokenizer_fingerprint
+from el_resources.checkpoint_dtype import checkpoint_dtype
+from el_resources.model_files import (
+    is_embedded,
+    model_fingerprint,
+    model_window,
+    read_config,
+    resolve_model,
+    tokenizer_fingerprint,
+)
+from el_resources.placed_tokens import PlacedTokens, may_have_chat_tokens
 from el_resources.settings import Settings
 from el_resources.tokenization import ModelTokenizer
 
@@ -21,22 +32,36 @@ if TYPE_CHECKING:
 
 
 RopeScaling = Literal["none", "dynamic"]
+# Where weights are read, as far as the dtype `auto` depends on it.
+Place = Literal["cpu", "gpu"]
+PLACES: tuple[Place, ...] = ("cpu", "gpu")
+# Share of the long window that is the short one if the settings name no short model of the long one's family.
+SHORT_SHARE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """A causal language model as the settings name it; nothing is loaded until it is asked for."""
+    """A causal language model as the settings name it; nothing is loaded until it is asked for.
+
+    Attributes:
+        window_tokens: tokens that it reads at once; 0 for what its config states.
+        bos_token, end_of_text_token: names of the tokens that are placed; empty for the choice of placed_tokens.py.
+    """
 
     name: str
     revision: str
     dtype: str
     device: str
     trust_remote_code: bool
+    window_tokens: int = 0
+    bos_token: str = ""
+    end_of_text_token: str = ""
 
     @classmethod
     def long(cls, settings: Settings) -> "ModelChoice":
         """The model that scores the corpus."""
-        return cls._of(settings, settings.long_model, settings.long_model_revision)
+        choice = cls._of(settings, settings.long_model, settings.long_model_revision)
+        return replace(choice, window_tokens=settings.long_window)
 
     @classmethod
     def short(cls, settings: Settings) -> "ModelChoice":
@@ -51,25 +76,88 @@ class ModelChoice:
             dtype=settings.dtype,
             device=settings.device,
             trust_remote_code=settings.trust_remote_code,
+            bos_token=settings.bos_token,
+            end_of_text_token=settings.end_of_text_token,
         )
 
     def folder(self) -> Path:
         """The folder with its files; a hub model is downloaded first. Raises ValueError (see resolve_model)."""
         return resolve_model(self.name, self.revision or None)
 
+    def config(self) -> dict[str, Any]:
+        """The model's config.json."""
+        return read_config(self.folder())
+
     def window(self) -> int:
         """Tokens that the model reads at once, BOS included."""
-        return model_window(self.folder())
+        return model_window(self.folder(), self.window_tokens or None)
 
-    def fingerprint(self) -> str:
-        """Hash of weights, tokenizer, dtype setting and window."""
-        return model_fingerprint(self.folder(), dtype=self.dtype)
+    def place(self) -> Place:
+        """Where this machine reads the model; with the device `auto` it asks torch whether there is a GPU."""
+        if self.device != "auto":
+            return "cpu" if self.device == "cpu" else "gpu"
+        from el_resources.scoring.loading import torch_device
+
+        return "cpu" if torch_device(self.device).type == "cpu" else "gpu"
+
+    def weights_dtype(self, place: Place | None = None) -> str:
+        """Return the dtype of the weights in memory: `auto` is float32 on a CPU and the checkpoint's own on a GPU.
+
+        Args:
+            place: where they are read; None for this machine.
+        """
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if (place or self.place()) == "cpu" else checkpoint_dtype(self.folder())
+
+    def fingerprint(self, place: Place | None = None) -> str:
+        """Return the hash of what scores depend on: weights, tokenizer, dtype, window, and another BOS than its own.
+
+        Kernels, batches and devices are not part of it: they move a score by rounding alone.
+        """
+        placed = self.placed_tokens()
+        return model_fingerprint(
+            self.folder(),
+            dtype=self.weights_dtype(place),
+            window=self.window_tokens or None,
+            bos_id=None if placed is None or placed.bos_id == placed.own_bos_id else placed.bos_id,
+        )
 
     def tokenizer_fingerprint(self) -> str:
-        return tokenizer_fingerprint(self.folder())
+        """Return the hash of what token ids depend on: the tokenizer, and ordinary tokens that the settings place."""
+        own, placed = tokenizer_fingerprint(self.folder()), self.placed_tokens()
+        if placed is None or not placed.kept_from_text:
+            return own
+        return hashlib.sha256("\n".join([own, *placed.kept_from_text]).encode()).hexdigest()
+
+    def other_end_of_text(self) -> str | None:
+        """Return name and id of the end-of-text token if it is another one than the checkpoint names; else None."""
+        placed = self.placed_tokens()
+        if placed is None or placed.end_of_text_id == placed.own_end_of_text_id:
+            return None
+        tokenizer = self.tokenizer()
+        return f"{tokenizer.end_of_text_token} ({tokenizer.eos_id})"
+
+    def placed_tokens(self) -> PlacedTokens | None:
+        """Return the choice of BOS and end-of-text; None if names alone say that it is the checkpoint's own."""
+        folder = self.folder()
+        if not (self.bos_token or self.end_of_text_token or may_have_chat_tokens(folder)):
+            return None
+        return _placed_tokens(self, tokenizer_fingerprint(folder))
 
     def tokenizer(self) -> ModelTokenizer:
-        return ModelTokenizer.from_folder(self.folder(), trust_remote_code=self.trust_remote_code)
+        return ModelTokenizer.from_folder(
+            self.folder(),
+            trust_remote_code=self.trust_remote_code,
+            bos_token=self.bos_token,
+            end_of_text_token=self.end_of_text_token,
+        )
+
+
+@functools.lru_cache(maxsize=32)
+def _placed_tokens(choice: ModelChoice, fingerprint: str) -> PlacedTokens:
+    """Load a tokenizer once as long as its files stay the same."""
+    return choice.tokenizer().placed
 
 
 @dataclass(frozen=True)
@@ -90,8 +178,16 @@ class ScorerTokens:
 
 
 def short_window(settings: Settings) -> int:
-    """Tokens of the short window, BOS included: the setting, else the short model's own window."""
-    return settings.short_window or ModelChoice.short(settings).window()
+    """Return the tokens of the short window, BOS included.
+
+    That is the setting `short_window`; else the short model's own window; but a quarter of the long window if the short
+    model is the embedded one and the long model is not, because the two are no family.
+    """
+    if settings.short_window:
+        return settings.short_window
+    if is_embedded(settings.short_model) and not is_embedded(settings.long_model):
+        return max(2, ModelChoice.long(settings).window() // SHORT_SHARE)
+    return ModelChoice.short(settings).window()
 
 
 @dataclass(frozen=True)
@@ -128,10 +224,10 @@ class CausalLM(dg.ConfigurableResource):
                     self._engines[key] = ScoringEngine.from_folder(
                         choice.folder(),
                         bos_id=choice.tokenizer().bos_id,
-                        dtype=choice.dtype,
+                        dtype=choice.weights_dtype(),
                         device=choice.device,
                         trust_remote_code=choice.trust_remote_code,
-                        window=window,
+                        window=window or choice.window_tokens or None,
                         rope_scaling=rope_scaling,
                     )
             return self._engines[key]

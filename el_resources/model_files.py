@@ -80,11 +80,23 @@ def model_window(folder: Path, override: int | None = None) -> int:
         for key in ("max_position_embeddings", "n_positions"):
             if isinstance(holder.get(key), int) and holder[key] >= 2:
                 return int(holder[key])
-    raise ValueError(f"{folder / 'config.json'} states no max_position_embeddings; give the window explicitly")
+    raise ValueError(
+        f"{folder / 'config.json'} states no max_position_embeddings; give the window explicitly (EL_LONG_WINDOW)"
+    )
 
 
-def model_fingerprint(folder: Path, *, dtype: str, window: int | None = None) -> str:
-    """What scores depend on: weights, config, tokenizer, the dtype of the weights in memory, and the window."""
+def is_embedded(name: str) -> bool:
+    """Return true if the name is that of a reference model, which ships with this package."""
+    return name.startswith(REFERENCE_PREFIX)
+
+
+def model_fingerprint(folder: Path, *, dtype: str, window: int | None = None, bos_id: int | None = None) -> str:
+    """What scores depend on: weights, config, tokenizer, the dtype of the weights in memory, and the window.
+
+    Args:
+        dtype: `auto` stands for tables of earlier versions, which recorded that word.
+        window: overrides the config's. bos_id: what every text is read after, if it is not the checkpoint's own BOS.
+    """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     parts = [
@@ -93,6 +105,7 @@ def model_fingerprint(folder: Path, *, dtype: str, window: int | None = None) ->
         f"tokenizer {tokenizer_fingerprint(folder)}",
         f"dtype {dtype}",
         f"window {model_window(folder, window)}",
+        *([] if bos_id is None else [f"bos {bos_id}"]),
     ]
     return _digest(parts)
 

@@ -87,8 +87,26 @@ class Settings(dg.ConfigurableResource):
     )
     short_model_revision: str = Field(default="", description="Hub revision of `short_model`; empty: its main branch.")
     long_model_revision: str = Field(default="", description="Hub revision of `long_model`; empty: its main branch.")
+    long_window: int = Field(
+        default=0,
+        ge=0,
+        description="Tokens that `long_model` reads at once, BOS included; 0 takes what its config states, which some "
+        "do not.",
+    )
+    bos_token: str = Field(
+        default="",
+        description="Token in front of every text that is scored; empty: the model's own BOS, but its end-of-text "
+        "token if that is a chat token such as `<|im_start|>` or there is none.",
+    )
+    end_of_text_token: str = Field(
+        default="",
+        description="Token between the groups of a packed sequence; empty: the model's own end-of-text token, but that "
+        "of its pre-training if a chat token such as `<|im_end|>` is named.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Weights in memory. `auto`: float32 on a CPU, the checkpoint's own on a GPU."
+        default="auto",
+        description="Weights in memory. `auto`: float32 on a CPU, the checkpoint's own on a GPU; tables made in either "
+        "stay as they are, and are never mixed.",
     )
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     trust_remote_code: bool = Field(
@@ -211,7 +229,13 @@ class Settings(dg.ConfigurableResource):
     short_window: int = Field(
         default=0,
         ge=0,
-        description="Tokens of the short window in the form `one_model`; 0 takes that of `short_model`.",
+        description="Tokens of the short window in the form `one_model`; 0 takes that of `short_model`, or a quarter "
+        "of the long window if only `long_model` is set.",
+    )
+    cam: bool = Field(
+        default=True,
+        description="Measure contextual awareness. Without it influence is HMP alone, which a model needs whose "
+        "attention cannot be watched.",
     )
     segment_tokens: int = Field(default=128, ge=1, le=65_536, description="Tokens of a context segment.")
     importance_sign: Literal["ppl", "negative_ppl"] = Field(

@@ -80,6 +80,11 @@ class Stamp:
     def fingerprint(self) -> str:
         return digest({"recipe": self.recipe, "pinned": dict(self.pinned)}) if self.pinned else self.recipe
 
+    def setting_in_words(self, name: str) -> str:
+        """Return a setting's value for a message; with the dtype of the weights, if it is the model that scored."""
+        value = repr(self.settings.get(name))
+        return f"{value} with weights in {self.facts['dtype']}" if name == "scorer" and "dtype" in self.facts else value
+
 
 class DamagedTableError(ValueError):
     """A table's file is there, and its content is not a table with its stamp."""
@@ -319,7 +324,7 @@ def refuse_mixed_settings(stamps: Mapping[str, Stamp]) -> None:
         names = sorted(set(first.settings) | set(other.settings))
         differing = [name for name in names if first.settings.get(name) != other.settings.get(name)]
         listed = "; ".join(
-            f"{name} is {first.settings.get(name)!r} in {first_key!r} and {other.settings.get(name)!r} in {key!r}"
+            f"{name} is {first.setting_in_words(name)} in {first_key!r} and {other.setting_in_words(name)} in {key!r}"
             for name in differing
         )
         raise MixedSettingsError(

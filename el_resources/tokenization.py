@@ -22,7 +22,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
 from el_resources.exact_encoding import is_control_form, made_exact
-from el_resources.model_files import read_config, read_json
+from el_resources.model_files import read_json
+from el_resources.placed_tokens import PlacedTokens, choose_placed_tokens
 
 TokenIds = NDArray[np.int32]
 # Texts that a separator is tried between: a word, a leading space, a line break, another script, a digit.
@@ -46,21 +47,26 @@ class ModelTokenizer:
 
     Attributes:
         origin: the model folder.
-        bos_id: what stands before every sequence; in a model without BOS its end-of-text token.
-        has_bos: whether the model has a BOS of its own.
+        placed: both tokens, and what the checkpoint itself names.
+        bos_id: what stands before every sequence; placed_tokens.py says how it is chosen.
+        has_bos: whether that is a BOS of the model's own.
         eos_id: end-of-text, which separates unrelated texts.
+        bos_token, end_of_text_token: how the two are spelled.
         vocab_size: ids are in [0, vocab_size). The model's own vocabulary may be larger, padded for speed.
         control_tokens: spelling and id of the tokens that text never becomes: all special ones, those of a control
             token's form, BOS and end-of-text.
     """
 
-    def __init__(self, codec: _Codec, *, origin: str, bos_id: int, has_bos: bool, eos_id: int) -> None:
+    def __init__(self, codec: _Codec, *, origin: str, placed: PlacedTokens) -> None:
         self._codec = codec
         self.origin = origin
-        self.bos_id = bos_id
-        self.has_bos = has_bos
-        self.eos_id = eos_id
+        self.placed = placed
+        self.bos_id = bos_id = placed.bos_id
+        self.has_bos = placed.has_bos
+        self.eos_id = eos_id = placed.end_of_text_id
         vocabulary = codec.vocabulary()
+        names = {number: name for name, number in vocabulary.items()}
+        self.bos_token, self.end_of_text_token = (names.get(one, f"token {one}") for one in (bos_id, eos_id))
         self.vocab_size = max(vocabulary.values()) + 1
         named = {name: token for name, token in vocabulary.items() if token in (bos_id, eos_id)}
         self.control_tokens = {**named, **codec.special_tokens()}
@@ -68,17 +74,24 @@ class ModelTokenizer:
         self._is_control[list(self.control_tokens.values())] = True
         self._unknown_id = vocabulary.get(codec.unknown_token() or "")
         self._byte_piece = re.compile(r"(?=<0x[0-9A-F]{2}>)") if codec.finds_byte_pieces() else re.compile(r"(?!)")
-        names = (f"(?={re.escape(name)})" for name in self.control_tokens)
-        self._never_whole = re.compile("|".join([*names, self._byte_piece.pattern]))
+        spelled = (f"(?={re.escape(name)})" for name in self.control_tokens)
+        self._never_whole = re.compile("|".join([*spelled, self._byte_piece.pattern]))
 
     @classmethod
-    def from_folder(cls, folder: Path, *, trust_remote_code: bool = False) -> Self:
-        """The tokenizer of a model folder: its tokenizer.json, else whatever transformers makes of its files."""
+    def from_folder(
+        cls, folder: Path, *, trust_remote_code: bool = False, bos_token: str = "", end_of_text_token: str = ""
+    ) -> Self:
+        """The tokenizer of a model folder: its tokenizer.json, else whatever transformers makes of its files.
+
+        Args:
+            bos_token, end_of_text_token: names of the two placed tokens; empty: chosen as placed_tokens.py says.
+        """
         file = folder / "tokenizer.json"
         codec = _FastCodec.from_file(file) if file.is_file() else _through_transformers(folder, trust_remote_code)
-        eos_id = _eos_id(folder, codec.vocabulary())
-        bos_id, has_bos = _bos_id(folder, codec.vocabulary(), eos_id)
-        return cls(codec, origin=str(folder), bos_id=bos_id, has_bos=has_bos, eos_id=eos_id)
+        placed = choose_placed_tokens(
+            folder, codec.vocabulary(), codec.special_tokens(), bos_token=bos_token, end_of_text_token=end_of_text_token
+        )
+        return cls(codec, origin=str(folder), placed=placed)
 
     @property
     def backend(self) -> Tokenizer:
@@ -267,48 +280,3 @@ def _check_encodable(text: str, index: int) -> None:
         raise ValueError(
             f"text {index} holds {text[error.start]!r} at {error.start}, which UTF-8 cannot; set the document aside"
         ) from error
-
-
-def _eos_id(folder: Path, vocabulary: dict[str, int]) -> int:
-    """End-of-text: named by tokenizer_config.json, else numbered by config.json."""
-    eos_id = _named_id(_settings(folder).get("eos_token"), vocabulary)
-    if eos_id is None:
-        eos_id = _numbered_id(read_config(folder), "eos_token_id")
-    if eos_id is None:
-        raise ValueError(f"{folder} names no end-of-text token; set eos_token in its tokenizer_config.json")
-    return eos_id
-
-
-def _bos_id(folder: Path, vocabulary: dict[str, int], eos_id: int) -> tuple[int, bool]:
-    """What stands before a sequence, and whether it is a BOS of the model's own.
-
-    Qwen's tokenizers declare `"bos_token": null`, and their configs number the end-of-text token as BOS.
-    """
-    settings = _settings(folder)
-    named = _named_id(settings.get("bos_token"), vocabulary)
-    if named is not None:
-        return named, True
-    numbered = _numbered_id(read_config(folder), "bos_token_id")
-    if numbered is None:
-        return eos_id, False
-    return numbered, "bos_token" not in settings
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """The folder's tokenizer_config.json, which old models lack."""
-    file = folder / "tokenizer_config.json"
-    return read_json(file) if file.is_file() else {}
-
-
-def _named_id(token: object, vocabulary: dict[str, int]) -> int | None:
-    """Id of a token given as a string, or as the mapping that older versions of transformers wrote."""
-    content = token.get("content") if isinstance(token, dict) else token
-    return vocabulary.get(content) if isinstance(content, str) else None
-
-
-def _numbered_id(config: dict[str, Any], key: str) -> int | None:
-    """A token id from a config; the first where a chat model lists several."""
-    text = config.get("text_config")
-    value = config.get(key, text.get(key) if isinstance(text, dict) else None)
-    first = value[0] if isinstance(value, list) and value else value
-    return first if isinstance(first, int) else None

@@ -81,7 +81,7 @@ def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: Mod
         "anchors": int(table["anchors"].list.len().sum()),
         "root_tokens": int(table["token_ids"].list.len().sum()),
         "vocab_size": engine.vocab_size,
-        "window_tokens": engine.window,
+        **step.placed_facts(engine),
         "model": model.name,
         "model_has_bos": step.tokenizer.has_bos,
         **step.joint_facts(),
@@ -136,6 +136,7 @@ def score_contexts(step: ShardStep, shard: str, engine: "ScoringEngine", scorer_
         "units": len(units),
         **per_pair_cost(pairs, roots, chunks, joint),
         "basis": basis,
+        **step.placed_facts(engine),
         **step.joint_facts(),
     }
     return Made(frame=table, facts=facts)
@@ -238,6 +239,8 @@ def pack_sequences(step: ShardStep, shard: str) -> Made:
         "packed_contexts": sum(s.kind == "context" for segments in sequences for s in segments),
         "packed_roots": sum(s.kind == "root" for segments in sequences for s in segments),
         "packable_tokens": sum(group.n_tokens for group in packable),
+        "end_of_text_token": step.tokenizer.end_of_text_token,
+        "end_of_text_id": step.tokenizer.eos_id,
         **step.joint_facts(),
         "leftovers": dict(left["reason"].value_counts().sort("reason").iter_rows()),
     }

@@ -11,7 +11,13 @@ from el_assets.gateau.cam import with_awareness
 from el_assets.gateau.diagnosis import nothing_scorable, why_no_samples
 from el_assets.gateau.influence import InfluenceRule, influence_table, select_subset, shares
 from el_assets.gateau.samples import refuse_old_samples, sample_facts, samples_table
-from el_assets.gateau.steps import SampleStep, refuse_different_tokenizers, score_awareness, score_guidance
+from el_assets.gateau.steps import (
+    SampleStep,
+    refuse_different_tokenizers,
+    refuse_unwatchable,
+    score_awareness,
+    score_guidance,
+)
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
 from el_assets.recipes import RECIPES, scored_texts
 from el_assets.shard_assets import GPU_POOL, shard_asset, with_seen_settings
@@ -73,6 +79,7 @@ def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
     models' guidance".
     """
     refuse_different_tokenizers(settings)
+    refuse_unwatchable(settings)
     return materialize_shards(
         context,
         settings,
@@ -87,8 +94,15 @@ def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
     """One row per sample: attention of its response on each context segment, and its NLL with each segment alone.
 
     Attention is exact and comes from one full-context pass without an n × n matrix: the response's rows are the only
-    queries. CAS follows from both in `influence_scores`. GATEAU, "contextual awareness measurement".
+    queries. CAS follows from both in `influence_scores`. Not made with EL_CAM=false. GATEAU, "contextual awareness
+    measurement".
     """
+    if not settings.cam:
+        raise ValueError(
+            "awareness is not measured in this run (EL_CAM=false): set it in the environment, so that the job "
+            "score_samples leaves cam_scores out, or launch hmg_scores alone"
+        )
+    refuse_unwatchable(settings)
     return materialize_shards(
         context,
         settings,
@@ -109,11 +123,12 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
     """One row per sample of the pool, best first: HMP, CAS, their weighted sum on one scale, and the rank.
 
     The pool is every registered shard for which both scores exist; metadata lists them, and each term's share in the
-    final order as a rank correlation. Needs no model, so α, the scales, and the sign and normalisation of CAS are tuned
-    here for free.
+    final order as a rank correlation. With EL_CAM=false there is no CAS, and influence is HMP alone. Needs no model, so
+    α, the scales, and the sign and normalisation of CAS are tuned here for free.
     """
     tables = ShardTables(settings.store)
-    hmg, cam = scored_pool(tables, registered_shards(context.instance, instruction_shards))
+    registered = registered_shards(context.instance, instruction_shards)
+    hmg, cam = scored_pool(tables, registered, with_cam=settings.cam)
     rule = InfluenceRule(
         alpha=settings.influence_alpha,
         hmp_normalisation=settings.hmp_normalisation,
@@ -122,14 +137,13 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
     )
 
     def make(_: str) -> Made:
-        awareness = with_awareness(
-            tables.scan_many("cam_scores", cam).collect(),
-            sign=settings.importance_sign,
-            normalisation=settings.cosine_normalisation,
-        )
+        sign, normalisation = settings.importance_sign, settings.cosine_normalisation
+        measured = tables.scan_many("cam_scores", cam).collect() if cam else None
+        awareness = None if measured is None else with_awareness(measured, sign=sign, normalisation=normalisation)
         table = influence_table(tables.scan_many("hmg_scores", hmg).collect(), awareness, rule)
         made_from = {shard: stamp.facts["samples_fingerprint"] for shard, stamp in sorted(hmg.items())}
         facts = {"samples": table.height, "shards": list(made_from), "samples_fingerprints": made_from}
+        facts["weights"] = {"hmp": rule.alpha, "cas": 1 - rule.alpha} if cam else {"hmp": 1.0, "cas": 0.0}
         return Made(frame=table, facts={**facts, **shares(table)})
 
     return materialize_shards(context, settings, make, inputs=influence_inputs(hmg, cam))
@@ -239,7 +253,8 @@ def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) ->
             )
         shared = sorted(guidance.settings.keys() & awareness.settings.keys())
         differing = [
-            f"{name} is {guidance.settings[name]!r} in hmg_scores and {awareness.settings[name]!r} in cam_scores"
+            f"{name} is {guidance.setting_in_words(name)} in hmg_scores and {awareness.setting_in_words(name)} in "
+            "cam_scores"
             for name in shared
             if guidance.settings[name] != awareness.settings[name]
         ]
@@ -260,9 +275,23 @@ def subset_inputs(influence: Stamp, samples: Mapping[str, Stamp]) -> dict[str, S
     return {"influence_scores": influence, **{f"instruction_samples/{s}": stamp for s, stamp in samples.items()}}
 
 
-def scored_pool(tables: ShardTables, registered: list[str]) -> tuple[dict[str, Stamp], dict[str, Stamp]]:
-    """Stamps of the shards for which both scores exist, made under one setting each."""
-    hmg, cam = tables.stamps("hmg_scores", registered), tables.stamps("cam_scores", registered)
+def scored_pool(
+    tables: ShardTables, registered: list[str], *, with_cam: bool = True
+) -> tuple[dict[str, Stamp], dict[str, Stamp]]:
+    """Stamps of the shards for which both scores exist, made under one setting each.
+
+    Args:
+        with_cam: if false, awareness is not measured: the shards that have `hmg_scores`, and no stamps of `cam_scores`.
+    """
+    hmg = tables.stamps("hmg_scores", registered)
+    if not with_cam:
+        if not hmg:
+            raise MissingTableError(
+                f"no shard in store {str(tables.store)!r} has hmg_scores; run job score_samples first"
+            )
+        refuse_mixed_settings(hmg)
+        return hmg, {}
+    cam = tables.stamps("cam_scores", registered)
     both = [shard for shard in registered if shard in hmg and shard in cam]
     if not both:
         raise MissingTableError(

@@ -17,6 +17,7 @@ from el_assets.gateau.cam import HIGHEST_NLL_NATS
 from el_assets.gateau.scales import Values, rank, scaled
 from el_assets.parts import FRACTIONS
 from el_assets.schemas import polars_schema
+from el_resources.shard_tables import ShardTables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,31 +41,42 @@ class InfluenceRule:
         short, long = (self._perplexity(nll) for nll in (nll_short_nats, nll_long_nats))
         return scaled(short, self.hmp_normalisation) - scaled(long, self.hmp_normalisation)
 
-    def score(self, hmp: Values, cas: Values) -> Values:
-        """The influence of every sample of the pool."""
+    def score(self, hmp: Values, cas: Values | None) -> Values:
+        """The influence of every sample of the pool; without CAS that is HMP alone."""
+        if cas is None:
+            return scaled(hmp, self.scale)
         return self.alpha * scaled(hmp, self.scale) + (1 - self.alpha) * scaled(cas, self.scale)
 
     def _perplexity(self, nll_nats: Values) -> Values:
         return nll_nats if self.perplexity == "log_ppl" else np.exp(np.minimum(nll_nats, HIGHEST_NLL_NATS))
 
 
-def influence_table(hmg: pl.DataFrame, cam: pl.DataFrame, rule: InfluenceRule) -> pl.DataFrame:
+def influence_table(hmg: pl.DataFrame, cam: pl.DataFrame | None, rule: InfluenceRule) -> pl.DataFrame:
     """The `influence_scores` table: every sample that both scores know, best first; ties in the order of ids.
 
     Args:
-        hmg, cam: `hmg_scores`, and `cam_scores` with `cas`, of all shards, with `shard`.
+        hmg, cam: `hmg_scores`, and `cam_scores` with `cas`, of all shards, with `shard`; None if awareness is not
+            measured, so that influence is HMP and `cas` is null.
     """
-    pool = hmg.join(cam.select("shard", "sample_id", "cas"), on=["shard", "sample_id"], how="inner")
+    if cam is None:
+        pool = hmg.with_columns(cas=pl.lit(None, dtype=pl.Float64))
+    else:
+        pool = hmg.join(cam.select("shard", "sample_id", "cas"), on=["shard", "sample_id"], how="inner")
     pool = pool.sort("shard", "sample_id")
     hmp = rule.hmp(pool["nll_short_nats"].to_numpy(), pool["nll_long_nats"].to_numpy())
     scored = pool.select("shard", "sample_id", "cas").with_columns(
         hmp=pl.Series(hmp, dtype=pl.Float64),
-        score=pl.Series(rule.score(hmp, pool["cas"].to_numpy()), dtype=pl.Float64),
+        score=pl.Series(rule.score(hmp, None if cam is None else pool["cas"].to_numpy()), dtype=pl.Float64),
     )
     ranked = scored.sort(["score", "sample_id", "shard"], descending=[True, False, False]).with_columns(
         rank=pl.int_range(pl.len(), dtype=pl.Int32)
     )
     return ranked.select(list(polars_schema("influence_scores")))
+
+
+def has_cas(tables: ShardTables) -> bool:
+    """Return false if the ranking was made without awareness."""
+    return bool(tables.require_stamp("influence_scores").settings.get("cam", True))
 
 
 def rank_correlation(left: Values, right: Values) -> float | None:
@@ -75,11 +87,12 @@ def rank_correlation(left: Values, right: Values) -> float | None:
 
 
 def shares(table: pl.DataFrame) -> dict[str, float | None]:
-    """Rank correlation of the final score with each term."""
+    """Rank correlation of the final score with each term; None for CAS if it is not measured."""
+    terms = {name: table[name] for name in ("hmp", "cas")}
     score = table["score"].to_numpy()
     return {
-        "rank_correlation_with_hmp": rank_correlation(score, table["hmp"].to_numpy()),
-        "rank_correlation_with_cas": rank_correlation(score, table["cas"].to_numpy()),
+        f"rank_correlation_with_{name}": None if term.null_count() else rank_correlation(score, term.to_numpy())
+        for name, term in terms.items()
     }
 
 

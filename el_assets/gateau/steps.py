@@ -1,5 +1,6 @@
 """One shard of each GATEAU table: reads what the step needs, calls the pure functions, counts what it did."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,11 +17,13 @@ from el_assets.meter import Meter
 from el_assets.recipes import scored_texts
 from el_assets.shard_assets import Advance, ShardStep
 from el_assets.shard_runs import Made
+from el_resources.attention_kinds import attention_is_watchable
 from el_resources.causal_lm import CausalLM, ModelChoice, RopeScaling, short_window
 from el_resources.settings import Settings
 
 if TYPE_CHECKING:
     from el_resources.scoring.engine import ScoringEngine
+    from el_resources.scoring.segment_mass import SegmentScores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +73,26 @@ def refuse_different_tokenizers(settings: Settings) -> None:
         )
 
 
+def refuse_unwatchable(settings: Settings) -> None:
+    """Raise ValueError if awareness is to be measured and the long model's config says that its attention cannot be
+    watched: before a weight is loaded, and before hours of guidance that awareness would have to follow."""
+    model = ModelChoice.long(settings)
+    if settings.cam and (why := attention_is_watchable(model.config())):
+        raise ValueError(_not_watchable(model.name, why))
+
+
+def _not_watchable(name: str, why: str) -> str:
+    return (
+        f"the attention of long_model {name!r} cannot be watched: {why}; set EL_CAM=false, so that GATEAU ranks by HMP "
+        "alone, or choose another model"
+    )
+
+
 def score_guidance(step: SampleStep, shard: str) -> Made:
     """`hmg_scores` of a shard: mean response NLL in the short-window and in the long-window reading."""
     samples = step.samples(shard)
     parts = step.parts(samples)
-    long_engine = step.causal_lm.engine(ModelChoice.long(step.settings))
+    long_engine = _long_engine(step)
     long_prompts = step.prompts(parts, long_engine.window)
     short_engine, short_prompts = _short_reading(step, parts, long_engine, long_prompts)
     # A second reading of the same prompt would differ by rounding, and ranks would put that noise in order.
@@ -98,11 +116,23 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
         **meter.facts(),
         **step.made_from(shard),
         **set_aside_facts("samples", lost, long_engine.dtype),
+        **step.placed_facts(long_engine),
+        "short_window_tokens": _short_window_tokens(step),
         "form": step.settings.hmg_form,
         "contexts_cut": int((table["n_dropped_context_tokens"] > 0).sum()),
         "context_tokens_dropped": int(table["n_dropped_context_tokens"].sum()),
     }
     return Made(frame=table, facts=facts)
+
+
+def _long_engine(step: SampleStep) -> "ScoringEngine":
+    """The long model's engine. Raises ValueError if awareness is to be measured and the engine cannot watch, which no
+    config may say."""
+    model = ModelChoice.long(step.settings)
+    engine = step.causal_lm.engine(model)
+    if step.settings.cam and engine.why_not_watched:
+        raise ValueError(_not_watchable(model.name, engine.why_not_watched))
+    return engine
 
 
 def _short_reading(
@@ -117,6 +147,12 @@ def _short_reading(
     return step.causal_lm.engine(short, window=long_engine.window, rope_scaling=scaling), long_prompts
 
 
+def _short_window_tokens(step: SampleStep) -> int:
+    """Tokens that the short-window reading was made for: those of `one_model`, or the short model's own."""
+    settings = step.settings
+    return short_window(settings) if settings.hmg_form == "one_model" else ModelChoice.short(settings).window()
+
+
 def _response_nll(engine: "ScoringEngine", prompts: Sequence[Prompt], advance: Advance) -> list[np.ndarray]:
     scores = engine.score(
         [prompt.token_ids for prompt in prompts],
@@ -129,7 +165,7 @@ def _response_nll(engine: "ScoringEngine", prompts: Sequence[Prompt], advance: A
 def score_awareness(step: SampleStep, shard: str) -> Made:
     """`cam_scores` of a shard: attention on each segment, and the response's NLL with each segment alone."""
     samples, settings = step.samples(shard), step.settings
-    engine = step.causal_lm.engine(ModelChoice.long(settings))
+    engine = _long_engine(step)
     prompts = step.prompts(step.parts(samples), engine.window)
     segments = [segments_of(prompt.context, settings.segment_tokens) for prompt in prompts]
     alone = [[prompt.with_context(*span) for span in spans] for prompt, spans in zip(prompts, segments, strict=True)]
@@ -160,6 +196,21 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
         **meter.facts(),
         **step.made_from(shard),
         **set_aside_facts("samples", lost, engine.dtype),
+        **step.placed_facts(engine),
+        **_layer_facts(attention),
         "segments": sum(len(spans) for spans in segments),
     }
     return Made(frame=table, facts=facts)
+
+
+def _layer_facts(attention: Sequence["SegmentScores"]) -> dict[str, object]:
+    """For a stamp: which layers see how far, how many of them the segments' means are over, and whether masses add up.
+
+    A segment's mean is over the layers whose window reaches it (el_resources.scoring.segment_mass).
+    """
+    layers = Counter(int(count) for scores in attention for count in scores.segment_layers)
+    return {
+        "layer_windows": list(attention[0].layer_windows) if attention else [],
+        "segments_by_layers": {str(count): layers[count] for count in sorted(layers)},
+        "layer_sum_error": max((scores.layer_sum_error for scores in attention), default=0.0),
+    }

@@ -8,10 +8,10 @@ import polars as pl
 from el_assets.entropylong.diagnosis import set_aside
 from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.gateau.diagnosis import nothing_scorable
-from el_assets.gateau.influence import is_small_for, roc_auc
+from el_assets.gateau.influence import has_cas, is_small_for, roc_auc
 from el_assets.parts import FRACTIONS
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
+from el_resources.shard_tables import ShardTables, Stamp
 
 
 def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) -> list[tuple[str, str]]:
@@ -25,19 +25,30 @@ def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) ->
     hmg = tables.scan_many("hmg_scores", influence.facts["shards"]).collect()
     gap = np.median(hmg["nll_short_nats"].to_numpy() - hmg["nll_long_nats"].to_numpy())
     cut = np.mean(hmg["n_dropped_context_tokens"].to_numpy() > 0)
+    cam_off = [] if has_cas(tables) else [("awareness", "not measured (EL_CAM=false): influence is HMP alone")]
     correlations = (influence.facts["rank_correlation_with_hmp"], influence.facts["rank_correlation_with_cas"])
     subsets = tables.stamps("selected_subsets", FRACTIONS)
     return [
         *rows,
         (
             "guidance",
-            f"median NLL short - long {gap:.2f} nats ({settings.hmg_form}), {100 * cut:.0f} % of contexts cut",
+            f"median NLL short - long {gap:.2f} nats ({settings.hmg_form}{_windows(tables, influence)}), "
+            f"{100 * cut:.0f} % of contexts cut",
         ),
+        *cam_off,
         ("share in the ranking", "rank correlation with HMP {}, with CAS {}".format(*map(_two_digits, correlations))),
         *_auc_row(settings, tables, list(influence.facts["shards"])),
         ("selected", ", ".join(f"{name} {stamp.facts['samples']:,}" for name, stamp in subsets.items())),
         *_small_pool_row(int(influence.facts["samples"]), list(subsets)),
     ]
+
+
+def _windows(tables: ShardTables, influence: Stamp) -> str:
+    """Both windows of the readings, as the first shard's stamp has them; empty for a table of an earlier version."""
+    facts = tables.require_stamp("hmg_scores", influence.facts["shards"][0]).facts
+    if "short_window_tokens" not in facts:
+        return ""
+    return f", windows of {facts['short_window_tokens']:,} and {facts['window_tokens']:,} tokens"
 
 
 def _small_pool_row(n_samples: int, subsets: Sequence[str]) -> list[tuple[str, str]]:
@@ -66,7 +77,7 @@ def _auc_row(settings: Settings, tables: ShardTables, shards: list[str]) -> list
     if not len(far) or far.all() or not far.any():
         return []
     found = []
-    for name in ("hmp", "cas", "score"):
+    for name in ("hmp", "cas", "score") if has_cas(tables) else ("hmp", "score"):
         values = known[name].to_numpy().astype(np.float64)
         auc = roc_auc(values[far], values[~far], seed=settings.seed)
         found.append(f"{name} {auc['auc']:.2f} [{auc['low']:.2f}, {auc['high']:.2f}]")

@@ -23,13 +23,17 @@ LOOKS = dict(
 
 def influence_plane(influence: pl.DataFrame) -> "Figure":
     """Every sample by HMP and CAS, the selected subsets marked; a subset holds the smaller ones."""
-    marked = influence.with_columns(subset=smallest_subset(influence.height))
+    is_measured = influence["cas"].null_count() == 0
+    marked = influence.with_columns(cas=pl.col("cas").fill_null(0.0), subset=smallest_subset(influence.height))
     with panels() as (figure, (axes,)):
         for subset, (colour, marker, size) in reversed(LOOKS.items()):
             drawn = dots(marked.filter(pl.col("subset") == subset))
             label = subset.replace("_", " ").replace("percent", "%")
             axes.scatter(drawn["hmp"], drawn["cas"], s=size, color=colour, marker=marker, linewidths=0, label=label)
-        axes.set(xlabel="HMP: what the long window makes easier", ylabel="CAS, cosine")
+        axes.set(
+            xlabel="HMP: what the long window makes easier",
+            ylabel="CAS, cosine" if is_measured else "CAS: not measured",
+        )
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -25,6 +25,20 @@ ROLES = {
     "window": "Tokens that `scorer` reads at once.",
     "encoder": "Fingerprint of the retrieval encoder.",
 }
+# Facts of a stamp that say how a model read texts.
+READINGS = {
+    "bos_id": "Its id.",
+    "bos_token": "Token in front of every text that was scored.",
+    "device": "Device that the texts were scored on.",
+    "dtype": "Weights in memory while texts were scored.",
+    "end_of_text": "Token between groups, if it is not the one that the checkpoint names.",
+    "end_of_text_id": "Its id.",
+    "end_of_text_token": "Token between the groups of a sequence.",
+    "segments_by_layers": "Context segments by the number of layers that their attention is a mean over.",
+    "short_window_tokens": "Tokens of the short window.",
+    "weights": "Weights of HMP and CAS in the score.",
+    "window_tokens": "Tokens that the model reads at once; with GATEAU the long window.",
+}
 
 
 def sampled(keys: Iterable[Key]) -> list[Key]:
@@ -93,9 +107,11 @@ def rounded(values: Iterable[float | None], digits: int = 3) -> list[float | Non
 
 
 def settings_rows(stamps: Sequence[Stamp]) -> list[list[str]]:
-    """(name, value, meaning) of every setting and model that the tables were made under."""
-    merged = {name: value for stamp in stamps for name, value in stamp.settings.items()}
-    meanings = {name: field.description or "" for name, field in Settings.model_fields.items()} | ROLES
+    """(name, value, meaning) of every setting and model that the tables were made under, and of how they were read."""
+    read = {name: value for stamp in stamps for name, value in stamp.facts.items() if name in READINGS}
+    made_under = {name: value for stamp in stamps for name, value in stamp.settings.items()}
+    merged = {**read, **made_under}
+    meanings = READINGS | {name: field.description or "" for name, field in Settings.model_fields.items()} | ROLES
     return [
         [name, json.dumps(value, ensure_ascii=False), meanings.get(name, "")] for name, value in sorted(merged.items())
     ]

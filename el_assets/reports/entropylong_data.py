@@ -35,7 +35,9 @@ def report_data(settings: Settings, finished: FinishedShards) -> dict[str, Any]:
         "model": model,
         "embedded": str(model).startswith("reference:"),
         "shards": finished.shards,
-        "settings": settings_rows([finished.stamps["packed_sequences"][finished.shards[0]]]),
+        "settings": settings_rows(
+            [finished.stamps[name][finished.shards[0]] for name in ("entropy_maps", "packed_sequences")]
+        ),
         "costs": cost_rows(tables, (*CORPUS_TABLES, *SEQUENCE_TABLES), finished.shards),
         "funnel": funnel(finished),
         "nothing": why_nothing({asset: of_asset.values() for asset, of_asset in stamps.items()}),

@@ -10,7 +10,7 @@ import polars as pl
 
 from el_assets.gateau.assets import refuse_changed_samples
 from el_assets.gateau.cam import HIGHEST_NLL_NATS, importance
-from el_assets.gateau.influence import subset_size
+from el_assets.gateau.influence import has_cas, subset_size
 from el_assets.gateau.prompts import cut_context
 from el_assets.gateau.samples import refuse_old_samples
 from el_assets.parts import FRACTIONS
@@ -28,6 +28,7 @@ from el_assets.reports.common import (
     tokenizer_of,
     within_limits,
 )
+from el_assets.schemas import polars_schema
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp
 from el_resources.tokenization import ModelTokenizer
@@ -46,14 +47,14 @@ class RankedPool:
     """The samples that `influence_scores` ranks, with their scores of every kind.
 
     Attributes:
-        influence: stamp of the ranking.
+        influence: stamp of the ranking. hmg: of the first shard's guidance.
         pool: one row per sample, by rank: the columns of all tables but for the texts.
     """
 
     tables: ShardTables
     shards: list[str]
     influence: Stamp
-    cam: Stamp
+    hmg: Stamp
     pool: pl.DataFrame
 
     @classmethod
@@ -69,25 +70,35 @@ class RankedPool:
         stamps = tables.stamps("instruction_samples", shards)
         refuse_changed_samples(influence.facts["samples_fingerprints"], stamps)
         refuse_old_samples(stamps)
-        cam = tables.require_stamp("cam_scores", shards[0])
-        for scores in ("hmg_scores", "cam_scores"):
+        with_cam = has_cas(tables)
+        scored = ("hmg_scores", "cam_scores") if with_cam else ("hmg_scores",)
+        for scores in scored:
             refuse_torn_chain([tables.require_stamp(scores, shards[0]), influence])
         keys = ["shard", "sample_id"]
         hmg = tables.scan_many("hmg_scores", shards)
-        awareness = tables.scan_many("cam_scores", shards).drop("n_dropped_context_tokens")
+        cam = tables.scan_many("cam_scores", shards) if with_cam else _no_awareness()
+        awareness = cam.drop("n_dropped_context_tokens")
         samples = tables.scan_many("instruction_samples", shards).select(
             *keys, "n_instruction_tokens", "evidence", "evidence_distance_tokens", "source"
         )
-        pool = tables.scan("influence_scores")
+        pool, stamp = tables.scan("influence_scores"), tables.require_stamp("hmg_scores", shards[0])
         for more in (hmg, awareness, samples):
             pool = pool.join(more, on=keys, how="left")
-        return cls(tables=tables, shards=shards, influence=influence, cam=cam, pool=pool.sort("rank").collect())
+        return cls(tables=tables, shards=shards, influence=influence, hmg=stamp, pool=pool.sort("rank").collect())
+
+
+def _no_awareness() -> pl.LazyFrame:
+    """`cam_scores` of a pool whose awareness is not measured: no row."""
+    return pl.LazyFrame(schema={"shard": pl.String(), **polars_schema("cam_scores")})
 
 
 def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
     """The page's data. Raises ValueError (see tokenizer_of)."""
     tables, shards = ranked.tables, ranked.shards
-    stamps = [*tables.stamps("instruction_samples", shards[:1]).values(), ranked.influence]
+    stamps = [
+        *(stamp for name in SAMPLE_TABLES for stamp in tables.stamps(name, shards[:1]).values()),
+        ranked.influence,
+    ]
     return {
         "store": str(tables.store),
         "shards": shards,
@@ -126,8 +137,14 @@ def funnel(ranked: RankedPool) -> list[list[Any]]:
             samples.height - set_aside,
             f"{set_aside:,} more were set aside" if set_aside else "none was set aside",
         ],
-        ["context segments", segments, "each read alone, and its share of attention measured"],
-        ["ranked", ranked.pool.height, "both scores exist"],
+        [
+            "context segments",
+            segments,
+            "each read alone, and its share of attention measured"
+            if segments
+            else "none was read: CAM is off, or no sample has a context",
+        ],
+        ["ranked", ranked.pool.height, "both scores exist" if has_cas(ranked.tables) else "by HMP alone"],
         *reversed(subsets),
     ]
 
@@ -159,7 +176,7 @@ def draw(ranked: RankedPool) -> dict[str, str]:
 
 def sample_entries(ranked: RankedPool, settings: Settings) -> list[dict[str, Any]]:
     """A sample of the pool: scores, rank, and each context segment with attention and importance."""
-    tokenizer = tokenizer_of(settings, ranked.cam)
+    tokenizer = tokenizer_of(settings, ranked.hmg)
     rows = {(row["shard"], row["sample_id"]): row for row in ranked.pool.iter_rows(named=True)}
     names = ("context", "instruction", "response", "later_exchanges")
 
@@ -185,7 +202,7 @@ def _sample(
         "n_dropped_short": row["n_dropped_context_tokens_short"],
         **dict(zip(("hmp", "cas", "score"), rounded((row[n] for n in ("hmp", "cas", "score")), 4), strict=True)),
         "perplexities": rounded(_perplexity(row[name]) for name in ("nll_short_nats", "nll_long_nats")),
-        "rest_attention": round(row["rest_attention"], 4),
+        "rest_attention": rounded([row["rest_attention"]], 4)[0],
         "evidence": row["evidence"] if row["evidence"] in EVIDENCE else None,
         "evidence_segment": _evidence_segment(row),
         "instruction": shortened(texts["instruction"], ANSWER_CHARACTERS),

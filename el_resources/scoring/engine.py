@@ -37,7 +37,7 @@ import numpy as np
 import torch
 
 from el_resources.scoring.batching import Family, IntArray, ScoreRequest
-from el_resources.scoring.head import VocabularyHead
+from el_resources.scoring.head import VocabularyHead, rows_at_once
 from el_resources.scoring.loading import load_causal_lm
 from el_resources.scoring.memory import half_of, tokens_that_fit
 from el_resources.scoring.readers import PackedReader, choose_reader
@@ -51,12 +51,11 @@ from el_resources.scoring.segment_mass import (
     Span,
     check_spans,
     pieces_of,
-    segment_masses,
+    segment_scores,
 )
 
-# Inputs of a batch, and logits alive at once. What fits its caches suits a CPU; a GPU wants to be filled.
-CPU_BATCH_TOKENS, CPU_HEAD_LOGITS = 2048, 2**20
-CUDA_BATCH_TOKENS, CUDA_HEAD_LOGITS = 32_768, 2**29
+# Inputs of a batch. What fits its caches suits a CPU; a GPU wants to be filled.
+CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 2048, 32_768
 # A call that reads so many inputs on a GPU earns back the ten seconds that compiling the layers costs.
 TOKENS_WORTH_COMPILING = 2_000_000
 
@@ -113,9 +112,7 @@ class ScoringEngine:
             self._reader, self._not_packed = choose_reader(model, bos_id)
         self._compiled = compiled
         on_cpu = self.device.type == "cpu"
-        rows = max(1, (CPU_HEAD_LOGITS if on_cpu else CUDA_HEAD_LOGITS) // self.vocab_size)
-        # Matrix products on a GPU come in tiles of 128 rows.
-        self.head_rows = _at_least_1("head_rows", head_rows, rows if on_cpu or rows < 128 else rows // 128 * 128)
+        self.head_rows = _at_least_1("head_rows", head_rows, rows_at_once(self.vocab_size, on_cpu=on_cpu))
         self._max_batch_tokens = _at_least_1("max_batch_tokens", max_batch_tokens, CPU_BATCH_TOKENS if on_cpu else 0)
         self.forwards = 0
         self.tokens = 0
@@ -165,6 +162,11 @@ class ScoringEngine:
             head_rows=head_rows,
             compiled=compiled,
         )
+
+    @property
+    def why_not_watched(self) -> str:
+        """Why `segment_attention` is refused for this model, in words; empty if it is not."""
+        return self._not_packed
 
     @property
     def max_batch_tokens(self) -> int:
@@ -259,8 +261,7 @@ class ScoringEngine:
             _, nll_R = self._head.scores(hidden_RD, targets_R, self.head_rows)
         n_layers = self._model.config.get_text_config().num_hidden_layers
         assert len(watcher.layers_N) == n_layers, "a model that is read packed attends in every layer"
-        on_segments, on_rest = segment_masses(watcher.mass(), segments)
-        return SegmentScores(segment_attention=on_segments, rest_attention=on_rest, nll_nats=nll_R.cpu().numpy())
+        return segment_scores(watcher, segments, nll_R.cpu().numpy())
 
     def _batches(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[list[Family], list[TokenScores]]]:
         """Every batch with the scores of its members; the one before is read back while a GPU works on the next."""

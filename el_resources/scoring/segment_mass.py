@@ -13,8 +13,16 @@ that predicts token t, and so explains it, is row t, which reads token t - 1 (se
 A segment of tokens s … e-1 is columns s+1 … e.
 
 Algorithm: the packed attention of every layer (attention.py) shows its queries and keys to a watcher. It computes
-softmax(q·Kᵀ·scale) for the wanted rows only, in fp32, a bounded chunk of rows at a time, and averages it over heads,
-rows and layers. What is left is one number for each input; the mass of a segment is a sum of those.
+softmax(q·Kᵀ·scale) for the wanted rows only, in fp32, a bounded chunk of rows at a time, and averages it over heads and
+rows. What is left is one number for each layer and input; a layer's mass on a segment is a sum of those, and its masses
+on all segments and on the rest sum to 1.
+
+Layers with a sliding window give exactly 0 to what lies beyond it, whatever the model thinks of that. A layer reaches a
+segment if its window, from the last wanted row, holds the segment's first input: then no wanted row is kept from any of
+the segment's inputs. The mass of a segment is the mean over the layers that reach it; if none does, over those with the
+widest window. So a mean over layers compares segments only as far as the same layers reach them, and `segment_layers`
+says how many did. In a model whose layers all have one window, or none, it is the mean over all layers.
+
 Guarantees: exact but for rounding, whatever the weights' dtype. Sliding windows are honoured.
 Costs: 2 × rows × N × H × E operations a layer beside the forward; memory of a chunk's weights, twice.
 """
@@ -44,14 +52,22 @@ class SegmentScores:
     """Where the prediction of a response looks, and how well it predicts.
 
     Attributes:
-        segment_attention: mass on each segment, mean over layers, heads and response rows; in the order of the request.
-        rest_attention: the same for all that lies on no segment (BOS, instruction, response). Everything sums to 1.
+        segment_attention: mass on each segment, mean over heads, response rows and the layers that reach the segment;
+            in the order of the request.
+        rest_attention: mass on all that lies on no segment (BOS, instruction, response), mean over all layers. If every
+            layer reaches every segment, everything sums to 1.
         nll_nats: of each response token, from the same pass.
+        segment_layers: how many layers each segment's mean is over.
+        layer_windows: of each layer, the inputs that a row sees; None for all before it.
+        layer_sum_error: how far the masses of one layer, on everything, are from 1 at worst.
     """
 
     segment_attention: NDArray[np.float32]
     rest_attention: float
     nll_nats: NDArray[np.float32]
+    segment_layers: NDArray[np.int32]
+    layer_windows: tuple[int | None, ...]
+    layer_sum_error: float
 
 
 @dataclass
@@ -62,11 +78,13 @@ class AttentionWatcher:
         rows: the rows [start, end), of which the last is the sequence's last.
         max_weights: attention weights alive at once; a default for the device if None.
         layers_N: of each layer, the mean over heads and wanted rows.
+        windows: of each layer, the inputs that a row sees, itself included; None for all.
     """
 
     rows: Sequence[Span]
     max_weights: int | None = None
     layers_N: list[Tensor] = field(default_factory=list)
+    windows: list[int | None] = field(default_factory=list)
 
     def add_layer(self, query_HNE: Tensor, key_KNE: Tensor, *, window: int | None, scale: float | None) -> None:
         """Keep one layer's mean over heads and wanted rows."""
@@ -84,11 +102,20 @@ class AttentionWatcher:
             mass_N[:end] += weights_HrM.softmax(dim=-1).sum(dim=(0, 1))
         n_rows = sum(last - first for first, last in self.rows)
         self.layers_N.append(mass_N / (n_heads * n_rows))
+        self.windows.append(window)
 
-    def mass(self) -> NDArray[np.float64]:
-        """The mass on each input; sums to 1."""
-        mass_N: NDArray[np.float64] = torch.stack(self.layers_N).mean(dim=0).cpu().numpy()
-        return mass_N
+    def masses(self) -> NDArray[np.float64]:
+        """Return the mass of each layer on each input, layers × N; a layer's sum to 1."""
+        masses_LN: NDArray[np.float64] = torch.stack(self.layers_N).cpu().numpy()
+        return masses_LN
+
+    def reach(self, segment: Span) -> NDArray[np.bool_]:
+        """Return which layers count for a segment: those that reach it, else those with the widest window."""
+        n_inputs = self.rows[-1][1]
+        widths_L = np.array([n_inputs if window is None else window for window in self.windows])
+        first_input, last_row = segment[0] + 1, n_inputs - 1
+        reaching_L = last_row - first_input < widths_L
+        return reaching_L if reaching_L.any() else widths_L == widths_L.max()
 
     def _weights_alive(self, query_HNE: Tensor) -> int:
         return self.max_weights or (CUDA_WEIGHTS if query_HNE.is_cuda else CPU_WEIGHTS)
@@ -101,13 +128,24 @@ def products_in_fp32(left_KqE: Tensor, right_KME: Tensor) -> Tensor:
     return left_KqE.float() @ right_KME.float().mT
 
 
-def segment_masses(mass_N: NDArray[np.float64], segments: Sequence[Span]) -> tuple[NDArray[np.float32], float]:
-    """The mass on each segment, and on what lies on none; segments are positions of the sequence behind BOS."""
-    masses_S = np.array([mass_N[start + 1 : end + 1].sum() for start, end in segments], dtype=np.float64)
-    free_N = np.ones(len(mass_N), dtype=bool)
+def segment_scores(watcher: AttentionWatcher, segments: Sequence[Span], nll_nats: NDArray[np.float32]) -> SegmentScores:
+    """Return what a watcher saw, by segment; segments are positions of the sequence without BOS."""
+    masses_LN = watcher.masses()
+    free_N = np.ones(masses_LN.shape[1], dtype=bool)
+    on_segments, n_layers = [], []
     for start, end in segments:
+        layers_L = watcher.reach((start, end))
+        on_segments.append(masses_LN[layers_L, start + 1 : end + 1].sum(axis=1).mean())
+        n_layers.append(layers_L.sum())
         free_N[start + 1 : end + 1] = False
-    return masses_S.astype(np.float32), float(mass_N[free_N].sum())
+    return SegmentScores(
+        segment_attention=np.array(on_segments, dtype=np.float32),
+        rest_attention=float(masses_LN[:, free_N].sum(axis=1).mean()),
+        nll_nats=nll_nats,
+        segment_layers=np.array(n_layers, dtype=np.int32),
+        layer_windows=tuple(watcher.windows),
+        layer_sum_error=float(np.abs(masses_LN.sum(axis=1) - 1).max()),
+    )
 
 
 def pieces_of(response: Response) -> list[Span]:

@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from el_assets.recipes import RECIPES, Cookbook, OtherModelError
+from el_assets.model_roles import OtherModelError
+from el_assets.recipes import RECIPES, Cookbook
 from el_assets.schemas import polars_schema
 from el_resources.corpus_source import open_corpus
 from el_resources.model_files import resolve_model

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from el_resources.model_files import REFERENCE_FOLDER
+from el_resources.placed_tokens import PlacedTokens
 from el_resources.tokenization import ModelTokenizer, _SlowCodec
 
 REFERENCE = ModelTokenizer.from_folder(REFERENCE_FOLDER / "long")
@@ -166,7 +167,7 @@ class WordsOnly:
 
 def test_a_tokenizer_in_python_uses_added_text_and_gives_no_control_token_away() -> None:
     codec = _SlowCodec(WordsOnly())
-    tokenizer = ModelTokenizer(codec, origin="own", bos_id=0, has_bos=True, eos_id=0)
+    tokenizer = ModelTokenizer(codec, origin="own", placed=PlacedTokens(0, True, 0, 0, 0))
 
     assert set(tokenizer.control_tokens) == {"<|end|>", "<tool>"}
     assert tokenizer.encode("one  two<tool><|end|>").tolist() == [3, 2, 4, 5, 10, 6, 5, 7, 9, 7, 6]

@@ -65,6 +65,12 @@ CONFIGS: dict[str, Any] = {
     **{f"random-{seed}": random_config(seed) for seed in range(4)},
     "qwen2-with-a-sliding-layer": transformers.Qwen2Config(**SHAPE, **_SLIDING),
     "mistral-sliding": transformers.MistralConfig(**SHAPE, sliding_window=24),
+    "gemma3-mixed-windows": transformers.Gemma3TextConfig(
+        **{**SHAPE, "num_hidden_layers": 4},
+        head_dim=8,
+        sliding_window=24,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+    ),
     "granite-scaled-scores": transformers.GraniteConfig(**SHAPE, attention_multiplier=0.05),
     "gpt2-learned-positions": transformers.GPT2Config(**_GPT2_SHAPE, bos_token_id=BOS, initializer_range=0.3),
 }

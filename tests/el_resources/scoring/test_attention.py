@@ -51,15 +51,26 @@ def eager_scores(
     inputs = torch.tensor([[bos_id, *token_ids.tolist()]], device=model.device)
     output = model(input_ids=inputs, output_attentions=True)
     weights = torch.stack([layer[0] for layer in output.attentions]).double()  # layer, head, row, input
-    mass = weights.mean(dim=(0, 1))[start:end].mean(dim=0)  # the row that predicts token t is row t
-    on_segments = [float(mass[1 + first : 1 + last].sum()) for first, last in segments]  # token t is input t + 1
+    layers = weights[:, :, start:end].mean(dim=(1, 2))  # layer, input; the row that predicts token t is row t
+    seen = weights[:, :, end - 1].amax(dim=1) > 0  # layer, input: whether the last row sees it; masks give exactly 0
+    masses = [layers[:, 1 + first : 1 + last].sum(dim=1) for first, last in segments]  # token t is input t + 1
+    reaching = [seen[:, 1 + first] if seen[:, 1 + first].any() else _widest(seen) for first, _ in segments]
+    on_segments = [float(mass[layer].mean()) for mass, layer in zip(masses, reaching, strict=True)]
     log_p = torch.log_softmax(output.logits[0, start:end].double(), dim=-1)
     nll = -log_p.gather(-1, inputs[0, 1 + start : 1 + end, None])[:, 0]
     return SegmentScores(
         segment_attention=np.array(on_segments, dtype=np.float32),
-        rest_attention=float(mass.sum()) - sum(on_segments),
+        rest_attention=float(sum((layers.sum(dim=1) - sum(masses)).tolist())) / len(layers),
         nll_nats=nll.float().cpu().numpy(),
+        segment_layers=np.array([int(layer.sum()) for layer in reaching], dtype=np.int32),
+        layer_windows=(),
+        layer_sum_error=0.0,
     )
+
+
+def _widest(seen: torch.Tensor) -> torch.Tensor:
+    """The layers of which the last row sees most inputs."""
+    return seen.sum(dim=1) == seen.sum(dim=1).max()
 
 
 def gaps(found: Sequence[SegmentScores], expected: Sequence[SegmentScores]) -> tuple[float, float]:
@@ -69,6 +80,8 @@ def gaps(found: Sequence[SegmentScores], expected: Sequence[SegmentScores]) -> t
         assert one.segment_attention.shape == other.segment_attention.shape
         assert one.segment_attention.dtype == one.nll_nats.dtype == np.float32
         mass.append(float(np.abs(one.segment_attention - other.segment_attention).max(initial=0.0)))
+        assert one.segment_layers.tolist() == other.segment_layers.tolist()
+        assert one.layer_sum_error <= 1e-6
         mass.append(abs(one.rest_attention - other.rest_attention))
         nll.append(float(np.abs(one.nll_nats - other.nll_nats).max()))
     return max(mass), max(nll)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from el_resources.scoring.head import VocabularyHead, entropy_and_nll
+from el_resources.scoring import ScoringEngine
+from el_resources.scoring.head import VocabularyHead, entropy_and_nll, rows_at_once
 
 INFINITY = math.inf
 
@@ -122,3 +123,18 @@ def test_one_pass_on_a_gpu_gives_what_several_give(dtype: torch.dtype, n_vocabul
     targets = torch.full((70,), n_vocabulary - 1, device="cuda")
     for found, expected in zip(entropy_and_nll_once(logits, targets), entropy_and_nll(logits, targets), strict=True):
         torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "on_cpu", "rows"),
+    [(8192, True, 128), (49_152, True, 64), (262_144, True, 64), (262_144, False, 2048), (8_000_000, False, 67)],
+)
+def test_a_large_vocabulary_is_not_read_a_few_rows_at_a_time_on_a_cpu(vocab_size: int, on_cpu: bool, rows: int) -> None:
+    assert rows_at_once(vocab_size, on_cpu=on_cpu) == rows
+
+
+def test_an_engine_takes_the_rows_that_suit_its_vocabulary() -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=40_000, **shape)).eval()
+    assert ScoringEngine(model, bos_id=1).head_rows == 64

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from el_resources.scoring import ScoringEngine
 from el_resources.scoring.attention import Piece
 from el_resources.scoring.readers import read_packed
-from el_resources.scoring.segment_mass import AttentionWatcher, segment_masses
+from el_resources.scoring.segment_mass import AttentionWatcher, segment_scores
 from tests.el_resources.scoring.attention_models import BOS, CONFIGS, LAYOUTS, build_model, random_sequence
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -26,7 +26,7 @@ def gap_to_float64(dtype: torch.dtype, device: str) -> float:
     scores = 0.3 * query[0].double() @ key[0].double().repeat_interleave(3, dim=0).mT
     scores.masked_fill_(torch.ones(70, 70, device=device).triu(1).bool(), -torch.inf)
     mass = scores.softmax(dim=-1)[:, -20:].mean(dim=(0, 1))
-    return float(np.abs(watcher.mass() - mass.cpu().numpy()).max())
+    return float(np.abs(watcher.masses()[0] - mass.cpu().numpy()).max())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -53,11 +53,36 @@ def test_a_model_that_looks_everywhere_alike_gives_each_input_its_share() -> Non
     assert found.rest_attention == pytest.approx(0.25, rel=1e-6)
 
 
+NO_NLL = np.zeros(0, dtype=np.float32)
+
+
 def test_masses_of_segments_are_sums_of_their_inputs_masses() -> None:
-    mass = np.array([0.4, 0.1, 0.2, 0.05, 0.25])  # BOS and tokens 0 … 3
-    on_segments, on_rest = segment_masses(mass, [(2, 4), (0, 1)])
-    np.testing.assert_allclose(on_segments, [0.3, 0.1], rtol=1e-6)
-    assert on_rest == pytest.approx(0.6)
+    layer = torch.tensor([0.4, 0.1, 0.2, 0.05, 0.25], dtype=torch.float64)  # BOS and tokens 0 … 3
+    found = segment_scores(AttentionWatcher([(4, 5)], layers_N=[layer], windows=[None]), [(2, 4), (0, 1)], NO_NLL)
+    np.testing.assert_allclose(found.segment_attention, [0.3, 0.1], rtol=1e-6)
+    assert found.rest_attention == pytest.approx(0.6)
+    assert found.segment_layers.tolist() == [1, 1]
+
+
+def test_a_segment_counts_the_layers_that_reach_it() -> None:
+    """Row 4 reads the last of 5 inputs; a window of 3 holds inputs 2, 3 and 4."""
+    everywhere = torch.tensor([0.2, 0.2, 0.2, 0.2, 0.2], dtype=torch.float64)
+    near = torch.tensor([0.0, 0.0, 0.1, 0.4, 0.5], dtype=torch.float64)
+    watcher = AttentionWatcher([(4, 5)], layers_N=[near, everywhere], windows=[3, None])
+    found = segment_scores(watcher, [(0, 1), (1, 2), (2, 3)], NO_NLL)  # inputs 1, 2 and 3
+    np.testing.assert_allclose(found.segment_attention, [0.2, (0.1 + 0.2) / 2, (0.4 + 0.2) / 2], rtol=1e-6)
+    assert found.segment_layers.tolist() == [1, 2, 2]
+    assert found.rest_attention == pytest.approx((0.5 + 0.4) / 2)
+    # A segment that the window cuts is not reached.
+    assert segment_scores(watcher, [(0, 2)], NO_NLL).segment_attention == pytest.approx([0.4])
+
+
+def test_what_no_layer_reaches_has_the_mass_of_the_widest_window() -> None:
+    near = torch.tensor([0.0, 0.0, 0.1, 0.4, 0.5], dtype=torch.float64)
+    nearer = torch.tensor([0.0, 0.0, 0.0, 0.3, 0.7], dtype=torch.float64)
+    watcher = AttentionWatcher([(4, 5)], layers_N=[nearer, near], windows=[2, 3])
+    found = segment_scores(watcher, [(0, 2)], NO_NLL)
+    assert (found.segment_attention.tolist(), found.segment_layers.tolist()) == ([pytest.approx(0.1)], [1])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -77,7 +102,8 @@ def watched_mass(model: Any, token_ids: NDArray[np.int32], n_rows: int, max_weig
     watcher = AttentionWatcher([(len(inputs) - n_rows, len(inputs))], max_weights)
     with torch.inference_mode():
         read_packed(model, inputs[None], torch.arange(len(inputs))[None], [Piece(0, len(inputs))], watcher)
-    return watcher.mass()
+    found: NDArray[np.float64] = watcher.masses().mean(axis=0)
+    return found
 
 
 @pytest.mark.parametrize("name", ["random-1", "mistral-sliding"])

@@ -1,0 +1,75 @@
+"""Facts about a model's attention from its config alone, before a weight is loaded. Imports no torch.
+
+Attention is watched in a packed forward (scoring/segment_mass.py), which needs softmax attention in every layer, full
+or within a sliding window, without capped scores, sinks or position biases. The configs of the families below say that
+theirs is another; what a config does not say is found when the model is loaded (scoring/readers.py).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+_WATCHED_LAYERS = {"full_attention", "sliding_attention"}
+# Keys that only configs of recurrent and hybrid models have.
+_HYBRID_KEYS = (
+    "attn_layer_period",
+    "attn_layer_indices",
+    "block_types",
+    "conv_L_cache",
+    "conv_kernel",
+    "d_conv",
+    "hybrid_override_pattern",
+    "layers_block_type",
+    "linear_conv_kernel_dim",
+    "mamba_d_state",
+    "ssm_cfg",
+    "state_size",
+)
+_BIASED = ("alibi", "use_alibi")
+# Families whose configs do not say what their attention asks for.
+_FAMILIES = {
+    "bloom": "its attention has position biases",
+    "gpt_oss": "its attention has attention sinks",
+    "mpt": "its attention has position biases",
+    "rwkv": "it has layers that are not attention",
+    "xlstm": "it has layers that are not attention",
+}
+
+
+def attention_is_watchable(config: Mapping[str, Any]) -> str:
+    """Return why the attention of a model with this config.json cannot be watched; empty if nothing speaks against it.
+
+    Example:
+        >>> attention_is_watchable({"model_type": "gemma2", "attn_logit_softcapping": 50.0})
+        'its attention has capped scores'
+    """
+    found = _text_part(config)
+    family = str(found.get("model_type", ""))
+    if family in _FAMILIES:
+        return _FAMILIES[family]
+    if found.get("attn_logit_softcapping"):
+        return "its attention has capped scores"
+    if any(found.get(name) is True for name in _BIASED):
+        return "its attention has position biases"
+    strange = sorted(set(found.get("layer_types") or ()) - _WATCHED_LAYERS)
+    if strange:
+        return f"it has layers of the kind {', '.join(map(str, strange))}"
+    if found.get("attention_chunk_size"):
+        return "it has layers of the kind chunked_attention"
+    hybrid = [name for name in _HYBRID_KEYS if found.get(name) is not None]
+    return f"it has layers that are not attention (its config has {', '.join(hybrid)})" if hybrid else ""
+
+
+def mixes_windows(config: Mapping[str, Any]) -> bool:
+    """Return true if some layers of the model see further than others, as in Gemma 3."""
+    found = _text_part(config)
+    if not found.get("sliding_window") or found.get("use_sliding_window") is False:
+        return False
+    if kinds := found.get("layer_types"):
+        return len(set(kinds)) > 1
+    return any(found.get(name) for name in ("sliding_window_pattern", "_sliding_window_pattern", "max_window_layers"))
+
+
+def _text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a model's language part, with what is said of the whole."""
+    text = config.get("text_config")
+    return {**config, **(text if isinstance(text, Mapping) else {})}
