@@ -40,7 +40,7 @@ from el_resources.file_listing import existing_part
 
 PLUS = re.compile(r"\s+\+(?:\s+|$)")
 OPTIONS = re.compile(r"(?P<uri>.*\S)\s+\[(?P<options>[^\[\]]*)\]", re.DOTALL)
-# A source in quotes, and what follows up to the next plus sign.
+# A source in quotes, with its options.
 QUOTED = re.compile(r'"(?P<uri>[^"]*)"(?:\s+\[(?P<options>[^\[\]]*)\])?\s*')
 PLACES = ("parquet", "jsonl", "hf")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")

@@ -183,7 +183,7 @@ class PythonDocsQuestions:
         )
 
     def _place(self, index: int, kind: str) -> tuple[int, int]:
-        """Return the tokens of a sample's context, and of its part after the passage (or the place of an absent one)."""
+        """Return the tokens of a sample's context, and of its part after the passage or the absent passage's place."""
         _, sizes = self._pool.questions[index]
         shortest, longest = self._context_tokens
         n_context = shortest + int((longest - shortest) * self._pool.shares["context"][index])

@@ -130,7 +130,7 @@ class TextSplitter:
             start, width = start + chunks[-1][0], self._window
 
     def _run_chunks(self, text: str, start: int, end: int) -> Iterator[Chunk]:
-        """Yield a long run in pieces that fill most of the limit and end after a sign such as a comma, if it is near."""
+        """Yield a long run in pieces that fill most of the limit and end after a sign, such as a comma, if possible."""
         while start < end:
             # Estimate the length.
             sample = text[start : min(start + RUN_CHARS_PER_TOKEN * self.max_tokens, end)]
