@@ -40,11 +40,13 @@ def _sections(lines: list[str]) -> dict[str, tuple[int, int]]:
         if marker is None:
             continue
         name = marker[1]
+        # Close a section.
         if name == _END:
             if opened is None:
                 raise ValueError(f"line {number + 1}: {line} ends no section; remove it or add the marker that begins")
             found[opened[0]] = (opened[1], number)
             opened = None
+        # Open a section.
         elif opened is not None:
             raise ValueError(f"<!-- {opened[0]} --> has no end before {line}; add <!-- {_END} --> between them")
         elif name in found:

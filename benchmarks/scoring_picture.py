@@ -35,11 +35,13 @@ def _draw(axes: "Axes", what: str, sections: Mapping[str, Any]) -> int:
         rows = section["tables"].get(what, [])
         if not rows:
             continue
+        # Label the section.
         labels.append(name)
         first = len(labels)
         for row in rows:
             _bar(axes, len(labels), row["way"], 100 * row["matmul_share"])
             labels.append(row["way"])
+        # Mark the aim.
         if aim := AIMS.get((what, section["shape"])):
             edges = first - 0.5, len(labels) - 0.5
             axes.plot([100 * aim] * 2, edges, color=INK, linestyle="--", linewidth=1.4, label="aim of the engine")

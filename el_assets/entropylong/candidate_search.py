@@ -1,4 +1,4 @@
-"""Making of one shard of `candidate_contexts`: its anchors' queries to a pinned index, exclusions, random controls."""
+"""Step that makes one shard of `candidate_contexts`: queries to a pinned index, exclusions, and random controls."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -71,18 +71,21 @@ def lost_candidates(tables: ShardTables, shard: str, chunk_ids: pl.Series) -> pl
 def find_candidates(step: ShardStep, shard: str, searching: Searching) -> Made:
     """Make `candidate_contexts` of a shard: the retrieved chunks and the controls of every anchor."""
     settings = step.settings
+    # Make the queries.
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids", "anchors"])
     queries = query_texts(maps, step.tokenizer.decode, half_width=settings.query_half_width)
     exclusions = Exclusions(
         {doc_id: step.tokenizer.decode(np.asarray(ids)) for doc_id, ids, _ in maps.iter_rows()},
         settings.near_duplicate_containment,
     )
+    # Retrieve K chunks.
     with step.show(f"retrieve {shard}", queries.height, "queries") as advance:
         vectors = _query_vectors(searching.encoder, queries["query_text"].to_list(), settings.long_chunks)
         search = _search(shard, searching.index, queries["query_text"].to_list(), vectors, advance)
         retrieved = retrieve(
             queries, search, exclusions, k=settings.candidates_per_anchor, n_chunks=searching.index.n_rows
         )
+    # Draw random controls.
     excluded = dict(exclusions.counts)
     per_anchor = candidates_per_anchor(queries, retrieved)
     controls = _draw(step, shard, searching, queries, retrieved, exclusions)

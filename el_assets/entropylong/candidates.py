@@ -30,7 +30,7 @@ Search = Callable[[np.ndarray, int], pl.DataFrame]
 
 @dataclass
 class Exclusions:
-    """Judge of the chunks that may not serve a root; each pair is judged once, and exclusions are counted by reason.
+    """Exclusions of chunks that may not serve a root; each pair is judged once, and exclusions are counted by reason.
 
     Attributes:
         root_texts: text of every root, by document id.
@@ -57,7 +57,7 @@ class Exclusions:
             return False
         if root not in self._root_shingles:
             self._root_shingles[root] = shingles(self.root_texts[root])
-        # Shingles cannot judge a text that is shorter than one or has no words; a root that holds it as it is can.
+        # Shingles tell nothing about a text that is shorter than one, or without words: it is searched for as it is.
         stands_in_root = text in self.root_texts[root]
         if stands_in_root or containment(shingles(text), self._root_shingles[root]) > self.limit:
             self.counts["near_duplicates"] += 1

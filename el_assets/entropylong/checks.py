@@ -29,7 +29,7 @@ from el_resources.tokenization import ModelTokenizer
 HUB_SHARE = 0.05
 FEWEST_HUB_USES = 5
 WARN = dg.AssetCheckSeverity.WARN
-# Remedy of checks that no setting or input can make fail.
+# Remedy of checks that fail only if a table was altered or the code is wrong.
 ALTERED = (
     "The table was altered after it was written, or the code is wrong: make it anew with "
     "`python -m el_assets run --force --shards SHARD`, and report it if it fails again"
@@ -188,6 +188,7 @@ def roots_are_whole_and_last(tables: ShardTables, shard: str) -> list[str]:
     problems = []
     for sequence_id, segments in tables.read("packed_sequences", shard, ["sequence_id", "segments"]).iter_rows():
         kinds = [segment["kind"] for segment in segments]
+        # Find groups' ends.
         ends_of_groups = [i for i, kind in enumerate([*kinds[1:], "end_of_text"]) if kind == "end_of_text"]
         roots = [i for i, kind in enumerate(kinds) if kind == "root"]
         if roots != ends_of_groups or any(segment["cut"] for segment in segments[1:]) or kinds[0] != "context":
@@ -210,12 +211,14 @@ def segments_equal_their_text(tables: ShardTables, shard: str, tokenizer: ModelT
     problems = []
     for row in sequences.iter_rows(named=True):
         for segment in row["segments"]:
+            # Tokenize the text.
             expected = {
                 "context": lambda s: tokenizer.encode(texts.get(s["chunk_id"], "")),
                 "root": lambda s: tokenizer.encode(roots.get(s["doc_id"], "")),
                 "separator": lambda s: tokenizer.encode(separator),
                 "end_of_text": lambda s: np.array([tokenizer.eos_id]),
             }[segment["kind"]](segment)
+            # Compare the tokens.
             found = row["token_ids"][segment["start"] : segment["end"]]
             if found != expected[segment["cut"] :].tolist():
                 problems.append(f"sequence {row['sequence_id']!r}, tokens {segment['start']} to {segment['end']}")

@@ -72,6 +72,7 @@ def added(facts: Sequence[Facts]) -> dict[str, Any]:
     total: dict[str, Any] = {"shards": len(facts), "most_packable_tokens": 0}
     for of_shard in facts:
         for name, value in of_shard.items():
+            # Add by kind.
             if isinstance(value, Mapping):
                 counts = total.setdefault(name, {})
                 counts.update({k: v + counts.get(k, 0) for k, v in value.items() if isinstance(v, int)})
@@ -79,6 +80,7 @@ def added(facts: Sequence[Facts]) -> dict[str, Any]:
                 total[name] = value + total.get(name, 0)
             elif isinstance(value, str):
                 total.setdefault(name, []).append(value)
+        # Keep, not add.
         total["window_tokens"] = of_shard.get("window_tokens")
         total["most_packable_tokens"] = max(total["most_packable_tokens"], of_shard.get("packable_tokens", 0))
     return total

@@ -29,10 +29,12 @@ def document_origins(tables: ShardTables, shard: str, pairs: pl.DataFrame) -> di
     contexts = pairs.select(doc_id=pl.col("chunk_id").str.replace(r"@[^@]*$", ""), shard="chunk_shard")
     found: dict[tuple[str, str], Origin] = {}
     for (name,), wanted in pl.concat([roots, contexts]).unique().group_by("shard"):
+        # Look documents up.
         documents = tables.scan("documents", str(name)).select("doc_id", "source", "license")
         rows = documents.filter(pl.col("doc_id").is_in(wanted["doc_id"].to_list())).collect()
         for doc_id, source, license_ in rows.iter_rows():
             found[str(name), doc_id] = Origin(source=source, license=license_)
+        # Refuse vanished documents.
         gone = set(wanted["doc_id"]) - set(rows["doc_id"])
         if gone:
             raise MissingTableError(

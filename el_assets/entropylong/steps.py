@@ -1,4 +1,4 @@
-"""Making of one shard of each EntropyLong table but the candidates: read the inputs, call pure functions, count.
+"""Steps that make one shard of each EntropyLong table but the candidates: read inputs, call pure functions, count.
 
 The assets (el_assets.entropylong.assets) describe the tables.
 """
@@ -115,17 +115,20 @@ def score_contexts(step: ShardStep, shard: str, engine: "ScoringEngine", scorer_
     """Make `context_scores` of a shard: score every candidate and control, by one forward per unique (root, chunk)."""
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids", "entropy_nats", "nll_nats", "anchors"])
     pairs = pairs_with_before(step.tables.read("candidate_contexts", shard), maps)
+    # Reuse known scores.
     basis = {"scorer": scorer_fingerprint, "separator": step.settings.separator}
     known, new = split_known(pairs, _earlier_scores(step, shard, basis))
     roots = {doc_id: np.asarray(ids, dtype=np.int32) for doc_id, ids in maps.select("doc_id", "token_ids").iter_rows()}
     chunks = chunk_tokens(step, pairs)
     joint = Joint(step.separator_ids())
+    # Score new pairs.
     units = plan_units(new)
     with Meter(engine) as meter:
         scored = _score_blocks(step, shard, engine, units, roots, chunks, joint)
     after = new.join(pl.concat(scored), on=["doc_id", "chunk_hash", "anchor"], how="inner") if scored else known.clear()
     every = pl.concat([known, after])
     assert every.height == pairs.height, (every.height, pairs.height)
+    # Set aside non-finite.
     fine, lost = split_finite(every)
     table = with_reductions(fine).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
     facts = {

@@ -73,9 +73,11 @@ def token_texts(tokenizer: ModelTokenizer, ids: Sequence[int]) -> list[str]:
     before: list[int] = []
     pending: list[int] = []
     for index, token in enumerate(ids):
+        # Decode after predecessor.
         pending.append(token)
         text = tokenizer.decode([*before, *pending])[len(tokenizer.decode(before)) :] if before else None
         text = tokenizer.decode(pending) if text is None else text
+        # Await split characters.
         if text.endswith("\ufffd") and len(pending) < 4 and index + 1 < len(ids):
             continue
         texts[index] = text

@@ -90,11 +90,13 @@ def _merge(  # type: ignore[no-untyped-def]
     total = tl.zeros((MERGED_ROWS,), tl.float32)
     weighted = tl.zeros((MERGED_ROWS,), tl.float32)
     for across in tl.range(n_across):
+        # Load a tile's.
         at = partials + across.to(tl.int64) * n_rows + rows
         theirs = tl.load(at, mask=inside, other=FAR_BELOW)
         above = tl.maximum(largest, theirs)
         rise, fall = largest - above, theirs - above
         ours, add = tl.exp(rise), tl.exp(fall)
+        # Merge the sums.
         their_total = tl.load(at + step, mask=inside, other=0.0)
         their_weighted = tl.load(at + 2 * step, mask=inside, other=0.0)
         weighted = (weighted + rise * total) * ours + (their_weighted + fall * their_total) * add
