@@ -52,7 +52,7 @@ Message = Mapping[str, Any]
 
 
 class NotASample(Exception):
-    """A row is set aside, for this reason."""
+    """Reason for which a row is set aside."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)

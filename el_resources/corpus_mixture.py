@@ -23,8 +23,8 @@ Guarantees:
   that one shard does not use up goes to no other: a budget is a limit, not a promise.
 - A shard's fingerprint holds its weight and its part of the budget, and nothing of other sources. A new shard makes the
   parts smaller, so under a budget it makes the source's other shards stale; without one it does not.
-- The shards of a single source without a name keep their plain names; others are NAME/SHARD. If other sources may join
-  it later, name a source from the start, or all its shards get new names then.
+- The shards of a single source without a name keep their plain names; others are NAME/SHARD. Name a source from the
+  start if others may join it later: otherwise its shards get new names then.
 """
 
 import os
@@ -96,7 +96,7 @@ def _has_syntax(text: str) -> bool:
 
 
 def _is_existing_place(text: str) -> bool:
-    """Tell whether all signs of a mixture in a setting belong to a path that exists on this disk, or to its folder."""
+    """Tell whether all signs of a mixture in a setting are in the part of its path that exists on this disk."""
     scheme, _, place = text.partition(":")
     if scheme not in PLACES or not _has_syntax(text):
         return False
@@ -255,13 +255,16 @@ class MixedCorpus:
         if 0 in (part.documents, part.tokens):
             return
         for document in part.source.documents(part.shard):
+            # Apply the weight.
             if not is_taken(document, part.spec.weight):
                 continue
+            # Apply token budget.
             if self.counter and part.tokens is not None:
                 tokens += self.counter.count_tokens(document.text)
                 if tokens > part.tokens:
                     return
             yield document
+            # Apply document budget.
             documents += 1
             if documents == part.documents:
                 return
@@ -293,7 +296,7 @@ def part_of_budget(budget: int, number: int, n_shards: int) -> int | None:
 
 
 def is_taken(document: SourceDocument, weight: float) -> bool:
-    """Return True if a weight takes a document: its hash, as a share of the largest hash, is below the weight."""
+    """Return True if a weight takes a document: its hash is below this share of the range of hashes."""
     if weight == 1:
         return True
     key = document.source_id or document.text or document.detail

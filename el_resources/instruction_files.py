@@ -108,7 +108,7 @@ class SeenColumns:
 
     Attributes:
         first_other: problem of the first line without a schema; empty if there is none.
-        has_schema: a line has a schema.
+        has_schema: True if a line has a schema.
     """
 
     reading: PoolReading

@@ -46,8 +46,8 @@ LONGEST_PASSAGE_TOKENS = 240
 SPARE_TOKENS = 16
 # Shortest and longest context, in sixteenths of the long window; lengths are spread evenly between them.
 CONTEXT_SIXTEENTHS = (10, 13)
-# Excerpts of the longest size in a window, so that a context speaks of several modules; the shortest size is that of
-# a heading and little more.
+# The longest excerpt is this part of the long window, so that a context speaks of several modules; an excerpt shorter
+# than the second number is little more than a heading.
 EXCERPTS_A_WINDOW = 8
 SHORTEST_EXCERPT_TOKENS = 32
 

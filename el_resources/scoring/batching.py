@@ -2,10 +2,11 @@
 
 Shapes: T inputs of a packed batch, R wanted rows of it.
 
-Algorithm: a sequence is cut after its last wanted position. By prefix sharing, sequences with the same first tokens, at
-which no scores are wanted, form a family: the prefix is read once, and each sequence's own inputs follow it
-(attention.py). Families fill batches up to a budget of inputs, without padding, those with the most inputs first. A
-family that exceeds the budget is divided, and a sequence that exceeds it by itself has a batch of its own.
+Algorithm: a sequence is cut after its last wanted position. Sequences that declare the same first tokens as common
+(`n_common`), and want no scores there, form a family. By prefix sharing a family's prefix is read once, and each
+sequence's own inputs follow it (attention.py). Families fill batches up to a budget of inputs, without padding, those
+with the most inputs first. A family that exceeds the budget is divided, and a sequence that exceeds it by itself has a
+batch of its own.
 Guarantees: every sequence that has inputs is in exactly one batch; equal requests give equal plans.
 Costs: each sequence of a family reads the last common token itself, since that input predicts its first own token.
 """
