@@ -1,14 +1,14 @@
-"""What each open choice of GATEAU does: to the known truth of the embedded pool, to the order, and to the subsets.
+"""Effects of GATEAU's open choices on the known truth of the embedded pool, on the ranking, and on the subsets.
 
-The pool is scored once for each form of homologous models' guidance, through the workspace's own jobs in a store that
-may be kept (a second run is then free). Signs, normalisations and scales are recomputed from what those stored.
+The pool is scored once for each form of homologous models' guidance (HMG), by the workspace's own jobs, in a store that
+may be kept (a second run then scores nothing). Signs, normalisations and scales are recomputed from the stored scores.
 
     python benchmarks/gateau.py --samples-per-kind 60
     python benchmarks/gateau.py --instructions 'jsonl:FOLDER' --store FOLDER --name "what it is called in the tables"
 
-`far` is a sample that needs a passage beyond the short window, the truth that guidance is after; areas are ROC AUCs of
-far over the others, with 95 % bootstrap intervals. Overlaps are shares of the default's subset that an alternative
-selects too; chance alone gives 0.1, 0.3 and 0.5.
+A `far` sample needs a passage beyond the short window; these are the samples that guidance is meant to rank first.
+Areas are ROC AUCs of far samples over the others, with 95 % bootstrap intervals. Overlaps are shares of the default's
+subset that an alternative also selects; chance alone gives 0.1, 0.3 and 0.5.
 """
 
 import argparse
@@ -48,7 +48,7 @@ KEYS = ["shard", "sample_id"]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One way through the open choices."""
+    """One option for each open choice."""
 
     form: str
     sign: str
@@ -65,8 +65,8 @@ class Scored:
     """A pool with everything that the choices need.
 
     Attributes:
-        samples: one row per scored sample, with `evidence` where it is known, and the columns of `cam_scores`.
-        guidance: by form, NLLs of the same samples in both readings: nats a token, short then long.
+        samples: one row per scored sample, with `evidence` if it is known, and the columns of `cam_scores`.
+        guidance: for each form, (NLL in the short window, NLL in the long window) of the same samples, nats a token.
         costs: table lines, one for each table made.
     """
 
@@ -90,7 +90,7 @@ class Scored:
         )
 
     def order(self, choice: Choice, settings: Settings) -> Values:
-        """The score of every sample."""
+        """Return the influence score of every sample."""
         return _rule(choice, settings).score(self.hmp(choice, settings), self.cas(choice))
 
 
@@ -104,7 +104,7 @@ def _rule(choice: Choice, settings: Settings) -> InfluenceRule:
 
 
 def score_pool(settings: Settings, forms: Sequence[str]) -> Scored:
-    """Score the pool that the settings name under the forms; the default's last, so that the store is left with it."""
+    """Score the settings' pool under each form; the default form comes last, so that the store ends up with it."""
     tables, costs, guidance = ShardTables(settings.store), [], {}
     for form in sorted(forms, key=lambda form: form == settings.hmg_form):
         shards = _run(settings, form)
@@ -120,7 +120,7 @@ def score_pool(settings: Settings, forms: Sequence[str]) -> Scored:
 
 
 def _run(settings: Settings, form: str) -> list[str]:
-    """Score all shards under a form; their names."""
+    """Score all shards under a form and return their names."""
     with dg.DagsterInstance.ephemeral() as instance:
         shards = register_shards(instance, open_instructions_of(settings), instruction_shards).shards
         definitions = build_definitions(Settings.load({}, **{**settings.model_dump(), "hmg_form": form}))
@@ -140,7 +140,7 @@ def _cost(name: str, tables: ShardTables, asset: str, shards: Sequence[str]) -> 
 
 
 def report(scored: Scored, settings: Settings, name: str) -> Iterator[str]:
-    """The tables, line by line."""
+    """Yield the tables in Markdown, piece by piece."""
     default = Choice(
         form=settings.hmg_form,
         sign=settings.importance_sign,
@@ -199,7 +199,7 @@ def _areas(scored: Scored, default: Choice, settings: Settings) -> Iterator[str]
 
 
 def _orders(scored: Scored, default: Choice, settings: Settings) -> Iterator[str]:
-    """How an alternative orders the pool, beside the default."""
+    """Yield a table that compares the ranking of each alternative with the default's."""
     own = scored.order(default, settings)
     rows = []
     for choice in (default, *_alternatives(default, list(scored.guidance))):
@@ -212,7 +212,7 @@ def _orders(scored: Scored, default: Choice, settings: Settings) -> Iterator[str
 
 
 def _alternatives(default: Choice, forms: Sequence[str]) -> Iterator[Choice]:
-    """The default with one choice changed, and both signs under every normalisation."""
+    """Yield the alternatives: the default with one choice changed, and every pair of sign and normalisation."""
     found = [
         *(_but(default, form=form) for form in forms),
         *(_but(default, sign=sign, normalisation=norm) for sign, norm in product(SIGNS, NORMALISATIONS)),
@@ -228,7 +228,7 @@ def _but(choice: Choice, **changed: Any) -> Choice:
 
 
 def _overlap(one: Values, other: Values, size: int) -> float:
-    """Share of the best `size` by one score that are among the best by the other."""
+    """Return the share of the best `size` samples by one score that are also among the best `size` by the other."""
     best, others = (set(np.argsort(-rank(values), kind="stable")[:size].tolist()) for values in (one, other))
     return len(best & others) / size
 
@@ -242,7 +242,7 @@ def _three_digits(value: float) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[str]) -> Iterator[str]:
-    """A markdown table."""
+    """Yield a Markdown table: its head, then its rows."""
     yield f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
     yield "\n".join(rows) + "\n"
 

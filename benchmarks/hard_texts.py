@@ -1,12 +1,12 @@
-"""What inputs cost that were once quadratic or cubic: CPU seconds for 1, 10 and 100 MB of each.
+"""Cost of inputs that once took quadratic or cubic time: CPU seconds for 1, 10 and 100 MB of each.
 
-- *equal texts*: documents of 250 characters, all alike and without ids, to the `documents` table.
-- Texts of one document, cut into retrieval chunks of 128 tokens of the reference model: a word without an end (hex
+- *equal texts*: documents of 250 characters, all alike and without ids, made into the `documents` table.
+- One document's text, cut into retrieval chunks of 128 tokens of the reference model: a word without an end (hex
   digits), an array of numbers, Han without punctuation, one line of words, lines of words. The last is an ordinary
   text, for comparison.
 
-Linear is a row whose seconds grow tenfold from column to column. CPU seconds are of all threads, so that other work on
-the machine changes them little.
+The cost is linear if the seconds of a row grow tenfold from column to column. CPU seconds are summed over all threads,
+so other work on the machine changes them little.
 
     OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 python benchmarks/hard_texts.py --megabytes 1 10
 """
@@ -32,13 +32,13 @@ WORDS = ("alpha", "network", "returns", "of", "the", "socket", "when", "a", "fil
 
 
 def piece(signs: list[str], joint: str, rng: random.Random) -> str:
-    """About a million characters of random signs."""
+    """Return about a million characters of random signs."""
     n_signs = PIECE_CHARS // (len(signs[0]) + len(joint))
     return joint.join(rng.choices(signs, k=n_signs)) + joint
 
 
 def texts() -> dict[str, str]:
-    """A piece of every kind of text."""
+    """Return a piece of every kind of text, by the name of the kind."""
     rng = random.Random(0)
     lines = [" ".join(rng.choices(WORDS, k=12)) + "." for _ in range(1000)]
     return {
@@ -51,7 +51,7 @@ def texts() -> dict[str, str]:
 
 
 def of_size(part: str, megabytes: int) -> str:
-    """The piece repeated to so many megabytes of UTF-8."""
+    """Return the piece, repeated to this many megabytes of UTF-8."""
     n_chars = megabytes * 10**6 * len(part) // len(part.encode())
     return "".join(islice(cycle([part]), n_chars // len(part) + 1))[:n_chars]
 

@@ -1,10 +1,10 @@
-"""What the weights' dtype does to entropies, anchors and keep decisions, on the reference model and real text.
+"""Effect of the weights' dtype on entropies, anchors and keep decisions, with the reference model and real text.
 
     python benchmarks/numerics.py --store data            # a store with entropy_maps, context_scores, context_chunks
 
-Truth is the naive way in fp32: plain transformers, one sequence at a time, all logits. Beside it the same in fp64 and
-in bf16, and the engine in fp32 and, on a GPU, in bf16. Every way maps the roots, takes its own anchors from its own
-entropies, and judges the same pairs by its own entropies before and after.
+The truth is the naive way in fp32: plain transformers, one sequence at a time, all logits. It is compared with the same
+in fp64 and in bf16, and with the engine in fp32 and, on a GPU, in bf16. Every way maps the roots, takes its own anchors
+from its own entropies, and judges the same pairs by its own entropies before and after.
 """
 
 import argparse
@@ -29,7 +29,7 @@ MODEL = REFERENCE_FOLDER / "long"
 SEPARATOR = "\n\n"
 ALPHA, SKIP, CAP = 1.5, 8, 8
 EPSILONS = (0.2, 0.4)
-# (sequences, positions) -> entropies (nats) at them
+# (sequences, positions) -> entropies (nats) at the positions of each sequence
 Entropies = Callable[[Sequence[Ids], Sequence[Ids]], list[NDArray[np.float64]]]
 
 
@@ -44,7 +44,7 @@ class Unit:
 
 
 def read_store(store: Path, n_units: int) -> tuple[list[Ids], list[Unit]]:
-    """Roots of all shards, and a seeded sample of their (root, chunk) units."""
+    """Return the roots of all shards, and a seeded sample of at most `n_units` of their (root, chunk) units."""
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     separator = np.array(tokenizer.encode(SEPARATOR, add_special_tokens=False).ids)
     maps = _rows(store, "entropy_maps", ["doc_id", "token_ids"])
@@ -74,7 +74,7 @@ def _rows(store: Path, table: str, columns: list[str]) -> list[dict[str, Any]]:
 
 
 def naive(dtype: torch.dtype, device: str) -> Entropies:
-    """Plain transformers, one sequence at a time."""
+    """Return a function that scores with plain transformers, one sequence at a time."""
     model = transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype=dtype).to(device).eval()
 
     @torch.inference_mode()
@@ -101,7 +101,7 @@ def engine(dtype: str, device: str, *, compiled: bool = False) -> Entropies:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one way says: entropies of the roots, their anchors, and (before, after) of every pair."""
+    """Results of one way: entropies of the roots, their anchors, and the entropies (before, after) of every pair."""
 
     maps: list[NDArray[np.float64]]
     anchors: list[set[int]]
@@ -116,7 +116,7 @@ def outcome(entropies: Entropies, roots: Sequence[Ids], units: Sequence[Unit]) -
 
 
 def anchors_of(entropy_N: NDArray[np.float64]) -> set[int]:
-    """The highest entropies above mean + α std, as el_assets.entropylong.anchors has it."""
+    """Return the positions of the highest entropies above mean + α std, as el_assets.entropylong.anchors does."""
     threshold = entropy_N.mean() + ALPHA * entropy_N.std()
     above = [index for index in np.argsort(-entropy_N, kind="stable") if entropy_N[index] > threshold and index >= SKIP]
     return set(above[:CAP])

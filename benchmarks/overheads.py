@@ -1,9 +1,10 @@
-"""What a run, a step and a shard cost beside the computation: runs over a store in which everything is up to date.
+"""Overhead of a run, a step and a shard, measured by runs over a store in which everything is up to date.
 
 Such a run starts a process, loads the definitions, reads the stamps of its shards, compares fingerprints and writes
-events; it loads no model. Of runs over 1 and over SHARDS shards of the five EntropyLong tables follow seconds per run,
-step, and shard and step. Locally a run is a process of its own (`dagster job execute`, as the daemon would start it) on
-SQLite; with --ray it is a job of a Ray cluster on this machine, launched by the daemon, on Postgres.
+events; it loads no model. Runs over 1 and over SHARDS shards of the five EntropyLong tables are timed; from the two
+times follow the seconds per run, per step, and per shard and step. A local run is a process of its own (`dagster job
+execute`, as the daemon would start it) on SQLite; with --ray a run is a job of a Ray cluster on this machine, launched
+by the daemon, on Postgres.
 
     OMP_NUM_THREADS=1 python benchmarks/overheads.py          # needs nothing
     OMP_NUM_THREADS=1 python benchmarks/overheads.py --ray    # needs the extras cluster and test, and a Postgres server
@@ -36,7 +37,13 @@ STEPS = 5  # of build_sequences
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds of one run: from its submission to the process's first event, from there to its end, and in its steps."""
+    """Seconds of one run.
+
+    Attributes:
+        start: from the run's submission to the first event of its process.
+        rest: from that event to the run's end.
+        steps: in the run's steps, summed.
+    """
 
     start: float
     rest: float
@@ -48,7 +55,7 @@ class Cost:
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    """Variables of a workspace of tiny shards in the folder."""
+    """Write a corpus of tiny shards into the folder and return the environment variables of a workspace over it."""
     for number in range(SHARDS):
         write_json_lines(folder / "corpus" / f"{number:02d}.jsonl", library_documents(2, offset=number))
     given = {**SMALL, "store": folder / "store", "corpus": f"jsonl:{folder / 'corpus'}"}
@@ -84,7 +91,7 @@ def run_locally(environment: dict[str, str], instance: dg.DagsterInstance, n_sha
 
 
 def run_on_ray(environment: dict[str, str], instance: dg.DagsterInstance, n_shards: int) -> Cost:
-    """From the launch on. Before it a backfill waits for the daemon's tick, which comes every 30 seconds."""
+    """Return the cost from the launch on: before it, a backfill waits for the daemon's tick, every 30 seconds."""
     shards = ",".join(f"{number:02d}.jsonl" for number in range(n_shards))
     command = [sys.executable, "-m", "el_assets", "backfill", "--select", "entropylong", "--shards", shards]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, cwd=ROOT)
@@ -102,7 +109,7 @@ def run_on_ray(environment: dict[str, str], instance: dg.DagsterInstance, n_shar
 
 @contextmanager
 def cluster(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """The environment of a cluster with one worker on this machine."""
+    """Start a Ray cluster with one worker on this machine and yield the environment that uses it."""
     home = folder / "ray"
     home.mkdir()
     shutil.copy(ROOT / "deploy" / "dagster.yaml", home)
@@ -119,7 +126,7 @@ def cluster(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str
 
 
 def table(name: str, measure: Callable[[int], Cost], rounds: int) -> str:
-    """A line of the table: medians over rounds; a step is one with its checks."""
+    """Return a line of the table: medians over the rounds; a step includes its checks."""
     one, many = ([measure(n) for _ in range(rounds)] for n in (1, SHARDS))
     total, start = median(c.total for c in one), median(c.start for c in one)
     in_steps, all_in_steps = median(c.steps for c in one), median(c.steps for c in many)

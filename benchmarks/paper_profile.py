@@ -2,8 +2,8 @@
 
 Library documentation is written as FineWeb-Edu- and Cosmopedia-shaped Parquet with the cards of their repositories; the
 scorer is a two-layer Llama of width 64 with random weights, a window of 131,072 tokens and the reference tokenizer. The
-run is `python -m el_assets run --profile paper`; what a laptop needs changed is in `OVERRIDES`, and is printed. The
-sequences are real in length and provenance, and worthless in content: a random model verifies nothing.
+run is `python -m el_assets run --profile paper`; the settings that a laptop must change are in `OVERRIDES` and are
+printed. The sequences are real in length and provenance, and worthless in content: a random model verifies nothing.
 
     python benchmarks/paper_profile.py
 """
@@ -23,7 +23,7 @@ import polars as pl
 
 ROOT = Path(__file__).parents[1]
 SEQUENCE_TOKENS = 131_072
-# Setting: (value, why the profile's own does not do here).
+# Setting: (value, why the profile's own value does not work here).
 OVERRIDES = {
     "encoder": ("reference-idf", "the profile's sentence-transformers model needs a download"),
     "roots_per_shard": ("32", "fewer documents: each root costs a forward per retrieved chunk"),
@@ -42,7 +42,7 @@ configs:
 
 
 def main() -> None:
-    """Run and report."""
+    """Run the profile and print the report."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         write_corpora(home)
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The profile's variables: where the files are, and the overrides."""
+    """Return the run's environment variables: the places of the files, and the overrides."""
     return {
         **{f"EL_{name.upper()}": value for name, (value, _) in OVERRIDES.items()},
         "EL_CORPUS": f"hf:{home}/fineweb-edu/sample-10BT [name=fineweb-edu] + "
@@ -74,7 +74,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def write_corpora(home: Path) -> None:
-    """Two repositories' folders, each with half of the library's documentation in one file."""
+    """Write the folders of two repositories, each with half of the library's documentation in one file."""
     from el_resources.corpus_source import open_corpus
 
     source = open_corpus("python-docs:")
@@ -91,7 +91,7 @@ def write_corpora(home: Path) -> None:
 
 
 def fineweb_row(number: int, text: str) -> dict[str, Any]:
-    """A row with FineWeb-Edu's columns."""
+    """Return a row with FineWeb-Edu's columns."""
     return {
         "text": text,
         "id": f"<urn:uuid:{number}>",
@@ -107,7 +107,7 @@ def fineweb_row(number: int, text: str) -> dict[str, Any]:
 
 
 def cosmopedia_row(text: str) -> dict[str, Any]:
-    """A row with Cosmopedia's columns."""
+    """Return a row with Cosmopedia's columns."""
     return {
         "prompt": "Write",
         "text_token_length": len(text) // 4,
@@ -119,7 +119,7 @@ def cosmopedia_row(text: str) -> dict[str, Any]:
 
 
 def write_model(folder: Path) -> None:
-    """A random two-layer Llama with a long window, and the reference tokenizer beside it."""
+    """Save a random two-layer Llama with a long window, together with the reference tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -143,7 +143,7 @@ def write_model(folder: Path) -> None:
 
 
 def report(home: Path, seconds: float) -> None:
-    """What was made, at what cost, and under which overrides."""
+    """Print the numbers of sequences and contexts, their cost, and the overrides."""
     packed = pl.concat(list(_tables(home, "packed_sequences")))
     assert not packed.is_empty(), "no sequence was filled"
     assert packed["token_ids"].list.len().unique().to_list() == [SEQUENCE_TOKENS]

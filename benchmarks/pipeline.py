@@ -1,12 +1,12 @@
-"""How busy a GPU is while whole shards become entropy maps: reading, tokenizing, scoring, building and writing tables.
+"""Share of time in which a GPU is busy while whole shards become entropy maps, from reading to writing tables.
 
     python benchmarks/pipeline.py --shape 1b            # one GPU
-    python benchmarks/pipeline.py --wait 4              # no GPU: what the host takes around an engine that only waits
+    python benchmarks/pipeline.py --wait 4              # no GPU: the host's time around an engine that only waits
 
-The step is the one that the asset `entropy_maps` runs, shard by shard, one at a time and two side by side; only Dagster
-stays outside. Documents are Python's help topics, joined, repeated and cut at log-normal lengths (median 800 tokens, at
-most 4,095), and the tokenizer is the reference model's. Weights are random. Busy is the share of the time in which the
-GPU runs a kernel or a copy, from torch's profiler.
+The step is that of the asset `entropy_maps` (reading, tokenizing, scoring, building and writing tables), without
+Dagster, over one shard at a time and over two at once. Documents are cut at random places from Python's help topics,
+with log-normal lengths (median 800 tokens, at most 4,095); the tokenizer is the reference model's. Weights are random.
+Busy is the share of the time in which the GPU runs a kernel or a copy, by torch's profiler.
 """
 
 import argparse
@@ -42,7 +42,7 @@ SEED = 0
 
 
 class WaitingEngine:
-    """Stands in for a scoring engine on a GPU: every call leaves the host alone for some seconds."""
+    """A substitute for a scoring engine on a GPU: every call leaves the host idle for `call_seconds`."""
 
     turn = ScoringEngine.turn
     window, vocab_size = 131_072, 128_256
@@ -62,7 +62,7 @@ class WaitingEngine:
 
 
 def write_documents(tables: ShardTables, shards: list[str], n_documents: int) -> None:
-    """Tables of documents with nothing but what a root needs."""
+    """Write tables of documents in which only the columns that a root needs are filled."""
     random = np.random.default_rng(SEED)
     text = "\n".join(pydoc_data.topics.topics.values())
     for shard in shards:
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def measured(run: Callable[[], Iterator[Made]], at_once: int, engine: Any, *, profiled: bool) -> str:
-    """A row of the table: one timed run, and one under the profiler."""
+    """Return a row of the table, from one timed run and, if `profiled`, another under the profiler."""
     before = engine.seconds
     started = time.perf_counter()
     tokens = sum(int(made.facts["tokens"]) for made in run())

@@ -1,6 +1,6 @@
 """Sections of RESULTS.md that scripts write, between hand-written text that they leave alone.
 
-A section stands between a line `<!-- NAME -->` and a line `<!-- end -->`. Every comment that has a line to itself is
+A section is the text between a line `<!-- NAME -->` and a line `<!-- end -->`. Every comment on a line of its own is
 taken for such a marker.
 """
 
@@ -12,14 +12,14 @@ _END = "end"
 
 
 def replace_section(text: str, name: str, body: str, heading: str) -> str:
-    """The text with this body as the section of that name; what stands outside it stays as it was.
+    """Return the text with this body as the section of that name; the text outside the section stays as it was.
 
     Args:
-        heading: a whole line, such as `### Tables`. A section that the text does not have yet is added where this
-            heading's part ends, before the next heading of its rank or above.
+        heading: a whole line, such as `### Tables`. A new section is added at the end of this heading's part, before
+            the next heading of its rank or above.
 
     Raises:
-        ValueError: markers do not pair, a name stands twice, or the section is new and the heading is not there.
+        ValueError: markers do not pair, a name occurs twice, or the section is new and the heading is missing.
     """
     lines = text.splitlines()
     section = [f"<!-- {name} -->", "", *body.strip().splitlines(), "", f"<!-- {_END} -->"]
@@ -32,7 +32,7 @@ def replace_section(text: str, name: str, body: str, heading: str) -> str:
 
 
 def _sections(lines: list[str]) -> dict[str, tuple[int, int]]:
-    """The lines of each section's two markers."""
+    """Return the line numbers of each section's two markers, by the section's name."""
     found: dict[str, tuple[int, int]] = {}
     opened: tuple[str, int] | None = None
     for number, line in enumerate(lines):
@@ -40,11 +40,13 @@ def _sections(lines: list[str]) -> dict[str, tuple[int, int]]:
         if marker is None:
             continue
         name = marker[1]
+        # Close a section.
         if name == _END:
             if opened is None:
                 raise ValueError(f"line {number + 1}: {line} ends no section; remove it or add the marker that begins")
             found[opened[0]] = (opened[1], number)
             opened = None
+        # Open a section.
         elif opened is not None:
             raise ValueError(f"<!-- {opened[0]} --> has no end before {line}; add <!-- {_END} --> between them")
         elif name in found:
@@ -57,7 +59,7 @@ def _sections(lines: list[str]) -> dict[str, tuple[int, int]]:
 
 
 def _split_behind(lines: list[str], heading: str) -> tuple[list[str], list[str]]:
-    """The lines up to the end of a heading's part, without blank ones there, and those from the next heading on."""
+    """Return (the lines up to the end of a heading's part, without blank ones at the end; the lines after them)."""
     if heading not in lines:
         raise ValueError(f"there is no heading {heading!r} to add the section under; add it")
     start = lines.index(heading)
@@ -69,6 +71,6 @@ def _split_behind(lines: list[str], heading: str) -> tuple[list[str], list[str]]
 
 
 def _rank(line: str) -> int:
-    """1 for the highest heading; 0 for what is none."""
+    """Return the heading's rank, 1 for the highest; 0 for a line that is no heading."""
     match = _HEADING.match(line)
     return len(match[1]) if match else 0

@@ -1,18 +1,18 @@
-"""What each retriever is worth to verification: verified contexts per 1,000 candidates that the model must score.
+"""Value of each retriever to verification: verified contexts per 1,000 candidates that the model must score.
 
-Scoring is what costs, one forward per unique (root, chunk), so a retriever is as good as the share of its candidates
-that are kept. Roots, anchors, queries, exclusions, controls and the keep rule are those of el_assets (METHOD below
-names their settings); only the retriever differs. Every (root, chunk) is scored once however many retrievers propose
-it.
+Scoring costs the most, one forward per unique (root, chunk), so a retriever is as good as the share of its candidates
+that is kept. Roots, anchors, queries, exclusions, controls and the keep rule are those of el_assets under its default
+settings, apart from the options below; only the retriever differs. Every (root, chunk) is scored once, however many
+retrievers propose it.
 
     python benchmarks/retrieval.py --corpus python-docs: --roots 40
     python benchmarks/retrieval.py --corpus parquet:FOLDER --name "what it is called in the table" --root-tokens-max
     2048
 
-Columns: `verified` counts candidates with ΔI > ε at an anchor that retrieved them; `beats controls` those that also
-lower entropy by more than each of four random chunks at that anchor, which is the number to choose by; ± is one
+Columns: `verified` counts the candidates with ΔI > ε at an anchor that retrieved them. `beats controls`, the number to
+choose by, counts those of them that also lower entropy by more than each of four random chunks at that anchor; ± is one
 standard error over roots. `vs` compares with the default encoder on the same resampled roots. Queries and passages a
-second are those of this machine, one process: search with LanceDB for queries, encoding alone for passages.
+second are those of one process on this machine: search with LanceDB for queries, encoding alone for passages.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class Corpus:
 
 @dataclass
 class Bench:
-    """What all retrievers share."""
+    """Settings, model and notes that all retrievers share."""
 
     settings: Settings
     tokenizer: ModelTokenizer
@@ -80,7 +80,7 @@ class Bench:
 
 
 def read_corpus(uri: str, chunk_tokens: int) -> Corpus:
-    """All usable documents of a corpus, split into chunks."""
+    """Read all usable documents of a corpus and split them into chunks."""
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
     splitter = TextSplitter(tokenizer, chunk_tokens)
@@ -95,7 +95,7 @@ def read_corpus(uri: str, chunk_tokens: int) -> Corpus:
 
 
 def map_roots(bench: Bench, documents: pl.DataFrame, *, count: int) -> pl.DataFrame:
-    """`entropy_maps` of a sample of eligible roots."""
+    """Return the `entropy_maps` table of a sample of eligible roots, without the roots that have no anchor."""
     settings = bench.settings
     limits = RootLimits(
         shortest=settings.root_tokens_min,
@@ -128,7 +128,7 @@ def map_roots(bench: Bench, documents: pl.DataFrame, *, count: int) -> pl.DataFr
 def find_candidates(
     bench: Bench, corpus: Corpus, maps: pl.DataFrame, retrievers: Sequence[Retriever]
 ) -> tuple[dict[str, pl.DataFrame], pl.DataFrame]:
-    """(`candidate_contexts` rows by retriever, control rows for all of them)."""
+    """Return (`candidate_contexts` rows by retriever, control rows for all retrievers)."""
     settings = bench.settings
     queries = query_texts(maps, bench.tokenizer.decode, half_width=settings.query_half_width)
     root_texts = {doc_id: bench.tokenizer.decode(ids) for doc_id, ids in maps.select("doc_id", "token_ids").iter_rows()}
@@ -148,7 +148,7 @@ def find_candidates(
 
 
 def _controls(bench: Bench, chunks: pl.DataFrame, queries: pl.DataFrame, exclusions: Exclusions) -> pl.DataFrame:
-    """Random chunks at every anchor. Unlike in the pipeline a control may also be a candidate of some retriever."""
+    """Draw random chunks for every anchor. Unlike in the pipeline, a control may also be a retriever's candidate."""
     ring = ControlRing.of(chunks["chunk_id"].to_list(), seed=bench.settings.seed)
     by_id = {row["chunk_id"]: row for row in chunks.iter_rows(named=True)}
     drawn = []
@@ -166,7 +166,7 @@ def _controls(bench: Bench, chunks: pl.DataFrame, queries: pl.DataFrame, exclusi
 
 
 def score(bench: Bench, chunks: pl.DataFrame, maps: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
-    """Entropy and NLL after, of every pair, one forward per (root, chunk text)."""
+    """Return the entropy and NLL after the chunk for every pair, by one forward per (root, chunk text)."""
     texts = dict(chunks.select("content_hash", "text").unique("content_hash").iter_rows())
     hashes = pairs["chunk_hash"].unique().to_list()
     chunk_ids = dict(zip(hashes, bench.tokenizer.encode_batch([texts[h] for h in hashes]), strict=True))
@@ -185,7 +185,10 @@ def score(bench: Bench, chunks: pl.DataFrame, maps: pl.DataFrame, pairs: pl.Data
 
 
 def outcome(bench: Bench, maps: pl.DataFrame, pairs: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-    """Per root: unique candidates, those verified, and those that also beat the controls; roots in a fixed order."""
+    """Count each root's unique candidates, the verified ones, and those that also beat the controls.
+
+    Roots stay in the order of `maps`.
+    """
     scored = with_reductions(pairs_with_before(pairs, maps).join(after, on=PAIR, how="inner"))
     plain = KeepRule(epsilon=bench.settings.epsilon, criterion=bench.settings.criterion, beats_controls=False)
     verified = judge(scored, plain).with_columns(beats=judge(scored, replace(plain, beats_controls=True))["passes"])
@@ -200,7 +203,7 @@ def outcome(bench: Bench, maps: pl.DataFrame, pairs: pl.DataFrame, after: pl.Dat
 
 
 def table_rows(retrievers: Sequence[Retriever], outcomes: dict[str, pl.DataFrame], seed: int) -> list[str]:
-    """The table's rows in Markdown."""
+    """Return the table's rows in Markdown."""
     n_roots = next(iter(outcomes.values())).height
     draws_SR = np.random.default_rng(seed).integers(n_roots, size=(BOOTSTRAP_SAMPLES, n_roots))
     resampled = {name: _per_thousand(counts, draws_SR) for name, counts in outcomes.items()}
@@ -222,7 +225,7 @@ def _table_row(retriever: Retriever, counts: pl.DataFrame, resampled: dict[str, 
 
 
 def _per_thousand(counts: pl.DataFrame, draws_SR: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Contexts that beat the controls per 1,000 candidates, in every resample of roots."""
+    """Return the contexts that beat the controls, per 1,000 candidates, in every resample of roots."""
     beating_R, candidates_R = counts["beating"].to_numpy(), counts["candidates"].to_numpy()
     return np.asarray(1000 * beating_R[draws_SR].sum(axis=1) / candidates_R[draws_SR].sum(axis=1))
 

@@ -30,11 +30,12 @@ FUSED_RESULTS = 100  # taken of each list
 
 @dataclass
 class Retriever:
-    """A way to search the chunks, and what it took.
+    """A way to search the chunks, with the time that it took.
 
     Attributes:
         search: answers queries by their texts: (texts, k) -> columns of a PinnedIndex's result.
-        passages_per_second: encoding speed; None where nothing is encoded.
+        passages_per_second: encoding speed; None if nothing is encoded.
+        seconds, n_queries: time spent in searches, and queries answered, so far.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Retriever:
     n_queries: int = 0
 
     def bound_to(self, texts: list[str]) -> Search:
-        """The search over these queries by their numbers, timed."""
+        """Return a timed search that takes these queries by their numbers."""
 
         def search(numbers: NDArray[np.int64], k: int) -> pl.DataFrame:
             started = time.perf_counter()
@@ -57,7 +58,7 @@ class Retriever:
 
 
 def encoders() -> Iterable[TextEncoder]:
-    """The shipped encoder and what it is made of, each alone."""
+    """Yield the parts of the shipped encoder, each as an encoder of its own, and last the shipped encoder itself."""
     embeddings, idf = reference_embeddings(), reference_idf()
     yield TokenTableEncoder("mean of embeddings", embeddings)
     yield TokenTableEncoder("IDF mean of embeddings", embeddings * idf[:, None])
@@ -68,7 +69,7 @@ def encoders() -> Iterable[TextEncoder]:
 
 
 def dense_retriever(encoder: TextEncoder, chunks: pl.DataFrame, folder: Path) -> tuple[Retriever, PinnedIndex]:
-    """Cosine search with an encoder, over an index made for it."""
+    """Return a cosine search with an encoder, and the index that is made for it in the folder."""
     started = time.perf_counter()
     vectors = encoder.encode(chunks["text"].to_list())
     seconds = time.perf_counter() - started
@@ -94,7 +95,7 @@ def dense_retriever(encoder: TextEncoder, chunks: pl.DataFrame, folder: Path) ->
 
 
 def fused(first: Retriever, second: Retriever) -> Retriever:
-    """Reciprocal-rank fusion of two retrievers."""
+    """Return a retriever that fuses two others by reciprocal rank."""
 
     def search(texts: list[str], k: int) -> pl.DataFrame:
         lists = [one.search(texts, max(k, FUSED_RESULTS)) for one in (first, second)]
@@ -117,7 +118,7 @@ def fused(first: Retriever, second: Retriever) -> Retriever:
 
 
 def random_retriever(chunks: pl.DataFrame, seed: int) -> Retriever:
-    """Other random chunks for every query."""
+    """Return a retriever that draws new random chunks for every query."""
     generator = np.random.default_rng(seed)
 
     def search(texts: list[str], k: int) -> pl.DataFrame:

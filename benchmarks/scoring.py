@@ -1,22 +1,24 @@
-"""The scoring engine beside plain transformers and beside the hardware's limit.
+"""Benchmark of the scoring engine against plain transformers and against the hardware's limit.
 
     python benchmarks/scoring.py --shape 1b 8b --what maps verify long cam      # one GPU
     make bench                                                                  # a CPU, the demo's model
 
-Shapes other than `reference` have random bf16 weights, which is enough for speed. The floor is counted: operations of
-the matrix products (2 × parameters a token, the head for the rows that are asked for, attention for the pairs of inputs
-that see each other) over the rate of an 8192³ bf16 product (2048³ fp32 on a CPU), measured in the same process in a
-burst of ten; beside it stands the rate that is sustained for two seconds (one on a CPU). Naive ways run in the same
-process too: on a GPU on a sample, on a CPU in turns with the engine, in three rounds of which the medians count.
+Shapes other than `reference` have random bf16 weights, which is enough for speed. The hardware's limit is computed: the
+operations of the matrix products (2 × parameters a token, the head for the rows that are asked for, attention for the
+pairs of inputs that see each other), divided by the rate of an 8192³ bf16 product (2048³ fp32 on a CPU). That rate is
+measured in the same process in a burst of ten; the rate that is sustained for two seconds (one on a CPU) is reported
+with it. The naive ways run in the same process too: on a GPU on a sample; on a CPU in turns with the engine, in three
+rounds, of which the medians count.
 
 Documents have 64 to 4,095 tokens, log-normal, median 800; those of `reference` 128 to 640, median 300, as in the demo.
-Verification reads roots of that kind: 12 anchors, 32 candidates each, of 200 chunks of 512 tokens (128) a root, so that
-a unique (root, chunk) serves 2.2 pairs. Tokens a second count what was read: a shared chunk once.
+Verification reads such documents as roots. Each root has 12 anchors with 32 candidates each, drawn from 200 chunks of
+512 tokens (`reference`: 128), so a unique (root, chunk) serves 2.2 pairs. Tokens a second count the tokens that were
+read: a shared chunk counts once.
 
-A run prints its tables as it goes. When a shape is done, its section replaces the one of that shape and device in
-RESULTS.md, whole, and its numbers the same in scoring.json beside it, of which scoring.png is drawn. Needs torch,
-transformers and numpy, and where the project is not installed PYTHONPATH=.; the picture needs what the project's others
-need (`--plot-from` draws it elsewhere).
+A run prints its tables as it goes. When a shape is done, its section replaces the whole section of that shape and
+device in RESULTS.md, and its numbers replace theirs in scoring.json, from which scoring.png is drawn; both files are
+next to RESULTS.md. Needs torch, transformers and numpy, and PYTHONPATH=. if the project is not installed; the picture
+needs matplotlib, Pillow and polars, too (`--plot-from` draws it on another machine).
 """
 
 import argparse
@@ -97,7 +99,7 @@ def measure_case(bench: Bench, what: str, rows: list[dict[str, Any]]) -> None:
 
 
 def circumstances(bench: Bench) -> dict[str, Any]:
-    """What a section's numbers depend on."""
+    """Return the circumstances that a section's numbers depend on."""
     threads = "" if bench.on_gpu else f", torch threads: {torch.get_num_threads()}"
     return {
         "shape": bench.name,
@@ -118,7 +120,7 @@ def six_digits(value: float) -> float:
 
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
-    """Versions of those that are there; triton comes with CUDA only."""
+    """Return the versions of the packages that are installed; triton comes with CUDA only."""
     found = {}
     for package in packages:
         try:
@@ -129,7 +131,7 @@ def installed(packages: Sequence[str]) -> dict[str, str]:
 
 
 def release() -> None:
-    """Give a shape's memory back before the next is opened."""
+    """Free a shape's memory before the next shape is opened."""
     torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():
@@ -137,7 +139,7 @@ def release() -> None:
 
 
 def draw_picture(numbers: Path) -> None:
-    """Draw scoring.png beside the numbers; say so where what it needs is not installed."""
+    """Draw scoring.png next to the numbers; if a package that it needs is missing, say so instead."""
     try:
         from benchmarks.scoring_picture import picture
     except ModuleNotFoundError as error:

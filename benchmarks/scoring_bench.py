@@ -1,4 +1,4 @@
-"""A model on its device, what bounds it, and how ways to use it are timed."""
+"""A model on its device, the rates that limit it, and the timing of ways to use it."""
 
 import time
 from collections import defaultdict
@@ -27,22 +27,23 @@ LLAMA_3 = {
     "max_position_embeddings": 131_072,
 }
 SEED = 0
-# Products in the burst that all shares are of. A GPU slows down under longer load, which the sustained rate shows.
+# Products in the burst whose rate all shares refer to. A GPU slows down under longer load; the sustained rate shows it.
 BURST_PRODUCTS = 10
 SUSTAINED_SECONDS = {"cuda": 2.0, "cpu": 1.0}
-# Rounds in which the ways take turns on a CPU, whose speed wanders from minute to minute.
+# Rounds in which the ways take turns on a CPU, whose speed changes from minute to minute.
 CPU_ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """A model on its device, what bounds it, and how much is put through it.
+    """A model on its device, the rates that limit it, and the amount of work for it.
 
     Attributes:
-        flops_per_second, sustained_flops_per_second: of matrix products, in a burst and over seconds.
-        document_tokens: shortest, median and longest document.
+        flops_per_second, sustained_flops_per_second: rates of matrix products, in a burst and over seconds.
+        document_tokens: tokens of the shortest, the median and the longest document.
         chunk_tokens: length of each chunk in verification.
-        roots: roots of verification.
+        scale: factor of all amounts of work.
+        roots: number of roots in verification.
     """
 
     name: str
@@ -61,11 +62,12 @@ class Bench:
         return self.engine.device.type == "cuda"
 
     def share(self, inputs: int, rows: int, seconds: float, attention_pairs: float = 0.0) -> float:
-        """Operations of the matrix products over what the burst's rate would do in that time.
+        """Return the operations of the matrix products as a share of those that the burst's rate allows in that time.
 
         Args:
-            inputs: tokens that went through the body; rows: those that went through the head.
-            attention_pairs: pairs of inputs that see each other; none where attention is not to count, as is usual.
+            inputs: tokens that went through the layers.
+            rows: positions that went through the head.
+            attention_pairs: pairs of inputs that see each other; 0 leaves attention out of the count, as is usual.
         """
         config = self.model.config
         body = sum(p.numel() for name, p in self.model.named_parameters() if "layers" in name)
@@ -74,7 +76,7 @@ class Bench:
         return float(2 * body * inputs + 2 * head * rows + attention) / seconds / self.flops_per_second
 
     def timed(self, work: Callable[[], Result]) -> tuple[Result, float, float | None]:
-        """What it returns, seconds, and GiB above the weights at the peak; these on a GPU only."""
+        """Return (the work's result, seconds, GiB above the weights at the peak); None for the GiB on a CPU."""
         if not self.on_gpu:
             started = time.perf_counter()
             result = work()
@@ -89,7 +91,7 @@ class Bench:
 
 
 def open_bench(shape: str, device: str, *, scale: float, roots: int | None) -> Bench:
-    """The demo's model, or a random one of a shape, with the rates of its device."""
+    """Return the demo's model, or a random one of the shape, with the rates of its device."""
     torch.manual_seed(SEED)
     if shape == "reference":
         model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -119,7 +121,7 @@ def open_bench(shape: str, device: str, *, scale: float, roots: int | None) -> B
 
 
 def compile_layers(bench: Bench, wanted: bool) -> None:
-    """Run the model's layers compiled, or as they came; a CPU keeps them as they came."""
+    """Compile the model's layers, or restore the uncompiled ones; on a CPU they are never compiled."""
     reader = bench.engine._reader
     assert isinstance(reader, PackedReader)
     if wanted and bench.on_gpu:
@@ -131,7 +133,7 @@ def compile_layers(bench: Bench, wanted: bool) -> None:
 
 
 def matmul_rates(device: str) -> tuple[float, float]:
-    """Operations a second of large square matrix products: of a short burst, and of seconds without a pause."""
+    """Return the operations a second of large matrix products: in a short burst, and over seconds without a pause."""
     on_cpu = device == "cpu"
     size, dtype = (2048, torch.float32) if on_cpu else (8192, torch.bfloat16)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -153,13 +155,14 @@ def matmul_rates(device: str) -> tuple[float, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One of the ways to do the same.
+    """One of several ways to do the same work.
 
     Attributes:
-        work: does it, and returns how many inputs the model read.
-        warm_up: the same or a part of it, run once before.
+        work: does the work and returns the number of inputs that the model read.
+        warm_up: the same work or a part of it, run once before.
         rows: positions that go through the head.
-        pairs: pairs of verification that it scores.
+        pairs: pairs of verification that are scored.
+        compiled: run with compiled layers, on a GPU.
     """
 
     name: str
@@ -178,7 +181,7 @@ class Timing:
 
 
 def take_turns(bench: Bench, ways: Sequence[Way]) -> Iterator[tuple[Way, Timing]]:
-    """Each way with its time as soon as that is known: one round on a GPU, the median of several on a CPU."""
+    """Yield each way with its time as soon as it is known: one round on a GPU, the median of several on a CPU."""
     seconds: dict[str, list[float]] = defaultdict(list)
     rounds = 1 if bench.on_gpu else CPU_ROUNDS
     for number in range(rounds):
@@ -193,7 +196,7 @@ def take_turns(bench: Bench, ways: Sequence[Way]) -> Iterator[tuple[Way, Timing]
 
 
 def busy_share(work: Callable[[], Any]) -> float:
-    """Share of the time in which the GPU runs a kernel or a copy."""
+    """Return the share of the time in which the GPU runs a kernel or a copy."""
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""What is measured of the scoring engine: maps, single long documents, verification, contextual awareness.
+"""Cases of the scoring benchmark: entropy maps, single long documents, verification, contextual awareness.
 
 Each case yields rows as they are measured; scoring_tables.py says what their keys mean.
 """
@@ -19,14 +19,14 @@ Row = dict[str, Any]
 ANCHORS, CANDIDATES, CHUNKS_PER_ROOT = 12, 32, 200
 SEPARATOR_TOKENS = 2
 LONGEST_ROOT = 2047
-# Share of units whose chunk stands before another root too, as counted in the demo.
+# Share of units whose chunk is read before another root too, as counted in the demo.
 SHARED_UNITS = 0.12
 LONG_DOCUMENTS = (32_768, 65_536)
 CAM_REST, CAM_RESPONSE, CAM_SEGMENT = 128, 512, 128
 
 
 def longest_input(bench: Bench, what: str) -> int:
-    """Tokens of the longest sequence that a case reads, BOS included."""
+    """Return the number of tokens of the longest sequence that a case reads, BOS included."""
     return {
         "maps": 1 + bench.document_tokens[2],
         "long": 1 + max(LONG_DOCUMENTS),
@@ -39,7 +39,7 @@ def longest_input(bench: Bench, what: str) -> int:
 
 
 def documents(bench: Bench, count: int, at_most: int | None = None) -> list[Ids]:
-    """Random tokens in documents of real lengths, log-normal between the shortest and the longest."""
+    """Return documents of random tokens with realistic lengths: log-normal, between the shortest and the longest."""
     random = np.random.default_rng(SEED)
     shortest, median, longest = bench.document_tokens
     lengths = np.exp(random.normal(np.log(median), 0.8, count))
@@ -48,7 +48,7 @@ def documents(bench: Bench, count: int, at_most: int | None = None) -> list[Ids]
 
 
 def maps(bench: Bench) -> Iterator[Row]:
-    """Every position of many documents; on a GPU the plain ways read a sixteenth of them."""
+    """Score every position of many documents; on a GPU the plain ways read a sixteenth of them."""
     whole = documents(bench, max(8, int(1024 * bench.scale)))
     few = whole[: max(8, len(whole) // 16)]
     plain = few if bench.on_gpu else whole
@@ -86,7 +86,7 @@ def maps(bench: Bench) -> Iterator[Row]:
 
 
 def _speed(bench: Bench, way: Way, timing: Timing, attention_pairs: float = 0.0) -> Row:
-    """Tokens per second, share of the matmul rate, memory."""
+    """Return a row: tokens per second, share of the matmul rate, memory."""
     return {
         "way": way.name,
         "tokens_per_second": timing.inputs / timing.seconds,
@@ -101,14 +101,14 @@ def read_by_engine(
     positions: Sequence[Ids] | None = None,
     n_common: Sequence[int] | None = None,
 ) -> int:
-    """Score, and count the inputs that were read."""
+    """Score the sequences with the engine and return the number of inputs that were read."""
     before = bench.engine.tokens
     bench.engine.score(sequences, positions, n_common=n_common)
     return bench.engine.tokens - before
 
 
 def read_plainly(bench: Bench, batches: Sequence[Sequence[Ids]]) -> int:
-    """Score batch by batch with plain transformers, and count the tokens, without padding."""
+    """Score batch by batch with plain transformers and return the number of tokens, without padding."""
     for batch in batches:
         naive_scores(bench.model, batch)
     return sum(len(ids) for batch in batches for ids in batch)
@@ -116,7 +116,7 @@ def read_plainly(bench: Bench, batches: Sequence[Sequence[Ids]]) -> int:
 
 @torch.inference_mode()
 def naive_scores(model: Any, sequences: Sequence[Ids]) -> list[tuple[Any, Any]]:
-    """All logits of padded sequences, softmax over them, entropy and NLL, as most scripts do it."""
+    """Return (entropy, NLL) of each sequence from all logits of the padded batch, as most scripts do it."""
     inputs = torch.zeros(len(sequences), max(map(len, sequences)) + 1, dtype=torch.long)
     mask = torch.zeros_like(inputs)
     for row, ids in enumerate(sequences):
@@ -135,7 +135,7 @@ def naive_scores(model: Any, sequences: Sequence[Ids]) -> list[tuple[Any, Any]]:
 
 
 def long(bench: Bench) -> Iterator[Row]:
-    """Single long documents, every position."""
+    """Score every position of single long documents."""
     random = np.random.default_rng(SEED)
     for length in LONG_DOCUMENTS:
         ids = random.integers(0, bench.engine.vocab_size, length)
@@ -165,7 +165,7 @@ class Unit:
 
 
 def units(bench: Bench) -> list[Unit]:
-    """What verification has to score for the roots; no chunk stands before two of them."""
+    """Return the units that verification has to score for the roots; no chunk is read before two roots."""
     random = np.random.default_rng(SEED)
     found = []
     for root in documents(bench, bench.roots, LONGEST_ROOT):
@@ -178,7 +178,7 @@ def units(bench: Bench) -> list[Unit]:
 
 
 def with_shared_chunks(own: Sequence[Unit], share: float = SHARED_UNITS) -> list[Unit]:
-    """The same units, of which this share has its chunk before another root too, in pairs."""
+    """Return the same units, of which this share is paired: both units of a pair read one chunk before two roots."""
     random = np.random.default_rng(SEED)
     half = round(share * len(own) / 2)
     chosen = np.sort(random.choice(len(own), 2 * half, replace=False))
@@ -190,7 +190,7 @@ def with_shared_chunks(own: Sequence[Unit], share: float = SHARED_UNITS) -> list
 
 
 def verify(bench: Bench) -> Iterator[Row]:
-    """Pairs per second, against a forward of chunk and whole root for each pair."""
+    """Measure pairs per second, against one forward of chunk and whole root for each pair."""
     own = units(bench)
     every = [unit for unit in own for _ in unit.anchors]
     random = np.random.default_rng(SEED)
@@ -221,7 +221,7 @@ def verify(bench: Bench) -> Iterator[Row]:
 
 
 def _verification(name: str, bench: Bench, chosen: Sequence[Unit], *, shared: bool) -> Way:
-    """The engine over units, told where their chunks end if they share some."""
+    """Return the engine's way to score units; if they share chunks, the engine is told where each chunk ends."""
     sequences = [unit.sequence() for unit in chosen]
     positions = [unit.n_common + unit.anchors for unit in chosen]
     n_common = [unit.n_common for unit in chosen] if shared else None
@@ -240,7 +240,7 @@ def _verification(name: str, bench: Bench, chosen: Sequence[Unit], *, shared: bo
 
 
 def cam(bench: Bench) -> Iterator[Row]:
-    """Attention mass of a long context beside the forward that it is watched in, and the segments alone."""
+    """Measure a forward over a long context, the same forward with attention mass, and the segments read alone."""
     random = np.random.default_rng(SEED)
     context = _cam_context(bench)
     end = context + CAM_REST + CAM_RESPONSE
@@ -262,7 +262,7 @@ def cam(bench: Bench) -> Iterator[Row]:
 
 
 def _cam_context(bench: Bench) -> int:
-    """Tokens of the context."""
+    """Return the number of tokens of the context."""
     return max(1024, int(65_536 * bench.scale) - 1024)
 
 

@@ -1,4 +1,4 @@
-"""The picture of benchmarks/scoring.json: what share of the matmul rate each way reaches, beside what was aimed at."""
+"""Picture of benchmarks/scoring.json: the share of the matmul rate that each way reaches, and the engine's aim."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ INCHES_WIDE, INCHES_A_LINE, INCHES_AROUND = 9.0, 0.21, 0.9
 
 
 def picture(sections: Mapping[str, Any]) -> bytes:
-    """Maps and verification side by side, a group of bars for each section, as PNG."""
+    """Draw maps and verification side by side, with a group of bars for each section, and return the PNG."""
     with panels(len(TITLES)) as (figure, axes):
         lines = max(_draw(one, what, sections) for one, what in zip(axes, TITLES, strict=True))
         for one in axes:
@@ -29,17 +29,19 @@ def picture(sections: Mapping[str, Any]) -> bytes:
 
 
 def _draw(axes: "Axes", what: str, sections: Mapping[str, Any]) -> int:
-    """One table of all sections, best read from above; returns the lines that it takes."""
+    """Draw one table of all sections, from top to bottom, and return the number of lines that it takes."""
     labels: list[str] = []
     for name, section in sections.items():
         rows = section["tables"].get(what, [])
         if not rows:
             continue
+        # Label the section.
         labels.append(name)
         first = len(labels)
         for row in rows:
             _bar(axes, len(labels), row["way"], 100 * row["matmul_share"])
             labels.append(row["way"])
+        # Mark the aim.
         if aim := AIMS.get((what, section["shape"])):
             edges = first - 0.5, len(labels) - 0.5
             axes.plot([100 * aim] * 2, edges, color=INK, linestyle="--", linewidth=1.4, label="aim of the engine")
@@ -54,8 +56,8 @@ def _draw(axes: "Axes", what: str, sections: Mapping[str, Any]) -> int:
 
 
 def _bar(axes: "Axes", line: int, way: str, per_cent: float) -> None:
-    """A way's bar with its number."""
+    """Draw a way's bar with its number."""
     plain = way.startswith("plain")
     look: dict[str, Any] = {"color": ORANGE, "hatch": "///", "edgecolor": "white"} if plain else {"color": BLUE}
     axes.barh(line, per_cent, height=0.72, linewidth=0, label="plain transformers" if plain else "engine", **look)
-    axes.text(102, line, f"{per_cent:.0f} %", va="center", fontsize=8)  # beside the panel, where no mark runs through
+    axes.text(102, line, f"{per_cent:.0f} %", va="center", fontsize=8)  # right of the panel, clear of all lines

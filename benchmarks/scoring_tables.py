@@ -1,6 +1,6 @@
-"""What benchmarks/scoring.py measured, as numbers (JSON) and as sections of RESULTS.md.
+"""Results of benchmarks/scoring.py as numbers (JSON) and as sections of RESULTS.md.
 
-One section is one run of one shape on one device: its circumstances, and under `tables` the rows of what was measured.
+A section is one run of one shape on one device: its circumstances and, under `tables`, the measured rows.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.results_file import replace_section
 
 HEADING = "### Tables"
-# A row's keys, and what its columns are called.
+# Keys of a table's rows, with the headings of their columns.
 TABLES = {
     "maps": {
         "way": "entropy maps",
@@ -61,18 +61,18 @@ Row = Mapping[str, Any]
 
 
 def table_head(what: str) -> str:
-    """A table's first two lines."""
+    """Return a table's first two lines."""
     return f"| {' | '.join(TABLES[what].values())} |\n{'|---' * len(TABLES[what])}|"
 
 
 def table_row(what: str, row: Row) -> str:
-    """A row's line; a cell is empty where nothing was measured."""
+    """Return a row's line; a cell is empty if nothing was measured for it."""
     values = {key: row.get(key) for key in TABLES[what]}
     return f"| {' | '.join('' if value is None else FORMATS[key](value) for key, value in values.items())} |"
 
 
 def section_head(name: str, section: Mapping[str, Any]) -> str:
-    """A section's heading, and the circumstances of its run, as far as they are recorded."""
+    """Return a section's heading and the recorded circumstances of its run."""
     versions = [f"{package} {version}" for package, version in section["versions"].items()]
     rates = f"matrix products at {_tera(section['flops_per_second'])} TFLOP/s in a burst"
     if section["sustained_flops_per_second"]:
@@ -85,7 +85,7 @@ def section_head(name: str, section: Mapping[str, Any]) -> str:
 
 
 def section_text(name: str, section: Mapping[str, Any]) -> str:
-    """A section's text."""
+    """Return a section's text."""
     tables = [
         "\n".join([table_head(what), *(table_row(what, row) for row in rows)])
         for what, rows in section["tables"].items()
@@ -94,7 +94,7 @@ def section_text(name: str, section: Mapping[str, Any]) -> str:
 
 
 def write_section(results: Path, name: str, section: Mapping[str, Any]) -> None:
-    """Put a section, in place of its older self, into RESULTS.md and into the numbers beside it."""
+    """Write a section into RESULTS.md and into scoring.json next to it, in place of its older version."""
     sections = {**read_numbers(results.with_name("scoring.json")), name: section}
     numbers = json.dumps(sections, indent=1, ensure_ascii=False)
     results.with_name("scoring.json").write_text(numbers + "\n")
@@ -103,7 +103,7 @@ def write_section(results: Path, name: str, section: Mapping[str, Any]) -> None:
 
 
 def read_numbers(path: Path) -> dict[str, Any]:
-    """All sections by name; none where there is no file yet."""
+    """Return all sections by name; none if there is no file yet."""
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 

@@ -1,8 +1,8 @@
-"""Conversations of instruction pools: which turns a row's messages have, and which exchange of them is scored.
+"""Conversations of instruction pools: the turns of a row's messages, and the choice of the exchange that is scored.
 
 A row's messages are a list of objects with a role and a content, in LongAlign's form ({role, content}) or in ShareGPT's
-({from, value}). A content is a text or a list of parts {"type": "text", "text": …}, whose texts are put together
-without anything in between. The whole conversation is kept as it came in; `scored_exchange` chooses what is scored:
+({from, value}). A content is a text or a list of parts {"type": "text", "text": …}, whose texts are joined without
+anything in between. The whole conversation is kept as it came in; `scored_exchange` chooses the texts that are scored:
 
     system  user 1: context, blank line, instruction   assistant 1   user 2   assistant 2
     first   └─ context ───────────────┘ └ instruction ┘ └ response ┘
@@ -10,8 +10,8 @@ without anything in between. The whole conversation is kept as it came in; `scor
     all     └─ context ───────────────┘ └ instruction ┘ └ response ┘ └─ later exchanges ─┘
 
 - The instruction of a user message is the text after its last blank line ("\\n\\n"; white space at the message's end
-  does not count), and without a blank line the whole message; what is in front of it is context.
-- System prompts are context, in front of everything: the response is conditioned on them, and some pools put the long
+  does not count), or the whole message if it has none; the text before it is context.
+- System prompts are context, before everything else: the response is conditioned on them, and some pools put the long
   text there.
 - `last`: the context is everything before the last exchange, messages joined by a blank line, then the context of the
   last user message.
@@ -19,8 +19,8 @@ without anything in between. The whole conversation is kept as it came in; `scor
 A user message at the end that nobody answered is kept and not scored. With one exchange and no system prompt the three
 are the same.
 
-Why conversations are set aside:
-| reason | what the row has |
+Reasons for which conversations are set aside:
+| reason | content of the row |
 |---|---|
 | not_utf8 | text that is not UTF-8, or a lone surrogate |
 | not_json, not_an_object | a line that is not JSON, or is another JSON value than an object |
@@ -28,7 +28,7 @@ Why conversations are set aside:
 | malformed_messages | messages that are no list, or one that is no object |
 | missing_role | a message without a role |
 | unknown_role | a role of no known name, or a system message after the first user's |
-| tool_turns | a message of a tool, or one that calls a tool: what a model reads there is its template's choice |
+| tool_turns | a message of a tool, or one that calls a tool: each model's template renders these differently |
 | no_user_turn, no_assistant_turn | no message of that role |
 | roles_do_not_alternate | an assistant before the first user, or two messages of one role in a row |
 | content_not_text | a content that is a number, an image, … |
@@ -53,7 +53,7 @@ Message = Mapping[str, Any]
 
 
 class NotASample(Exception):
-    """Why a row is set aside."""
+    """Reason for which a row is set aside."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -66,7 +66,7 @@ class ScoredTexts:
     """The texts of a conversation that are scored.
 
     Attributes:
-        later: instruction and response of every exchange after the first that is scored with it.
+        later: (instruction, response) of every later exchange that is scored with the first.
         n_turns: exchanges of a user and an assistant in the conversation.
     """
 
@@ -78,7 +78,7 @@ class ScoredTexts:
 
 
 def read_turns(messages: Any, columns: InstructionColumns) -> list[Turn]:
-    """The turns of a row's messages; raises NotASample if they are not a conversation of users and assistants."""
+    """Return the turns of a row's messages; raise NotASample if these are no conversation of users and assistants."""
     if not isinstance(messages, list | None):
         raise NotASample("malformed_messages", f"`messages` holds {type(messages).__name__}, not a list")
     roles = [_role(number, message, columns) for number, message in enumerate(messages or [], start=1)]
@@ -93,10 +93,10 @@ def read_turns(messages: Any, columns: InstructionColumns) -> list[Turn]:
 
 
 def scored_texts(turns: Sequence[Turn], exchange: ScoredExchange) -> ScoredTexts:
-    """The texts of checked turns that the setting `scored_exchange` asks for.
+    """Return the texts of checked turns that the setting `scored_exchange` asks for.
 
     Raises:
-        NotASample: one of them is empty.
+        NotASample: a scored instruction or response is empty.
     """
     start = next(number for number, turn in enumerate(turns) if turn.kind == "user")
     n_turns = sum(turn.kind == "assistant" for turn in turns)
@@ -119,7 +119,7 @@ def scored_texts(turns: Sequence[Turn], exchange: ScoredExchange) -> ScoredTexts
 
 
 def split_turn(text: str) -> tuple[str, str]:
-    """Context and instruction of a user message."""
+    """Split a user message into context and instruction."""
     context, _, instruction = text.rstrip().rpartition(BLANK_LINE)
     return context, instruction
 
@@ -135,14 +135,14 @@ def refuse_empty(texts: ScoredTexts) -> None:
 
 
 def content_text(value: Any, place: str) -> str:
-    """The text of a content: itself, or its text parts put together; None is the empty text."""
+    """Return the text of a content: the content itself, or its text parts joined; None is the empty text."""
     if not isinstance(value, list):
         return text_of(value, place)
     return "".join(_part_text(part, f"part {number} of {place}") for number, part in enumerate(value, start=1))
 
 
 def text_of(value: Any, place: str) -> str:
-    """A text, None as the empty one."""
+    """Return a text decoded, None as the empty text; raise NotASample if it is no text or not UTF-8."""
     if not isinstance(value, str | bytes | None):
         raise NotASample("content_not_text", f"{place} holds {type(value).__name__}, not text")
     try:
@@ -161,7 +161,10 @@ def refuse_tools(kinds: Sequence[str], messages: Sequence[Message]) -> None:
 
 
 def check_order(kinds: Sequence[str], roles: Sequence[str]) -> None:
-    """After system prompts, users and assistants take turns, a user first, and at least one assistant answers."""
+    """Raise NotASample unless users and assistants take turns after the system prompts, beginning with a user.
+
+    At least one assistant must answer.
+    """
     for kind in ("user", "assistant"):
         if kind not in kinds:
             raise NotASample(f"no_{kind}_turn", f"the roles are: {quoted(', '.join(roles)) if roles else 'none'}")
@@ -174,7 +177,7 @@ def check_order(kinds: Sequence[str], roles: Sequence[str]) -> None:
 
 
 def quoted(text: str) -> str:
-    """A text in quotes, shortened."""
+    """Return a text in quotes, shortened."""
     return repr(text if len(text) <= LONGEST_QUOTED_CHARS else text[:LONGEST_QUOTED_CHARS] + "…")
 
 
@@ -188,7 +191,7 @@ def _role(number: int, message: Any, columns: InstructionColumns) -> str:
 
 
 def _kinds(roles: Sequence[str], columns: InstructionColumns) -> list[str]:
-    """Kind of each role; a system message is only one in front."""
+    """Return the kind of each role; raise NotASample for an unknown role, or a system message after other messages."""
     kinds: list[str] = []
     for number, role in enumerate(roles, start=1):
         kind = columns.kind_of(role)

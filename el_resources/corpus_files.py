@@ -1,19 +1,18 @@
 """Corpora that are files, read as el_resources.file_formats says: one document per row or line.
 
-Columns or keys: the text (`text`, or the one that EL_TEXT_COLUMN names), and where they are there `id`, `url` and
-`license`; those of FineWeb-Edu (text, id, url) and Cosmopedia (text) are read as they are. A Parquet file without the
-text column is refused, and the error lists the columns that it has. A row without a licence has that of its repository,
-where the source is one.
+Columns or keys: the text (`text`, or the name in EL_TEXT_COLUMN) and, if they exist, `id`, `url` and `license`. So
+FineWeb-Edu (text, id, url) and Cosmopedia (text) are read as they are. A Parquet file without the text column is
+refused, and the error lists its columns. A row without a licence gets that of its repository, if the source is one.
 
-A row whose text cannot be read is a document that is set aside, with its line or row number in `detail`:
-| reason | what the row has |
+A row whose text cannot be read becomes a document that is set aside, with its line or row number in `detail`:
+| reason | content of the row |
 |---|---|
 | not_utf8 | text that is not UTF-8, or a lone surrogate |
 | not_json, not_an_object | a line that is not JSON, or is another JSON value than an object |
 | no_text | an object without the text's key |
 | text_not_text | a number, NaN, a list, … for a text |
 | line_too_long, text_too_long | more bytes or characters than el_resources.row_limits allows |
-el_resources.bad_rows says how many of them a file may have.
+el_resources.bad_rows limits their number in a file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -73,7 +72,7 @@ class FileCorpus(FileSource[SourceDocument]):
                 yield self._document(f"line {number}", row[self.text_column], row)
 
     def _flaw(self, number: int, row: Mapping[str, Any]) -> BadRow | None:
-        """The reason why a JSON object has no text, None if it has one. A null is an empty text."""
+        """Return the flaw of a JSON object that has no text; None if it has one. A null is an empty text."""
         column = self.text_column
         if column not in row:
             return BadRow("no_text", f"line {number} has no {column!r} but {shortened(row)}; {NAME_THE_COLUMN}")
@@ -84,7 +83,7 @@ class FileCorpus(FileSource[SourceDocument]):
         return BadRow("text_not_text", f"line {number}: {column!r} holds {found}, not text")
 
     def _document(self, place: str, text: str | bytes | None, fields: Mapping[str, Any]) -> SourceDocument:
-        """The document of one row; set aside if its text is not UTF-8, or too long."""
+        """Return the document of one row, which is set aside if its text is not UTF-8, or too long."""
         if isinstance(text, bytes) and len(text) > self.limits.line_bytes:
             return self._set_aside(BadRow("line_too_long", self.limits.line_too_long(place, len(text))), fields)
         try:
@@ -96,7 +95,7 @@ class FileCorpus(FileSource[SourceDocument]):
         return SourceDocument(text=content, **self._labels(fields))
 
     def _set_aside(self, flaw: BadRow, fields: Mapping[str, Any]) -> SourceDocument:
-        """A row whose text cannot be read; its other fields stay."""
+        """Return the document of a row whose text cannot be read, with the row's other fields."""
         return SourceDocument(text="", set_aside_reason=flaw.reason, detail=flaw.detail, **self._labels(fields))
 
     def _labels(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +107,7 @@ class FileCorpus(FileSource[SourceDocument]):
 
 
 def shortened(names: Iterable[str]) -> str:
-    """Names of columns or keys for an error, the first few of them."""
+    """Return the first few names of columns or keys, for an error."""
     listed = list(names)
     more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
     return ", ".join(map(str, listed[:NAMES_SHOWN])) + more if listed else "none"

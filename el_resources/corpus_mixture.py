@@ -3,28 +3,28 @@
     hf:HuggingFaceFW/fineweb-edu/sample-10BT [weight=0.6 tokens=2e9] +
     hf:HuggingFaceTB/cosmopedia/stanford [name=stanford weight=0.4 documents=100_000 roots=no]
 
-The plus signs and the brackets have a space before them, options are set apart by spaces. A source whose path has such
-signs itself stands in double quotes, with its scheme: `"parquet:/data/a + b [x]" [weight=0.5] + jsonl:/c`. One source
-without options needs no quotes if its path, or a folder that leads there and has those signs, exists on this disk.
+Plus signs and brackets have a space before them, and options are separated by spaces. A source whose path contains such
+signs is written in double quotes, with its scheme: `"parquet:/data/a + b [x]" [weight=0.5] + jsonl:/c`. A single source
+without options needs no quotes if its path, or a parent folder that contains all the signs, exists on this disk.
 
 | option | meaning |
 |---|---|
 | name=NAME | first part of the names of the source's shards; default: the last word of its place |
 | weight=SHARE | share of the source's documents that is taken, above 0 and up to 1 (default 1) |
-| documents=N, tokens=N | at most so many documents, tokens of the scorer, in all shards of the source together |
+| documents=N, tokens=N | at most N documents, or tokens of the scorer, in all shards of the source together |
 | roots=no | its documents serve as contexts only; no root is sampled from them |
-| text_column=NAME | its text column, where that differs from EL_TEXT_COLUMN |
+| text_column=NAME | its text column, if it differs from EL_TEXT_COLUMN |
 
 Guarantees:
-- Whether a document is taken follows from its id (its text, where it has none) and the source's weight: not from other
-  documents, shards or sources. A greater weight keeps every document that a smaller one kept.
-- A budget is dealt evenly over the source's shards, in their listed order the remainder; each takes its sampled
-  documents in stored order up to its part and reads no further. Shards stay independent, so what one leaves of its
-  part no other takes: a budget caps, it does not promise.
-- A shard's fingerprint holds the share and the part of the budget that it has, and nothing of other sources. A new
-  shard makes parts smaller, so under a budget it makes the source's other shards stale; without one it does not.
-- Shards of one source without a name keep their plain names; others are NAME/SHARD. Name a source from the start where
-  others may join it, or its shards are new ones then.
+- A weight takes a document by a hash of its id (of its text if it has none), independently of other documents, shards
+  and sources. A greater weight keeps every document that a smaller one kept.
+- A budget is divided evenly among the source's shards; the first of them get the remainder. Each shard takes its
+  sampled documents in stored order up to its part of the budget and reads no further. Shards are independent, so a part
+  that one shard does not use up goes to no other: a budget is a limit, not a promise.
+- A shard's fingerprint holds its weight and its part of the budget, and nothing of other sources. A new shard makes the
+  parts smaller, so under a budget it makes the source's other shards stale; without one it does not.
+- The shards of a single source without a name keep their plain names; others are NAME/SHARD. Name a source from the
+  start if others may join it later: otherwise its shards get new names then.
 """
 
 import os
@@ -41,7 +41,7 @@ from el_resources.file_listing import existing_part
 
 PLUS = re.compile(r"\s+\+(?:\s+|$)")
 OPTIONS = re.compile(r"(?P<uri>.*\S)\s+\[(?P<options>[^\[\]]*)\]", re.DOTALL)
-# A source in quotes, and what follows up to the next plus sign.
+# A source in quotes, with its options.
 QUOTED = re.compile(r'"(?P<uri>[^"]*)"(?:\s+\[(?P<options>[^\[\]]*)\])?\s*')
 PLACES = ("parquet", "jsonl", "hf")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
@@ -51,7 +51,7 @@ MAX_HASH = 2**64
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:
-    """One source of a mixture; the module's docstring says what the options mean. A budget of 0 is none."""
+    """One source of a mixture; the module's docstring explains the options. A budget of 0 sets none."""
 
     uri: str
     name: str = ""
@@ -63,7 +63,7 @@ class SourceSpec:
 
 
 class TokenCounter(Protocol):
-    """What a budget of tokens is counted with."""
+    """Counter of tokens, for budgets of tokens."""
 
     def tokenizer_fingerprint(self) -> str: ...
 
@@ -72,10 +72,10 @@ class TokenCounter(Protocol):
 
 @secrets_kept()
 def parse_mixture(text: str) -> list[SourceSpec]:
-    """The sources that a corpus setting names; several have names of their own.
+    """Return the sources that a corpus setting lists; if there are several, each has a name of its own.
 
     Raises:
-        ValueError: names the part, the option and what is allowed.
+        ValueError: a part cannot be read; the error names it, the option and the allowed values.
     """
     if _is_existing_place(text.strip()):
         return [SourceSpec(uri=text.strip())]
@@ -98,7 +98,7 @@ def _has_syntax(text: str) -> bool:
 
 
 def _is_existing_place(text: str) -> bool:
-    """Tell whether all signs of a mixture in a setting belong to a path on this disk, be it a glob's folder."""
+    """Tell whether all signs of a mixture in a setting are in the part of its path that exists on this disk."""
     scheme, _, place = text.partition(":")
     if scheme not in PLACES or not _has_syntax(text):
         return False
@@ -108,13 +108,15 @@ def _is_existing_place(text: str) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """The sources between the plus signs; those within quotes separate none."""
+    """Split a setting at its plus signs into sources; plus signs within quotes do not count."""
     parts, rest = [], text
     while (quoted := rest.startswith('"')) or PLUS.search(rest):
+        # Skip the quotes.
         start = 0
         if quoted:
             match = QUOTED.match(rest)
             start = match.end("uri") + 1 if match else len(rest)
+        # Cut one source.
         plus = PLUS.search(rest, start)
         parts.append((rest[: plus.start()] if plus else rest).strip())
         if plus is None:
@@ -124,7 +126,7 @@ def _split(text: str) -> list[str]:
 
 
 def offers_roots(corpus: str, shard: str) -> bool:
-    """Whether roots may be sampled from a shard of the corpus."""
+    """Return True if roots may be sampled from a shard of the corpus."""
     specs = parse_mixture(corpus) if is_mixture(corpus) else []
     if len(specs) == 1 and not specs[0].name:
         return specs[0].roots
@@ -133,7 +135,7 @@ def offers_roots(corpus: str, shard: str) -> bool:
 
 
 def default_name(uri: str) -> str:
-    """The last word of a source's place: `sample-10BT` of `hf:HuggingFaceFW/fineweb-edu/sample-10BT`."""
+    """Return the last word of a source's place: `sample-10BT` of `hf:HuggingFaceFW/fineweb-edu/sample-10BT`."""
     place = re.split("[@#]", uri)[0] if uri.startswith("hf:") else uri
     words = [word for word in re.split(r"[/:]", place) if NAME.fullmatch(word)]
     return words[-1] if words else ""
@@ -199,7 +201,7 @@ class MixedCorpus:
     """The shards of several sources, or of one with options.
 
     Attributes:
-        counter: needed where a source has a budget of tokens.
+        counter: counter of tokens; needed if a source has a budget of tokens.
     """
 
     uri: str
@@ -251,18 +253,21 @@ class MixedCorpus:
         return self._taken(self._part(shard))
 
     def _taken(self, part: "_Part") -> Iterator[SourceDocument]:
-        """The part's documents in stored order, up to the first that a budget has no room for."""
+        """Yield the part's documents in stored order, up to the first for which a budget has no room."""
         documents, tokens = 0, 0
         if 0 in (part.documents, part.tokens):
             return
         for document in part.source.documents(part.shard):
+            # Apply the weight.
             if not is_taken(document, part.spec.weight):
                 continue
+            # Apply token budget.
             if self.counter and part.tokens is not None:
                 tokens += self.counter.count_tokens(document.text)
                 if tokens > part.tokens:
                     return
             yield document
+            # Apply document budget.
             documents += 1
             if documents == part.documents:
                 return
@@ -275,7 +280,7 @@ class MixedCorpus:
 
 @dataclass(frozen=True)
 class _Part:
-    """A shard of one source and what may be taken of it; None where there is no budget."""
+    """A shard of one source, with its parts of the budgets; None if there is no budget."""
 
     source: CorpusSource
     shard: str
@@ -289,12 +294,12 @@ class _Part:
 
 
 def part_of_budget(budget: int, number: int, n_shards: int) -> int | None:
-    """The part of shard `number`; the parts differ by one at most and sum up to the budget. None for no budget."""
+    """Return the part of shard `number`, None without a budget. Parts differ by at most 1 and add up to the budget."""
     return budget // n_shards + (number < budget % n_shards) if budget else None
 
 
 def is_taken(document: SourceDocument, weight: float) -> bool:
-    """Whether a weight takes a document: its hash, as a share of all hashes, is below the weight."""
+    """Return True if a weight takes a document: its hash is below this share of the range of hashes."""
     if weight == 1:
         return True
     key = document.source_id or document.text or document.detail

@@ -1,9 +1,9 @@
-"""Where documents come from: one interface over every kind of corpus.
+"""Sources of documents: one interface over every kind of corpus.
 
-`open_corpus(uri)` reads the scheme and hands out the source. Every source guarantees:
+`open_corpus(uri)` returns the source of the URI's scheme. Every source guarantees:
 - `shards()` is deterministic; its names are readable, unique and valid Dagster partition keys.
 - A shard name is looked up, never joined to a path, so no name reaches a file outside the corpus.
-- `shard_fingerprint()` follows from the shard's content and from how it is read, never from a file's name or times.
+- `shard_fingerprint()` depends on the shard's content and on how it is read, never on a file's name or times.
 - `documents()` streams in bounded memory. A row whose text cannot be read is yielded with its reason, not dropped, and
   every string that is yielded can be encoded as UTF-8.
 - Opening reads nothing: a path is looked at when shards are first asked for.
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceDocument:
-    """One document as its source has it.
+    """One document, as it is stored in its source.
 
     Attributes:
         source_id: the source's own stable id, None if it has none.
         text: the text; empty when it could not be decoded.
-        set_aside_reason: why the text could not be read (el_resources.corpus_files lists the reasons). Every other
-            reason is decided downstream.
-        detail: what is wrong, in words, with the line or row, if the document is set aside.
+        set_aside_reason: reason for which the text could not be read (el_resources.corpus_files lists them). All other
+            reasons for setting a document aside are found downstream.
+        detail: the flaw in words, with the line or row, if the document is set aside.
     """
 
     source_id: str | None
@@ -42,13 +42,13 @@ class SourceDocument:
 
 
 class CorpusSource(Protocol):
-    """A corpus cut into shards."""
+    """A corpus that is divided into shards."""
 
     @property
     def uri(self) -> str: ...
 
     def shards(self) -> list[str]:
-        """Names of the shards, which are partition keys."""
+        """Return the names of the shards, which are partition keys."""
         ...
 
     def passed_over(self) -> Mapping[str, str]:
@@ -56,15 +56,15 @@ class CorpusSource(Protocol):
         ...
 
     def shard_fingerprint(self, shard: str) -> str:
-        """Hash of the shard's content and of what decides how it is read."""
+        """Return a hash of the shard's content and of everything that decides how it is read."""
         ...
 
     def origin(self, shard: str) -> Mapping[str, str]:
-        """Where the shard comes from, to be recorded: `source`, its URI; `file` and `revision` where it has them."""
+        """Return the shard's origin, to be recorded: `source`, its URI, and `file` and `revision` if it has them."""
         ...
 
     def documents(self, shard: str) -> Iterator[SourceDocument]:
-        """The shard's documents in their stored order; raises CorruptShardError where its bytes are not its format."""
+        """Yield the shard's documents in stored order; raise CorruptShardError if its bytes are not of its format."""
         ...
 
 
@@ -90,14 +90,14 @@ def open_corpus(
     counter: "TokenCounter | None" = None,
     limits: RowLimits | None = None,
 ) -> CorpusSource:
-    """The source that `uri` names: `python-docs:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`.
+    """Return the source that `uri` names: `python-docs:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`.
 
     Args:
-        uri: PLACE is a file, folder or glob, on this machine or at an address such as `s3://bucket/prefix`. Several
-            sources, and options of one, are written as el_resources.corpus_mixture says.
+        uri: PLACE is a file, folder or glob, on this machine or at an address such as `s3://bucket/prefix`.
+            el_resources.corpus_mixture explains how several sources and their options are written.
         text_column: column or key that holds the text (EL_TEXT_COLUMN); empty means `text`.
         hub_endpoint: address of the Hugging Face hub or a mirror (EL_HUB_ENDPOINT); empty means the library's own.
-        counter: counts tokens, where a source has a budget of them.
+        counter: counter of tokens; needed if a source has a budget of tokens.
         limits: the longest rows that are read; None for the defaults.
     """
     from el_resources.corpus_mixture import MixedCorpus, is_mixture, parse_mixture
@@ -130,7 +130,7 @@ def _open_source(uri: str, text_column: str | None, hub_endpoint: str, limits: R
 
 
 def unknown_shard(shard: str, uri: str, known: list[str]) -> ValueError:
-    """The error for a shard that a source does not have."""
+    """Return the error for a shard that a source does not have."""
     shown = ", ".join(repr(name) for name in known[:5])
     return ValueError(f"source {uri!r} has no shard {shard!r}; it has {len(known)}: {shown}{', …' * (len(known) > 5)}")
 

@@ -1,7 +1,7 @@
-"""Recognise a file by its first bytes: its compression, or in words the thing that it is instead of data.
+"""Recognition of a file by its first bytes: its compression, or, if it is no data, its kind in words.
 
-Names are not asked: downloads, clones and exports put error pages, pointers and archives under the names of data.
-Costs a look at HEAD_BYTES of a file.
+Names do not count: downloads, clones and exports put error pages, pointers and archives under the names of data files.
+Costs reading HEAD_BYTES of a file.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Literal
 
 HEAD_BYTES = 1 << 16
 POINTER_BYTES = 1024  # Git LFS writes no larger pointer
-MAX_CONTROL_SHARE = 0.05  # of bytes that text does not hold; random bytes have 0.11
+MAX_CONTROL_SHARE = 0.05  # share of bytes that do not occur in text; random bytes have 0.11
 
 Compression = Literal["gzip", "bzip2", "xz", "zstd"]
 COMPRESSIONS: dict[Compression, re.Pattern[bytes]] = {
@@ -64,20 +64,20 @@ def compression_of(head: bytes) -> Compression | None:
 
 
 def pointer(head: bytes) -> str | None:
-    """Name the pointer that a file with these first bytes is; None if it is none."""
+    """Name the kind of pointer that begins with these bytes; None if they begin no pointer."""
     return _first(POINTERS, head)
 
 
 def other_than_data(head: bytes) -> str | None:
-    """Name a file that holds neither rows nor a model, and say what to do; None if it may hold them."""
+    """Name the kind of a file that holds neither rows nor a model, and say what to do; None if it may hold them."""
     return _first(OTHERS, head) or _first(OTHERS, _text_start(head))
 
 
 def other_than_json_lines(head: bytes) -> str | None:
-    """Name a text that is no JSON lines, by its first bytes, and say what to do; None if it may be JSON lines.
+    """Name the kind of a file that is not JSON lines, and say what to do; None if it may be JSON lines.
 
     Args:
-        head: after decompression.
+        head: first bytes of the file, after decompression.
     """
     if PARQUET.match(head):
         return "Parquet; read it by parquet:"
@@ -91,7 +91,7 @@ def other_than_json_lines(head: bytes) -> str | None:
 
 
 def other_than_parquet(head: bytes) -> str | None:
-    """Name a file that is no Parquet, by its first bytes, and say what to do; None if it begins like Parquet."""
+    """Name the kind of a file that is not Parquet, and say what to do; None if it begins like Parquet."""
     if not head:
         return "an empty file; fetch it again, or remove it"
     if PARQUET.match(head):
@@ -106,7 +106,7 @@ def other_than_parquet(head: bytes) -> str | None:
 
 
 def refuse_other_than_data(path: Path) -> None:
-    """Raise ValueError if a file of a model is a pointer, a page or an archive, or is empty; it names the file."""
+    """Raise ValueError, with the path, if a file of a model is empty, compressed, or something else, such as a page."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     compression = compression_of(head)
@@ -118,9 +118,9 @@ def refuse_other_than_data(path: Path) -> None:
 
 
 def refuse_pointers(folder: Path) -> None:
-    """Raise ValueError if a file that loading a model reads is a pointer whose content was not fetched; names it.
+    """Raise ValueError, with the path, if a file that loading a model reads is a pointer without its content.
 
-    Weights in other formats may be left in the hub.
+    Weights in other formats need not be fetched from the hub.
     """
     files = (path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES and path.is_file())
     for path in sorted(files):
@@ -138,7 +138,10 @@ def _text_start(head: bytes) -> bytes:
 
 
 def _json_document(text: bytes) -> str | None:
-    """Name a JSON text that is one document and not lines of objects. Lines that are arrays each are bad rows."""
+    """Name a JSON text that is one document instead of lines of objects; None for others.
+
+    Lines each of which is an array are not one document: they are bad rows.
+    """
     line, _, rest = text.partition(b"\n")
     if line.strip() == b"{":
         return "one JSON object over many lines, not JSON lines; write an object a line (`jq -c . FILE`)"

@@ -1,4 +1,4 @@
-"""The files that a path, a folder or a glob means, and what is passed over on the way."""
+"""Listing of the files that a path, a folder or a glob means, and of the files that are passed over."""
 
 import glob
 import os
@@ -18,12 +18,12 @@ WILDCARD = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True)
 class Listing:
-    """The meaning of a place.
+    """The files that a place means.
 
     Attributes:
-        root: the folder that shard names are relative to.
-        files: the shards' files with what the file system says of them; never none.
-        others: what was passed over, by its path below the root, and why.
+        root: the folder to which shard names are relative.
+        files: the shards' files, with the file system's information about each; never empty.
+        others: reasons of the files and folders that were passed over, by path below the root.
     """
 
     root: str
@@ -32,10 +32,10 @@ class Listing:
 
 
 def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tuple[str, ...]) -> Listing:
-    """The files that a path means: one, those below a folder, or those that match a glob.
+    """List the files that a path means: one file, the files below a folder, or the files that match a glob.
 
     Raises:
-        FileNotFoundError: there is none; says what was passed over.
+        FileNotFoundError: there is none; the error lists the files that were passed over.
     """
     if filesystem.isfile(path) or is_broken_link(filesystem, path):
         return Listing(folder_of(without_query(path)), {path: filesystem.info(path)})
@@ -63,18 +63,18 @@ def list_files(filesystem: AbstractFileSystem, uri: str, path: str, suffixes: tu
 
 
 def _existing_folder(filesystem: AbstractFileSystem, path: str) -> str:
-    """The part of a glob that is a folder as written, so that brackets in its name mean themselves."""
+    """Return the part of a glob that exists as written, so that brackets in its name mean themselves."""
     return existing_part(path) if isinstance(filesystem, LocalFileSystem) else ""
 
 
 def existing_part(path: str) -> str:
-    """The longest part of a path on this machine, up to one of its slashes or its end, that exists as written."""
+    """Return the longest part of a path on this machine, up to a slash or its end, that exists as written."""
     ends = [match.start() for match in re.finditer("/", path)] + [len(path)]
     return path[: max((end for end in ends if os.path.lexists(path[:end])), default=0)]
 
 
 class TellingFileSystem(LocalFileSystem):
-    """This machine's files. fsspec leaves out a folder that it cannot list without a word; here the errors are kept."""
+    """This machine's files. fsspec silently leaves out a folder that it cannot list; here the errors are kept."""
 
     cachable = False
 
@@ -90,7 +90,7 @@ class TellingFileSystem(LocalFileSystem):
             raise
 
     def denied(self, root: str) -> dict[str, str]:
-        """The folders that may not be listed, below the root; raises another error of those that there were."""
+        """Return the folders that may not be listed, by path below the root; raise any other error that occurred."""
         for error in self.errors:
             if not isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError):
                 raise error
@@ -101,10 +101,10 @@ class TellingFileSystem(LocalFileSystem):
 def _only_files(
     filesystem: AbstractFileSystem, found: Mapping[str, Info], suffixes: tuple[str, ...]
 ) -> dict[str, Info]:
-    """A listing without folders, but for those that are named like a file: reading those fails and says so.
+    """Return a listing without folders, except those that are named like a data file: reading them fails and says so.
 
-    The listing says what is a file; asking again would be a request for each. On disk a link may lead to one, or to
-    nothing.
+    The listing itself tells files from folders; asking again would cost a request for each. On disk the file system is
+    asked, since a link may lead to a file, or to nothing.
     """
 
     def is_file(path: str, info: Info) -> bool:
@@ -116,5 +116,5 @@ def _only_files(
 
 
 def folder_of(path: str) -> str:
-    """The path up to and with its last slash."""
+    """Return the path up to and including its last slash."""
     return path[: path.rindex("/") + 1]

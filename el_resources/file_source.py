@@ -1,4 +1,4 @@
-"""A source whose shards are files, whatever their rows hold: what corpora and instruction samples share."""
+"""A source whose shards are files: the base of file corpora and of instruction files."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 @dataclass(kw_only=True)
 class FileSource(ABC, Generic[Item]):
-    """Reads an item from each row or line of a source's files."""
+    """A source that reads an item from each row or line of its files."""
 
     files: ShardFiles
 
@@ -32,7 +32,7 @@ class FileSource(ABC, Generic[Item]):
         return self.files.origin(shard)
 
     def items(self, shard: str) -> Iterator[Item]:
-        """A shard's items in their stored order. A shard that is not there is refused at once."""
+        """Return an iterator over a shard's items in stored order; an unknown shard is refused at once."""
         return self._items(shard, self.files.path(shard))
 
     def _items(self, shard: str, path: str) -> Iterator[Item]:

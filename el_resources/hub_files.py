@@ -1,18 +1,19 @@
 """`hf:`, data set repositories of the Hugging Face hub: `hf:OWNER/NAME[/CONFIG-OR-FOLDER][@REVISION][#SPLIT]`.
 
-As in `hf:HuggingFaceFW/fineweb-edu/sample-10BT`, `hf:HuggingFaceTB/cosmopedia/stanford@main#train`,
-`hf:THUDM/LongAlign-10k`. The config is one that the repository's card (README.md) lists, else a folder; without one it
-is the default config, or all files. The split is `train` unless named. A folder on disk that is laid out like a
-repository is read in the same way: `hf:/data/cosmopedia/stanford`, `hf:./cosmopedia/stanford`.
+Examples: `hf:HuggingFaceFW/fineweb-edu/sample-10BT`, `hf:HuggingFaceTB/cosmopedia/stanford@main#train`,
+`hf:THUDM/LongAlign-10k`. The third part is a config that the repository's card (README.md) lists, else a folder;
+without it the default config is read, or all files. The split is `train` unless named. A folder on disk with the layout
+of a repository is read in the same way: `hf:/data/cosmopedia/stanford`, `hf:./cosmopedia/stanford`.
 
 Guarantees:
 - A shard is one Parquet or JSON lines file of the split, named by its path in the repository. Listing downloads the
   card and no data. No script of a repository is run.
 - The revision is resolved to a commit when shards are listed, and everything is read from that commit. The commit is
-  recorded; fingerprints hold the file's own hash in the repository, so a file that a newer commit leaves as it is
-  stays valid.
-- Reading streams ranges, in bounded memory. Timeouts, broken connections and the statuses 408, 429 and 5xx are tried
-  again with growing pauses; what then still fails is an error that names the repository, and never an empty shard.
+  recorded. A fingerprint holds the file's own hash in the repository, so a shard stays valid if a newer commit does not
+  change its file.
+- Reading streams ranges, in bounded memory. After timeouts, broken connections and the statuses 408, 429 and 5xx a
+  request is repeated with growing pauses; if it still fails, an error names the repository, and no shard comes out
+  empty.
 - Rows without a licence of their own have the card's.
 
 Private and gated repositories need HF_TOKEN, or `hf auth login`.
@@ -42,7 +43,8 @@ class HubFiles(ShardFiles):
     """The data files of one config and split.
 
     Attributes:
-        endpoint: address of the hub or of a mirror; empty: the library's own.
+        location: the URI without its scheme.
+        endpoint: address of the hub or of a mirror; empty means the library's own.
     """
 
     location: str
@@ -50,7 +52,7 @@ class HubFiles(ShardFiles):
 
     @cached_property
     def _address(self) -> tuple[Repository, str, str]:
-        """(repository, config or folder, split)."""
+        """The parts of the location: (repository, config or folder, split)."""
         match = ADDRESS.fullmatch(self.location)
         if match is None:
             raise ValueError(f"source {self.uri!r} names no repository; {FORM}")
@@ -85,12 +87,12 @@ class HubFiles(ShardFiles):
 
     @property
     def root(self) -> str:
-        # A commit of the hub holds all of its files, so one that is missing is the hub's fault and not the file's.
+        # A commit of the hub has all of its files, so a missing one is a fault of the hub and not of the file.
         return str(self._address[0].folder) if isinstance(self._address[0], LocalRepository) else ""
 
     @cached_property
     def _found(self) -> tuple[dict[str, str], dict[str, str]]:
-        """(file by its path in the repository, reason by path of those that are passed over)."""
+        """Files of the split: (file by its path in the repository, reason of each file passed over by its path)."""
         from el_resources.hub_layout import split_files
 
         repository, config, split = self._address

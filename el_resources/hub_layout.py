@@ -1,4 +1,4 @@
-"""Which files of a repository are a config's split. The rules are the hub's, so `datasets` applies them.
+"""Files of a config's split in a repository. The rules are the hub's, so the library `datasets` applies them.
 
 Imported when a repository is listed: `datasets` takes a second to load. Nothing here loads data or runs a script.
 """
@@ -17,7 +17,7 @@ from el_resources.hub_repositories import CARD, Repository
 
 
 def read_card(uri: str, text: str) -> DatasetCardData:
-    """The header of a repository's card. Raises ValueError where it is not valid YAML."""
+    """Return the header of a repository's card; raise ValueError if it is not valid YAML."""
     if not text.startswith("---"):
         return DatasetCardData()
     try:
@@ -27,7 +27,7 @@ def read_card(uri: str, text: str) -> DatasetCardData:
 
 
 def license_of(card: DatasetCardData) -> str:
-    """The card's licence; several are joined by commas, and `other` is told by its name."""
+    """Return the card's licence; several are joined by commas, and `other` is replaced by its name."""
     listed: Any = card.get("license") or ""
     if listed == "other":
         listed = card.get("license_name") or "other"
@@ -35,10 +35,10 @@ def license_of(card: DatasetCardData) -> str:
 
 
 def split_files(uri: str, repository: Repository, card: DatasetCardData, config: str, split: str) -> list[str]:
-    """Files of a split, in the patterns' order; other formats than ours are among them.
+    """Return the files of a split, in the order of the card's patterns; formats that are not read are among them.
 
     Raises:
-        ValueError: the config is not there, or it has no such split; names those that it has.
+        ValueError: the config does not exist, or it has no such split; the error lists the existing ones.
     """
     options = DownloadConfig(storage_options=repository.storage_options)
     base, patterns = _patterns(uri, repository, MetadataConfigs.from_dataset_card_data(card), config, options)
@@ -52,7 +52,7 @@ def split_files(uri: str, repository: Repository, card: DatasetCardData, config:
 
 
 def _matching(uri: str, pattern: str, base: str, options: DownloadConfig) -> list[str]:
-    """Files of a pattern; a file that is named outright must be there, and none lies outside the repository."""
+    """Return the files of a pattern; a file without wildcards must exist, and none may be outside the repository."""
     _refuse_outside(uri, pattern)
     try:
         return list(resolve_pattern(pattern, base, download_config=options))
@@ -63,7 +63,7 @@ def _matching(uri: str, pattern: str, base: str, options: DownloadConfig) -> lis
 
 
 def _refuse_outside(uri: str, place: str) -> None:
-    """Raise ValueError where what a card names is not below the repository: cards are written by others."""
+    """Raise ValueError if a card names a place outside the repository: cards are written by others."""
     if "://" in place or place.startswith("/") or ".." in place.split("/"):
         raise ValueError(f"source {uri!r}: its {CARD} names {place!r}, which leads out of the repository; not read")
 
@@ -71,7 +71,7 @@ def _refuse_outside(uri: str, place: str) -> None:
 def _patterns(
     uri: str, repository: Repository, configs: MetadataConfigs, config: str, options: DownloadConfig
 ) -> tuple[str, dict[Any, list[str]]]:
-    """(what the patterns are relative to, patterns by split)."""
+    """Return (base to which the patterns are relative, patterns by split)."""
     name = config or configs.get_default_config_name()
     if configs and not name:
         raise ValueError(f"source {uri!r} does not say which config of {_listed(configs)}; name one behind a slash")
@@ -93,7 +93,7 @@ def _patterns(
 
 
 def _found(base: str, options: DownloadConfig) -> dict[Any, list[str]]:
-    """Patterns by split, from the files' names."""
+    """Return the patterns by split that follow from the files' names."""
     return get_data_patterns(base, download_config=options)
 
 

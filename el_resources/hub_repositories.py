@@ -1,6 +1,6 @@
 """A data set repository: on the Hugging Face hub at one commit, or as a folder on disk with the same layout.
 
-Retries: huggingface_hub repeats listings and reads itself; its look-up of a revision it does not, so tenacity does.
+Retries: huggingface_hub repeats listings and reads itself, but not the look-up of a revision, which tenacity repeats.
 """
 
 import glob
@@ -25,50 +25,52 @@ RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)  # huggingface_hub's own choic
 
 
 class Repository(Protocol):
-    """Where data files lie. Files are named as `datasets` finds them, paths are the file system's."""
+    """Place of data files. A `file` is a name as `datasets` finds it; a `path` is the file system's."""
 
     @property
     def filesystem(self) -> AbstractFileSystem: ...
 
     @property
     def base(self) -> str:
-        """What patterns of files are relative to."""
+        """Base to which patterns of files are relative."""
         ...
 
     @property
     def storage_options(self) -> dict[str, dict[str, Any]]:
-        """By scheme, for `datasets`."""
+        """Options of the file system by scheme, for `datasets`."""
         ...
 
     @property
     def commit(self) -> str:
-        """Hash of the commit that is read; empty where there is none."""
+        """Hash of the commit that is read; empty if there is none."""
         ...
 
     def card(self) -> str:
-        """Text of the repository's card; empty where it has none."""
+        """Return the text of the repository's card; empty if it has none."""
         ...
 
     def path(self, file: str) -> str:
-        """A file's path in the file system."""
+        """Return a file's path in the file system."""
         ...
 
     def path_in(self, file: str) -> str:
-        """A file's path in the repository."""
+        """Return a file's path in the repository."""
         ...
 
     def content_digest(self, path: str) -> str: ...
 
     def faults(self) -> Any:
-        """Context manager: what the network does within it names the repository and says what to do."""
+        """Return a context manager in which network errors name the repository and say what to do."""
         ...
 
 
 def find_local_repository(uri: str, place: str) -> tuple[Path, str]:
-    """(the repository's folder, the rest of the path): the nearest folder upwards that has a card, else the path.
+    """Return (the repository's folder, the rest of the path).
+
+    The folder is the nearest one, from the path upwards, that has a card; without one it is the path itself.
 
     Raises:
-        FileNotFoundError: neither is there.
+        FileNotFoundError: no folder has a card, and the path is no folder.
     """
     path = Path(place).expanduser().absolute()
     for folder in (path, *path.parents):
@@ -85,7 +87,7 @@ def find_local_repository(uri: str, place: str) -> tuple[Path, str]:
 
 @dataclass
 class LocalRepository:
-    """A folder laid out like a repository."""
+    """A folder with the layout of a repository."""
 
     folder: Path
     filesystem: AbstractFileSystem = field(default_factory=LocalFileSystem)
@@ -119,7 +121,7 @@ class LocalRepository:
 
 
 def hub_repository(name: str, revision: str, endpoint: str) -> "HubRepository":
-    """A repository of the hub; asks for nothing yet."""
+    """Return a repository of the hub, without a request yet."""
     from huggingface_hub import constants
 
     return HubRepository(name=name, revision=revision, endpoint=endpoint or constants.ENDPOINT)
@@ -127,7 +129,7 @@ def hub_repository(name: str, revision: str, endpoint: str) -> "HubRepository":
 
 @dataclass(kw_only=True)
 class HubRepository:
-    """A repository of the hub at the commit that its revision was when first asked."""
+    """A repository of the hub, at the commit to which its revision pointed at the first request."""
 
     name: str
     revision: str
@@ -141,8 +143,8 @@ class HubRepository:
 
     @property
     def storage_options(self) -> dict[str, dict[str, Any]]:
-        # `datasets` asks for a file system with the same arguments, and is handed this same one: what was looked up
-        # is not looked up again. Its caches can be old only by commit, and the commit is part of every path.
+        # `datasets` asks for a file system with the same arguments and gets this same one, so nothing is looked up
+        # twice. A new commit cannot make its caches wrong: the commit is part of every path.
         return {"hf": {"endpoint": self.endpoint, "token": None}}
 
     @cached_property
@@ -163,7 +165,7 @@ class HubRepository:
         if f"{root}/{CARD}" not in self.filesystem.ls(root, detail=False):
             return ""
         with self.filesystem.open(f"{root}/{CARD}", "rb") as file:
-            # Asked for all of it at once, the file would come as a stream, which is not tried again.
+            # With a size, the read is a range request, which is retried; without one it is a stream, which is not.
             return bytes(file.read(file.size)).decode("utf-8")
 
     def path(self, file: str) -> str:
@@ -217,7 +219,7 @@ def _retried(ask: Any) -> Any:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether a fault is one of the network or of a busy server."""
+    """Return True if a fault is one of the network or of a busy server."""
     from httpx2 import NetworkError, RemoteProtocolError, TimeoutException
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -1,5 +1,7 @@
-"""How an instruction pool is read: the names of columns, keys and roles (EL_INSTRUCTION_COLUMNS), the columns that are
-kept (EL_KEEP_COLUMNS), and the exchange that is scored (EL_SCORED_EXCHANGE).
+"""Settings by which an instruction pool is read.
+
+They are the names of columns, keys and roles (EL_INSTRUCTION_COLUMNS), the columns that are kept (EL_KEEP_COLUMNS), and
+the exchange that is scored (EL_SCORED_EXCHANGE).
 
 Example:
     columns = parse_columns("messages=dialog role=speaker content=text user=Human assistant=Bot")
@@ -7,8 +9,8 @@ Example:
     columns.kind_of("Human")     # 'user'
     columns.kind_of("human")     # None: a role that is named replaces the usual names of its kind
 
-Names are written `WHAT=NAME`, apart by spaces; a name with a space in quotes (`context="long text"`). A kind of roles
-may have several names, apart by commas (`user=Human,Customer`).
+Names are written `WHAT=NAME`, separated by spaces; a name with a space is quoted (`context="long text"`). A kind of
+roles may have several names, separated by commas (`user=Human,Customer`).
 """
 
 import csv
@@ -20,7 +22,7 @@ from difflib import get_close_matches
 from el_resources.choices import ScoredExchange
 
 VARIABLE = "EL_INSTRUCTION_COLUMNS"
-# What a column or key is called if the setting does not name it; the first that a row has is read.
+# Usual names of columns and keys, which hold unless the setting names others; the first that a row has is read.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations"),
     "role": ("role", "from"),
@@ -42,7 +44,7 @@ TEXTS = ("context", "instruction", "response")
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionColumns:
-    """Names of columns and keys, in the order in which they are looked for, and the kind of each role."""
+    """Names of columns and keys, in the order in which they are tried, and the kind of each role."""
 
     messages: tuple[str, ...] = COLUMNS["messages"]
     role: tuple[str, ...] = COLUMNS["role"]
@@ -53,11 +55,11 @@ class InstructionColumns:
     roles: Mapping[str, str]
 
     def kind_of(self, role: str) -> str | None:
-        """`user`, `assistant`, `system` or `tool`; None for a role of no known name."""
+        """Return `user`, `assistant`, `system` or `tool`; None for a role of no known name."""
         return self.roles.get(role)
 
     def described(self) -> str:
-        """The two forms that a row may have, for an error."""
+        """Return the two forms that a row may have, in words, for an error."""
         lists = " or ".join(f"`{name}`" for name in self.messages)
         keys = " or ".join(f"{{{role}, {content}}}" for role, content in zip(self.role, self.content, strict=False))
         context, instruction, response = (f"`{name}`" for name in self.texts)
@@ -68,7 +70,7 @@ class InstructionColumns:
 
 
 def parse_columns(text: str) -> InstructionColumns:
-    """The names that the setting gives, the usual ones for the rest.
+    """Return the names that the setting gives, and the usual ones for the rest.
 
     Raises:
         ValueError: a part is not `WHAT=NAME`, or WHAT is unknown or given twice, or a role has two kinds.
@@ -91,11 +93,12 @@ def parse_columns(text: str) -> InstructionColumns:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolReading:
-    """How rows become samples.
+    """Settings by which rows become samples.
 
     Attributes:
         exchange: the exchange that is scored.
-        keep: further columns that go out with the sample.
+        columns: names of columns, keys and roles.
+        keep: further columns that are written with the sample.
     """
 
     exchange: ScoredExchange = "first"
@@ -104,7 +107,7 @@ class PoolReading:
 
     @property
     def names_columns(self) -> bool:
-        """Whether anything of it is about a file's columns."""
+        """True if a setting names a file's columns, keys or roles."""
         return bool(self.keep) or self.columns != parse_columns("")
 
     def fingerprint(self) -> tuple[object, ...]:
@@ -112,7 +115,7 @@ class PoolReading:
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """The column names of a comma-separated list; one with a comma is written in double quotes.
+    """Return the column names of a comma-separated list; a name with a comma is written in double quotes.
 
     Raises:
         ValueError: a name is empty or given twice.
@@ -128,7 +131,7 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean 'NAME'?` if one of the known names is near, else an empty text."""
+    """Return `; did you mean 'NAME'?` if one of the known names is near, else an empty text."""
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -152,7 +155,10 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _roles(given: Mapping[str, str]) -> dict[str, str]:
-    """Kind by role. A kind that is named loses its usual names, and a usual name that is given elsewhere moves."""
+    """Return the kind of each role name.
+
+    A kind that the setting names loses its usual names, and a usual name that is given to another kind moves there.
+    """
     usual = {role: kind for kind, roles in ROLES.items() if kind not in given for role in roles}
     named: dict[str, str] = {}
     for kind in ROLES:

@@ -1,20 +1,20 @@
 """Instruction samples in files, read as el_resources.file_formats says: one sample per row or line, in two schemas.
 
-- A conversation: `messages`, as LongAlign has it, or `conversations`, as ShareGPT has it; el_resources.conversations
-  says how its turns are read and which exchange is scored.
+- A conversation: `messages`, as in LongAlign, or `conversations`, as in ShareGPT; el_resources.conversations explains
+  how its turns are read and which exchange is scored.
 - `context`, `instruction` and `response`, each a text.
-Both may have an `id` and a `license`; a row without a licence has that of its repository, if the source is one. A row
-with both schemas is read as a conversation, unless that is null. A null is an empty text. Columns, keys and roles that
-are called otherwise are named by EL_INSTRUCTION_COLUMNS (el_resources.instruction_columns), and EL_KEEP_COLUMNS names
-further columns that go out with the sample.
+Both may have an `id` and a `license`; a row without a licence gets that of its repository, if the source is one. A row
+with both schemas is read as a conversation, unless that is null. A null is an empty text. EL_INSTRUCTION_COLUMNS sets
+other names of columns, keys and roles (el_resources.instruction_columns), and EL_KEEP_COLUMNS names further columns
+that are written with the sample.
 
-A row's conversation is kept as JSON, all keys in their order; a column to be kept that a row lacks is left out. Arrow's
-values become JSON's: times are in ISO 8601, durations, decimals and bytes are texts (bytes that are not UTF-8 in
-base64), a map is a list of pairs, and NaN is null.
+A row's conversation is kept as JSON, all keys in their order; a kept column that a row lacks is left out. Arrow's
+values become JSON's: times are in ISO 8601; durations, decimals and bytes are texts (in base64 if the bytes are not
+UTF-8); a map is a list of pairs; NaN is null.
 
-Rows are set aside for the reasons of el_resources.conversations, and a line without either schema as `other_columns`. A
-file of which no row has a schema and a Parquet file whose columns hold something else are refused, and the error lists
-the columns that there are.
+Rows are set aside for the reasons of el_resources.conversations, and a line without either schema as `other_columns`.
+Two kinds of file are refused, with an error that lists the columns: a file in which no row has a schema, and a Parquet
+file whose columns hold other types.
 """
 
 import base64
@@ -51,7 +51,7 @@ Row = Mapping[str, Any]
 
 @dataclass(kw_only=True)
 class FileInstructions(FileSource[SourceSample]):
-    """The samples in a source's files; lines of both schemas may mix, a Parquet file has one or both."""
+    """The samples in a source's files; lines of both schemas may be mixed, and a Parquet file has one or both."""
 
     reading: PoolReading
     limits: RowLimits = field(default_factory=RowLimits)
@@ -86,7 +86,7 @@ class FileInstructions(FileSource[SourceSample]):
                 yield self._sample_of(dict(zip(names, row, strict=True)), f"row {number}")
 
     def _sample_of(self, row: Row, place: str) -> SourceSample:
-        """The sample of a row, or what is left of one that is set aside."""
+        """Return the sample of a row; one without texts if the row is set aside."""
         columns = self.reading.columns
         source_id = label(row.get(columns.id)) or None
         license_ = label(row.get(columns.license)) or self.files.license
@@ -119,7 +119,12 @@ class FileInstructions(FileSource[SourceSample]):
 
 @dataclass
 class SeenColumns:
-    """What the lines of a file have for keys, as far as it decides whether the file is refused."""
+    """Keys of the lines of a file that were read, as far as they decide about refusing the file.
+
+    Attributes:
+        first_other: problem of the first line without a schema; empty if there is none.
+        has_schema: True if a line has a schema.
+    """
 
     reading: PoolReading
     first_other: str = ""
@@ -132,17 +137,17 @@ class SeenColumns:
             self.first_other = f"line {number} has {listed(row)}; {self.reading.columns.described()}"
 
     def problem(self) -> str:
-        """Why the file is refused; empty if it is not."""
+        """Return the reason for which the file is refused; empty if it is not."""
         return "" if self.has_schema else self.first_other
 
 
 def has_schema(row: Row | Sequence[str], columns: InstructionColumns) -> bool:
-    """Whether these are the keys of a sample."""
+    """Return True if these are the keys of a sample."""
     return any(name in row for name in columns.messages) or all(name in row for name in columns.texts)
 
 
 def read_row(row: Row, reading: PoolReading, place: str) -> tuple[ScoredTexts, Sequence[Turn], Any]:
-    """What is scored of a row, its turns, and its conversation as it came in; raises NotASample."""
+    """Return a row's scored texts, its turns, and its conversation as it came in; raise NotASample if it has none."""
     columns = reading.columns
     if not has_schema(row, columns):
         raise NotASample("other_columns", f"{place} has {listed(row)}; {columns.described()}")
@@ -158,7 +163,7 @@ def read_row(row: Row, reading: PoolReading, place: str) -> tuple[ScoredTexts, S
 
 
 def explicit_texts(row: Row, columns: InstructionColumns) -> ScoredTexts:
-    """The texts of a row with a column for each."""
+    """Return the texts of a row that has a column for each."""
     context, instruction, response = (text_of(row[name], f"the {name}") for name in columns.texts)
     texts = ScoredTexts(context=context, instruction=instruction, response=response)
     refuse_empty(texts)
@@ -166,7 +171,7 @@ def explicit_texts(row: Row, columns: InstructionColumns) -> ScoredTexts:
 
 
 def kept_columns(row: Row, names: Sequence[str]) -> str | None:
-    """The columns that are kept, as a JSON object; a key that a line lacks is not in it. None if none is asked for."""
+    """Return the kept columns of a row as a JSON object, without those that it lacks; None if none is asked for."""
     if not names:
         return None
     kept = {name: row[name] for name in names if name in row}
@@ -176,7 +181,7 @@ def kept_columns(row: Row, names: Sequence[str]) -> str | None:
 
 
 def set_aside(source_id: str | None, license_: str, flaw: NotASample) -> SourceSample:
-    """A row that is no sample; it has no exchange."""
+    """Return the sample of a row that is set aside, without texts and without an exchange."""
     return SourceSample(
         source_id=source_id,
         context="",
@@ -190,7 +195,7 @@ def set_aside(source_id: str | None, license_: str, flaw: NotASample) -> SourceS
 
 
 def wanted_columns(schema: pa.Schema, reading: PoolReading) -> list[str]:
-    """The columns of a Parquet file that are read; ValueError if they are not there or hold no text."""
+    """Return the columns of a Parquet file that are read; raise ValueError if they are missing or hold other types."""
     columns, names = reading.columns, schema.names
     if not has_schema(names, columns):
         raise ValueError(f"its columns are {listed(names)}; {columns.described()}")
@@ -205,7 +210,7 @@ def wanted_columns(schema: pa.Schema, reading: PoolReading) -> list[str]:
 
 
 def holds_messages(kind: pa.DataType, columns: InstructionColumns) -> bool:
-    """Whether a column is a list of structs with a role, which is a text, and a content, which is a text or parts."""
+    """Return True if a column is a list of structs with a role (a text) and a content (a text or a list of parts)."""
     if pa.types.is_null(kind):
         return True
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(kind.value_type):
@@ -216,12 +221,15 @@ def holds_messages(kind: pa.DataType, columns: InstructionColumns) -> bool:
 
 
 def holds_parts(kind: pa.DataType) -> bool:
-    """Whether a message's content is a list of parts."""
+    """Return True if a message's content is a list of parts."""
     return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_struct(kind.value_type)
 
 
 def values_of(batch: pa.RecordBatch, name: str, reading: PoolReading) -> list[Any]:
-    """A column's values, one for each row; texts that are columns of their own as bytes, which may not be UTF-8."""
+    """Return a column's values, one for each row.
+
+    Texts, ids and licences that are not also kept columns are given as bytes, which may not be UTF-8.
+    """
     columns = reading.columns
     if name not in reading.keep and name in (*columns.texts, columns.id, columns.license):
         return cells(batch, name)
@@ -233,7 +241,7 @@ def values_of(batch: pa.RecordBatch, name: str, reading: PoolReading) -> list[An
 
 
 def _value(scalar: pa.Scalar, name: str) -> Any:
-    """A row's value, or why the row is set aside: Arrow does not check that text is UTF-8."""
+    """Return a row's value, or the NotASample that sets the row aside: Arrow does not check that text is UTF-8."""
     try:
         return scalar.as_py()
     except UnicodeDecodeError:
@@ -241,7 +249,7 @@ def _value(scalar: pa.Scalar, name: str) -> Any:
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON that UTF-8 can hold; NaN and infinities, which JSON lacks, are null."""
+    """Return a value as JSON that can be encoded as UTF-8; NaN and infinities, which JSON lacks, become null."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=_plain, allow_nan=False)
     except ValueError:
@@ -262,7 +270,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value of Arrow's that JSON has no form for."""
+    """Return, as text, a value of Arrow's for which JSON has no form."""
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")
@@ -274,5 +282,5 @@ def _plain(value: Any) -> Any:
 
 
 def listed(names: Sequence[str] | Row) -> str:
-    """Names for an error."""
+    """Return names in words, for an error."""
     return ", ".join(map(repr, names)) if names else "none"

@@ -1,13 +1,13 @@
-"""Where instruction samples come from: one interface over every kind of pool.
+"""Sources of instruction samples: one interface over every kind of pool.
 
-A sample is a long context, an instruction about it and the response. `open_instructions(uri)` reads the scheme and
-hands out the source. Every source guarantees what el_resources.corpus_source guarantees of a corpus: deterministic
-shards whose names are partition keys and never become paths, fingerprints of content and reading, bounded memory, and
-nothing read on opening. Beside that:
-- Every row is yielded. A row that is not a whole sample comes with its reason, what is wrong in words, and no texts.
-- Texts are as stored, not trimmed and not shortened, and can be encoded as UTF-8. What a model's window holds, and
-  which ids and conversations repeat, is decided downstream.
-- A sample carries its row's whole conversation as it came in, whatever of it is scored.
+A sample is a long context, an instruction about it and the response. `open_instructions(uri)` returns the source of the
+URI's scheme. Every source gives the guarantees of a corpus (el_resources.corpus_source): deterministic shards whose
+names are partition keys and never become paths, fingerprints of content and reading, bounded memory, and nothing read
+on opening. It also guarantees:
+- Every row is yielded. A row that is not a whole sample has a reason, the flaw in words, and no texts.
+- Texts are as stored, not trimmed and not shortened, and can be encoded as UTF-8. Cutting to a model's window, and
+  finding repeated ids and conversations, is left to downstream steps.
+- A sample carries its row's whole conversation as it came in, whichever part of it is scored.
 """
 
 import json
@@ -38,21 +38,22 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSample:
-    """One sample as its source has it.
+    """One sample, as it is stored in its source.
 
     Attributes:
         source_id: the source's own id, None if it has none; ids may repeat.
-        context, instruction, response: the texts that are scored; which exchange they are of is `scored_exchange`.
-        later: instruction and response of every exchange that is scored with the first (`scored_exchange` all).
+        context, instruction, response: the texts that are scored, of the exchange that `scored_exchange` chooses.
+        later: (instruction, response) of every exchange that is scored with the first (`scored_exchange` all).
         n_turns: exchanges of a user and an assistant in the source.
-        turns: the whole conversation; empty if it is the three texts.
-        original: the row's conversation as it came in, as JSON; empty if it is the three texts.
-        kept_columns: JSON object of the further columns that go out with the sample; None if none is asked for.
-        set_aside_reason: why the row is no sample; its texts are empty then.
-        detail: what is wrong, in words, where a row is set aside.
-        evidence: `near`, `far` or `absent`, where the source knows how far what the response needs stands from it.
+        turns: the whole conversation; empty if it is just the three texts.
+        original: the row's conversation as it came in, as JSON; empty if it is just the three texts.
+        kept_columns: JSON object of the further columns that are written with the sample; None if none is asked for.
+        set_aside_reason: reason for which the row is no sample; its texts are then empty.
+        detail: the flaw in words, if the row is set aside.
+        evidence: `near`, `far` or `absent`: distance from the response to the passage that it needs; None if the source
+            does not know it.
         evidence_distance_tokens: tokens of context and instruction between the end of the needed passage and the start
-            of the response, without what joins the parts; None where the passage is absent or unknown.
+            of the response, without the tokens that join the parts; None if the passage is absent or unknown.
     """
 
     source_id: str | None
@@ -72,7 +73,7 @@ class SourceSample:
 
     @property
     def conversation(self) -> tuple[Turn, ...]:
-        """The turns; of three texts a user's, which is context, blank line and instruction, and an assistant's."""
+        """The turns; of three texts, a user's turn (context, blank line, instruction) and an assistant's."""
         if self.turns or self.set_aside_reason is not None:
             return self.turns
         asked = f"{self.context}\n\n{self.instruction}" if self.context else self.instruction
@@ -89,13 +90,13 @@ class SourceSample:
 
 
 class InstructionSource(Protocol):
-    """A pool of samples cut into shards."""
+    """A pool of samples that is divided into shards."""
 
     @property
     def uri(self) -> str: ...
 
     def shards(self) -> list[str]:
-        """Names of the shards, which are partition keys."""
+        """Return the names of the shards, which are partition keys."""
         ...
 
     def passed_over(self) -> Mapping[str, str]:
@@ -103,15 +104,15 @@ class InstructionSource(Protocol):
         ...
 
     def shard_fingerprint(self, shard: str) -> str:
-        """Hash of the shard's content and of what decides how it is read, but for the tokenizer."""
+        """Return a hash of the shard's content and of everything but the tokenizer that decides how it is read."""
         ...
 
     def origin(self, shard: str) -> Mapping[str, str]:
-        """Where the shard comes from, to be recorded: `source`, its URI; `file` and `revision` where it has them."""
+        """Return the shard's origin, to be recorded: `source`, its URI, and `file` and `revision` if it has them."""
         ...
 
     def samples(self, shard: str) -> Iterator[SourceSample]:
-        """The shard's samples in their stored order; raises CorruptShardError where its bytes are not its format."""
+        """Yield the shard's samples in stored order; raise CorruptShardError if its bytes are not of its format."""
         ...
 
 
@@ -126,18 +127,19 @@ def open_instructions(
     reading: PoolReading | None = None,
     limits: RowLimits | None = None,
 ) -> InstructionSource:
-    """The pool that `uri` names: `python-docs-questions:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`.
+    """Return the pool that `uri` names.
 
-    Tokenizer and numbers are for the embedded pool, which is made to measure; files are read as they are.
+    `uri` is `python-docs-questions:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`. Tokenizer, windows and
+    the number of samples are for the embedded pool, which is made to fit them; files are read as they are.
 
     Args:
         uri: PLACE is a file, folder or glob, on this machine or at an address such as `s3://bucket/prefix`.
-        tokenizer: gives the tokenizer of the long-window model. Called when samples are first asked for.
-        samples_per_kind: samples with near, with far and with absent evidence, of each so many.
-        windows: tokens that the short-window and the long-window model read at once; called for the embedded pool only,
-            so that opening files never resolves a model.
+        tokenizer: returns the tokenizer of the long-window model; called when samples are first asked for.
+        samples_per_kind: number of samples of each kind: with near, with far and with absent evidence.
+        windows: returns the tokens that the short-window and the long-window model read at once; called for the
+            embedded pool only, so that opening files never resolves a model.
         hub_endpoint: address of the Hugging Face hub or a mirror (EL_HUB_ENDPOINT); empty means the library's own.
-        reading: how files are read; None reads the first exchange under the usual names.
+        reading: settings by which files are read; None reads the first exchange under the usual names.
         limits: the longest rows that are read; None for the defaults.
     """
     scheme, colon, location = uri.partition(":")

@@ -1,8 +1,8 @@
 """Texts longer than an encoder's window: split so that all of their text counts, or refused.
 
-An encoder embeds the head of such a text and drops the rest without a word. A text is halved, near a space, until every
-part fits; its vector is the mean of its parts' vectors, weighted by their tokens and scaled to length 1. Texts that fit
-have the vector that the encoder gives them. Tokens are the encoder's own.
+An encoder embeds the head of such a text and silently drops the rest. So a text is halved, near a space, until every
+part fits; its vector is the mean of its parts' vectors, weighted by their tokens and scaled to length 1. A text that
+fits has the vector that the encoder gives it. Tokens are the encoder's own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,18 +14,18 @@ from el_resources.choices import LongTexts
 from el_resources.text_encoder import OnProgress, TextEncoder, Vectors, unit_rows
 from el_resources.text_splitting import boundary_near_middle
 
-# Share of the tokens that may be lost before `refuse` does.
+# Share of the tokens that may be lost; `refuse` refuses texts of which more would be.
 MOST_LOST = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beyond:
-    """How much of some texts is beyond the window of an encoder.
+    """Amount of text beyond the window of an encoder.
 
     Attributes:
         window: tokens of text that the encoder reads; None if it reads any number.
-        n_texts, n_longer: all texts, and those longer than the window.
-        n_tokens, n_tokens_beyond: of all texts; 0 if there is no window.
+        n_texts, n_longer: numbers of all texts, and of those longer than the window.
+        n_tokens, n_tokens_beyond: tokens of all texts, and those beyond the window; 0 if there is no window.
     """
 
     window: int | None
@@ -40,7 +40,7 @@ class Beyond:
         return self.n_tokens_beyond / self.n_tokens if self.n_tokens else 0.0
 
     def facts(self) -> dict[str, object]:
-        """For a stamp."""
+        """Return the facts for a stamp."""
         return {
             "encoder_window": self.window,
             "chunks_beyond_window": self.n_longer,
@@ -57,11 +57,12 @@ class Beyond:
 def encode_whole(
     encoder: TextEncoder, texts: Sequence[str], long_texts: LongTexts, on_progress: OnProgress | None = None
 ) -> tuple[Vectors, Beyond]:
-    """Vectors `[len(texts), dimension]`, and how much of the texts the encoder could not have read at once.
+    """Return vectors `[len(texts), dimension]`, and the amount of text that is beyond the encoder's window.
 
     Args:
-        long_texts: `split`, or `refuse` if more than 1 % of the tokens would be lost; below that they are lost.
-        on_progress: given the number of texts done since its last call.
+        long_texts: `split` reads all of a long text in parts. `refuse` raises an error if more than 1 % of the tokens
+            would be lost; if fewer would be, they are lost.
+        on_progress: called with the number of texts done since its last call.
 
     Raises:
         ValueError: too much would be lost under `refuse`.
@@ -93,7 +94,7 @@ def _encode_in_parts(
     flat = [part for listed in parts for part, _ in listed]
     weights = np.array([weight for listed in parts for _, weight in listed], dtype=np.float32)
     owners = np.repeat(np.arange(len(texts)), [len(listed) for listed in parts])
-    # Shares of a text that a part stands for, so that progress counts texts.
+    # Texts done after each part, each part counted as a share of its text, so that progress counts texts.
     done = np.cumsum([1 / len(listed) for listed in parts for _ in listed])
     at = 0
 
@@ -114,7 +115,7 @@ def _encode_in_parts(
 
 
 def _parts(encoder: TextEncoder, text: str) -> Iterator[tuple[str, int]]:
-    """Parts of a text that fit the window, each with its tokens."""
+    """Yield the parts of a text that fit the window, each with its number of tokens."""
     (n_tokens,) = encoder.count_tokens([text])
     if n_tokens <= (encoder.window_tokens or n_tokens) or len(text) < 2:
         yield text, n_tokens

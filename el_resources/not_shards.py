@@ -1,14 +1,14 @@
-"""Files of a listing that are no shards, and the reasons. A file that is named outright is never passed over.
+"""Files of a listing that are no shards, with the reasons. A file that is named outright is never passed over.
 
-| reason | which |
+| reason | files |
 |---|---|
 | hidden | a file or folder whose name begins with a dot: `._x`, `.ipynb_checkpoints`, `.git` |
-| bookkeeping | what Spark, Hadoop, Dask and Delta Lake write next to data |
+| bookkeeping | files that Spark, Hadoop, Dask and Delta Lake write next to data |
 | pointer | a Git LFS, Xet or git-annex pointer, whose content was not fetched |
 | named otherwise | in a folder: a file without the format's suffix |
-| unreadable folder | what is in it cannot be listed |
+| unreadable folder | a folder whose files cannot be listed |
 
-Only files below POINTER_BYTES are opened, and their size is known from the listing.
+Only files smaller than POINTER_BYTES are opened; the listing gives their size.
 """
 
 import re
@@ -21,13 +21,13 @@ from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
 from el_resources.file_kinds import POINTER_BYTES, pointer
 
-Info = Mapping[str, Any]  # what a file system says of a file
+Info = Mapping[str, Any]  # a file system's information about a file
 
 HIDDEN = "hidden: the name begins with a dot"
 BOOKKEEPING = "written by Spark, Dask or Delta Lake next to data"
 UNREADABLE_FOLDER = "a folder that may not be listed; grant access to it"
 OTHERWISE_NAMED = "named otherwise than"
-# Reasons of files that are no shards whatever is done about them.
+# Reasons that nothing can remedy: the file is no shard by its name.
 BY_NAME = (HIDDEN, BOOKKEEPING, OTHERWISE_NAMED)
 OTHER_FORMAT = "neither Parquet nor JSON lines"
 BOOKKEEPING_NAME = re.compile(r"_SUCCESS|_(?:committed|started)_.*|_metadata|_common_metadata|_delta_log|_temporary")
@@ -38,18 +38,20 @@ NAMES_SHOWN = 5
 def without_others(
     filesystem: AbstractFileSystem, root: str, listed: Mapping[str, Info], suffixes: tuple[str, ...], takes_hidden: bool
 ) -> tuple[dict[str, Info], dict[str, str]]:
-    """The files of a listing that are shards, and the reasons of the others by their path below the root.
+    """Return the files of a listing that are shards, and the reasons of the others by path below the root.
 
     Args:
-        suffixes: of the format; empty if any name is taken.
-        takes_hidden: the user's pattern names hidden files.
+        suffixes: suffixes of the format; empty if any name is taken.
+        takes_hidden: the user's pattern names hidden files, so they are not passed over.
     """
     shards: dict[str, Info] = {}
     others: dict[str, str] = {}
     for path, info in listed.items():
         relative = path.removeprefix(root)
+        # Judge by name.
         if found := _by_name(relative, suffixes, takes_hidden):
             others.update([found])
+        # Judge by content.
         elif words := _pointer(filesystem, path, info):
             others[relative] = words
         else:
@@ -58,15 +60,15 @@ def without_others(
 
 
 def pointers(filesystem: AbstractFileSystem, files: Mapping[str, str]) -> dict[str, str]:
-    """The files that are pointers, by name, and which; `files` are paths on this machine by name."""
+    """Return the kinds of the pointers among the files, by name; `files` are paths on this machine by name."""
     found = {name: _pointer(filesystem, path, {"size": _size(path)}) for name, path in files.items()}
     return {name: words for name, words in found.items() if words}
 
 
 def broken_links(folder: Path, config: str, is_data: Callable[[str], object]) -> dict[str, str]:
-    """The data files of a repository that are links to nothing, by path; only those below the config if it is a folder.
+    """Return the data files of a repository that are links to nothing, with the reason, by path.
 
-    `datasets` leaves them out without a word.
+    If the config is a folder, only files below it count. `datasets` leaves such links out silently.
     """
     found = {}
     for path in sorted((folder / config if (folder / config).is_dir() else folder).rglob("[!.]*")):
@@ -81,7 +83,7 @@ def _size(path: str) -> int:
 
 
 def _by_name(relative: str, suffixes: tuple[str, ...], takes_hidden: bool) -> tuple[str, str] | None:
-    """The file, or the folder that it is in, and why it is no shard; None if its name does not say so."""
+    """Return the file, or a folder that it is in, with the reason why it is no shard; None if names do not tell."""
     parts = relative.split("/")
     for depth, part in enumerate(parts, start=1):
         if part.startswith(".") and not takes_hidden:
@@ -94,7 +96,7 @@ def _by_name(relative: str, suffixes: tuple[str, ...], takes_hidden: bool) -> tu
 
 
 def _pointer(filesystem: AbstractFileSystem, path: str, info: Info) -> str | None:
-    """Name the pointer that a file is; None if it is none."""
+    """Name the kind of pointer that a file is; None if it is no pointer."""
     if is_broken_link(filesystem, path):
         return pointer(ANNEX_OBJECTS.encode()) if ANNEX_OBJECTS in str(Path(path).readlink()) else None
     if info.get("type") == "directory" or not 0 < (info.get("size") or 0) < POINTER_BYTES:
@@ -102,7 +104,7 @@ def _pointer(filesystem: AbstractFileSystem, path: str, info: Info) -> str | Non
     try:
         with filesystem.open(path, "rb") as file:
             return pointer(file.read(POINTER_BYTES))
-    except (PermissionError, FileNotFoundError):  # said when it is read
+    except (PermissionError, FileNotFoundError):  # reported when the file is read
         return None
 
 
@@ -111,13 +113,13 @@ def is_broken_link(filesystem: AbstractFileSystem, path: str) -> bool:
 
 
 def spelled(suffixes: tuple[str, ...]) -> str:
-    """A format's suffixes, without those of its compressed files one by one."""
+    """Return a format's suffixes in words, without listing those of its compressed files."""
     plain = [suffix for suffix in suffixes if suffix.count(".") == 1]
     return " or ".join(plain) + (", compressed or not" if len(plain) < len(suffixes) else "")
 
 
 def in_words(others: Mapping[str, str]) -> str:
-    """Say what was passed over: for each reason how many, why, and the first names.
+    """Return a text about the files that were passed over: for each reason their number and the first names.
 
     Example:
         >>> in_words({"._a.jsonl": HIDDEN, "b.jsonl": "a Git LFS pointer; fetch its content"})
@@ -127,7 +129,7 @@ def in_words(others: Mapping[str, str]) -> str:
 
 
 def lines(others: Mapping[str, str]) -> Iterator[str]:
-    """A line for each reason."""
+    """Yield a line for each reason."""
     for reason in dict.fromkeys(others.values()):
         names = sorted(name for name, why in others.items() if why == reason)
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""

@@ -1,11 +1,11 @@
 """The embedded corpus: the running interpreter's standard library as readable text, one document per module.
 
 Sources are parsed with `ast` and never imported, so reading has no side effects. A document is the module's docstring
-followed by its documented classes and functions: signatures and docstrings, members indented under their class. What
-has no docstring is left out: it is code, not text.
+followed by its documented classes and functions: signatures and docstrings, members indented under their class.
+Definitions without a docstring are left out: they are code, not text.
 
-Guarantees: exactly four shards; a module's shard follows from its name alone, so a module that another interpreter adds
-moves no other; tests and what is installed beside the library (site-packages, dist-packages) are never read.
+Guarantees: exactly four shards; a module's shard depends on its name alone, so a module that another interpreter adds
+moves no other; tests and installed packages (site-packages, dist-packages) are never read.
 Costs about half a second of one core per shard.
 """
 
@@ -25,7 +25,7 @@ from el_resources.corpus_source import CorruptShardError, SourceDocument, unknow
 # Part of every fingerprint: raise it when the same sources are rendered differently.
 READER_VERSION = 1
 N_SHARDS = 4
-# What is shorter is a heading and a sentence at most.
+# Shorter documents are a heading and a sentence at most.
 SHORTEST_DOCUMENT_CHARS = 200
 LICENSE = "PSF-2.0"
 TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
@@ -52,7 +52,7 @@ class PythonDocs:
         return {}
 
     def shard_fingerprint(self, shard: str) -> str:
-        """Hash of the shard's source files, and of the grammar that `ast` parses and prints with."""
+        """Return a hash of the shard's source files, and of the Python version, whose `ast` parses and prints them."""
         content = blake2b(repr((READER_VERSION, sys.version_info[:2])).encode(), digest_size=16)
         for module, path in self._modules(shard):
             source = path.read_bytes()
@@ -72,7 +72,7 @@ class PythonDocs:
         )
 
     def syntax_trees(self, shard: str) -> Iterator[tuple[str, ast.Module]]:
-        """Name and syntax tree of the shard's modules, documented or not."""
+        """Return an iterator over (name, syntax tree) of the shard's modules, documented or not."""
         return ((module, _parse(path, shard)) for module, path in self._modules(shard))
 
     def _modules(self, shard: str) -> list[tuple[str, Path]]:
@@ -88,7 +88,7 @@ class PythonDocs:
 
 
 def stdlib_modules(folder: Path, package: str = "") -> Iterator[tuple[str, Path]]:
-    """Dotted name and file of every module below `folder`; only what can be imported by name, and no tests."""
+    """Yield (dotted name, file) of every module below `folder` that can be imported by name and is no test."""
     for path in folder.iterdir():
         name = f"{package}{path.stem}"
         if path.is_dir() and path.name.isidentifier() and path.name not in TEST_FOLDERS:
@@ -100,22 +100,22 @@ def stdlib_modules(folder: Path, package: str = "") -> Iterator[tuple[str, Path]
 
 
 def shard_of(module: str) -> str:
-    """The shard of a module, by a hash of its name that is the same in every process."""
+    """Return the shard of a module, by a hash of its name that is the same in every process."""
     return f"python-docs-{crc32(module.encode()) % N_SHARDS}"
 
 
 def module_text(module: str, tree: ast.Module) -> str:
-    """A module's document: its name as a heading, its docstring, its definitions, one blank line between blocks."""
+    """Return a module's document: its name as a heading, its docstring, its definitions, with blank lines between."""
     heading = f"{module}\n{'=' * len(module)}"
     text = "\n\n".join([heading, *_docstring(tree), *_definition_blocks(tree.body)])
-    # A docstring may escape a lone surrogate, which no UTF-8 file can hold: it stays the escape that the source has.
+    # A docstring's escape may be a lone surrogate, which no UTF-8 file can hold: the document keeps the escape itself.
     return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
 
 
 def function_passages(body: list[ast.stmt], owner: str = "") -> Iterator[tuple[str, str, str]]:
-    """Qualified name, signature and docstring of every function in a module's text, the two as they are indented there.
+    """Yield (qualified name, signature, docstring) of every function in a module's text.
 
-    There the signature, a blank line and the docstring follow each other.
+    Signature and docstring are indented as in the text, in which a blank line is between them.
     """
     indent = INDENT * owner.count(".")
     for statement in body:
@@ -144,7 +144,7 @@ def _docstring(node: ast.Module | Definition) -> list[str]:
 
 
 def _definition_blocks(body: list[ast.stmt]) -> Iterator[str]:
-    """The blocks of the definitions in a module's or class's body, those under `if`, `try` and `with` included."""
+    """Yield the blocks of the definitions in a module's or class's body, also of those under `if`, `try` and `with`."""
     for statement in body:
         if isinstance(statement, ast.ClassDef):
             yield from _class_blocks(statement)
@@ -155,7 +155,7 @@ def _definition_blocks(body: list[ast.stmt]) -> Iterator[str]:
 
 
 def _branches(statement: ast.stmt) -> list[ast.stmt]:
-    """The statements directly under a compound statement, in source order; none under a simple one."""
+    """Return the statements directly under a compound statement, in source order; none for a simple statement."""
     fields = ("body", "handlers", "orelse", "finalbody")
     return [child for name in fields for child in getattr(statement, name, [])]
 

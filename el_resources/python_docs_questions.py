@@ -1,19 +1,21 @@
-"""The embedded instruction pool: questions to Python's documentation, with the truth about where their answers stand.
+"""The embedded instruction pool: questions about Python's documentation, with the true places of their answers.
 
 A question asks what the documentation says about one function; the response is the function's docstring, word for word
-as its module's text in `python-docs:` has it. Each question is asked three times, over contexts of equal length (but
-for a few tokens) that are made of excerpts of several modules' documentation:
-- near: the needed passage (signature and docstring) stands in the last `short_window` tokens before the response's
-  end, together with instruction and response;
-- far: it ends `short_window` tokens or more before the response starts, at distances spread evenly over the context;
+as in its module's text in `python-docs:`. Each question is asked three times, over contexts of equal length (but for a
+few tokens) that are made of excerpts of several modules' documentation:
+- near: the needed passage (signature and docstring), the instruction and the response together are within the last
+  `short_window` tokens of the sample;
+- far: the passage ends `short_window` tokens or more before the response starts, at distances spread evenly over the
+  context;
 - absent: the context says nothing of the function's package.
 So neither the question nor the length of its context tells the kinds apart.
 
-Algorithm: a text has the function's module between excerpts of others, in seeded order. A context is a window of that
-text, and the window's place decides how far the passage is. Windows start and end between two words.
-Guarantees: `samples_per_kind` samples of each kind over two shards, a question's three in one; deterministic for the
-same library, tokenizer and parameters; neither a question's signature nor any five words in a row of its response stand
-anywhere else in the library's documentation; context, instruction, response and what joins them fit `long_window`.
+Algorithm: a text is the function's module between excerpts of others, in seeded order. A context is a window of that
+text, and the window's place decides the distance of the passage. Windows start and end between two words.
+Guarantees: `samples_per_kind` samples of each kind over two shards, with the three samples of a question in one shard;
+deterministic for the same library, tokenizer and parameters; neither a question's signature nor any five words in a row
+of its response occur anywhere else in the library's documentation; context, instruction, response and the tokens that
+join them fit `long_window`.
 Costs: a few seconds for the library, once, and about 20 ms a sample at a window of 4,096.
 """
 
@@ -40,18 +42,19 @@ KINDS = ("near", "far", "absent")
 
 RESPONSE_TOKENS = range(24, 121)
 LONGEST_PASSAGE_TOKENS = 240
-# BOS, what joins the parts, and what a tokenizer counts differently where texts are joined.
+# Room for BOS, for the tokens that join the parts, and for those by which joined texts differ from their parts.
 SPARE_TOKENS = 16
 # Shortest and longest context, in sixteenths of the long window; lengths are spread evenly between them.
 CONTEXT_SIXTEENTHS = (10, 13)
-# Longest excerpt of one module, so that a context speaks of several; what is shorter is hardly more than a heading.
+# The longest excerpt is this part of the long window, so that a context speaks of several modules; an excerpt shorter
+# than the second number is little more than a heading.
 EXCERPTS_A_WINDOW = 8
 SHORTEST_EXCERPT_TOKENS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A function and its passage, which its module's text has at `start`."""
+    """A function and its passage, which is at `start` in its module's text."""
 
     module: str
     function: str
@@ -77,7 +80,7 @@ class Question:
 
     @property
     def instruction(self) -> str:
-        """The question. It ends in the signature, which stands before the docstring in the passage too."""
+        """The question. It ends in the signature, which comes before the docstring in the passage too."""
         return f"What does the documentation say about `{self.name}`?\n{self.signature.strip()}"
 
     @property
@@ -100,12 +103,13 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """What samples are made from.
+    """Material of which samples are made.
 
     Attributes:
-        questions: each with its sizes.
-        excerpts: of every module's documentation, its beginning.
-        shares: by name, a number in [0, 1) for every question, evenly spread: where in a range its sample lies.
+        questions: questions with the sizes of their parts.
+        excerpts: beginning of every module's documentation.
+        shares: for the context's length (`context`) and for the passage's distance in each kind, a number in [0, 1)
+            for every question, evenly spread: the sample's place in the range of possible values.
     """
 
     questions: list[tuple[Question, Sizes]]
@@ -131,7 +135,10 @@ class PythonDocsQuestions:
         return {}
 
     def shard_fingerprint(self, shard: str) -> str:
-        """Hash of the library and the parameters. Not of the tokenizer, which stays unloaded: hash that beside it."""
+        """Return a hash of the library and the parameters, without the tokenizer, which need not be loaded for it.
+
+        Callers add a hash of the tokenizer.
+        """
         made_as = (READER_VERSION, self._number(shard), self.samples_per_kind, self.short_window, self.long_window)
         library = [self.corpus.shard_fingerprint(part) for part in self.corpus.shards()]
         return blake2b(repr((made_as, library)).encode(), digest_size=16).hexdigest()
@@ -176,7 +183,7 @@ class PythonDocsQuestions:
         )
 
     def _place(self, index: int, kind: str) -> tuple[int, int]:
-        """Tokens of a sample's context, and of its part behind the passage (absent: behind where it would be)."""
+        """Return the tokens of a sample's context, and of its part after the passage or the absent passage's place."""
         _, sizes = self._pool.questions[index]
         shortest, longest = self._context_tokens
         n_context = shortest + int((longest - shortest) * self._pool.shares["context"][index])
@@ -186,7 +193,7 @@ class PythonDocsQuestions:
         return n_context, first + int((last - first) * self._pool.shares[kind][index])
 
     def _near_room(self, sizes: Sizes) -> int:
-        """Tokens of context that fit the short window with passage, instruction and response."""
+        """Return the tokens of context that fit the short window with passage, instruction and response."""
         return self.short_window - sizes.passage - sizes.instruction - sizes.response - SPARE_TOKENS
 
     @property
@@ -226,7 +233,7 @@ class PythonDocsQuestions:
         )
 
     def _usable(self, questions: list[Question]) -> list[tuple[Question, Sizes]]:
-        """The questions whose parts fit both windows, no package's second one before every package's first."""
+        """Return the questions whose parts fit both windows, in seeded turns: one of each package, then a second, …"""
         n_response = self._windows.counts([question.response for question in questions])
         kept = [question for question, n in zip(questions, n_response, strict=True) if n in RESPONSE_TOKENS]
         usable = [(question, sizes) for question in kept if self._fits(sizes := self._sizes(question))]
@@ -254,7 +261,7 @@ class PythonDocsQuestions:
 
 
 def library(corpus: PythonDocs) -> tuple[dict[str, str], list[Question]]:
-    """Every module's text, by its name, and the questions that can be asked about its public functions."""
+    """Return every module's text by name, and the questions that can be asked about public functions."""
     texts: dict[str, str] = {}
     questions: list[Question] = []
     for shard in corpus.shards():
@@ -267,7 +274,7 @@ def library(corpus: PythonDocs) -> tuple[dict[str, str], list[Question]]:
 
 
 def module_questions(module: str, text: str, passages: list[tuple[str, str, str]]) -> Iterator[Question]:
-    """A question for every public function whose name and passage stand in the module's text once."""
+    """Yield a question for every public function whose name and passage occur in the module's text once."""
     names = Counter(function for function, _, _ in passages)
     for function, signature, docstring in passages:
         passage = f"{signature}{BLANK_LINE}{docstring}".rstrip()
@@ -278,7 +285,7 @@ def module_questions(module: str, text: str, passages: list[tuple[str, str, str]
 
 
 def distinctive(questions: list[tuple[Question, Sizes]], texts: dict[str, str]) -> Iterator[tuple[Question, Sizes]]:
-    """In their order, the questions whose signature, and every five words of whose response, stand nowhere else."""
+    """Yield, in their order, the questions whose signature and all five-word runs of whose response are unique."""
     n_lines = Counter(line.strip() for text in texts.values() for line in text.splitlines())
     n_modules = Counter(shingle for text in texts.values() for shingle in shingles(text))
     for question, sizes in questions:
@@ -290,12 +297,12 @@ def distinctive(questions: list[tuple[Question, Sizes]], texts: dict[str, str]) 
 
 
 def top_package(module: str) -> str:
-    """`xml` of `xml.dom.minidom`."""
+    """Return the top package of a module: `xml` of `xml.dom.minidom`."""
     return module.partition(".")[0]
 
 
 def evenly_spread(n: int, name: str) -> list[float]:
-    """A number in each of n equal parts of [0, 1), in seeded order."""
+    """Return a number in each of n equal parts of [0, 1), in seeded order."""
     rng = random.Random(f"{SEED} {name}")
     shares = [(part + rng.random()) / n for part in range(n)]
     rng.shuffle(shares)

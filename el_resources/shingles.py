@@ -1,13 +1,13 @@
-"""Near-copies of text, told by their runs of five words.
+"""Near-copies of text, recognised by their runs of five words (shingles).
 
-A word is a run of letters, digits and underscores. In scripts that are written without spaces (Han, Hiragana,
-Katakana, Thai, Lao, Khmer, Myanmar, Tibetan and their kin) every character is a word: a clause would be one otherwise.
+A word is a run of letters, digits and underscores. In scripts that are written without spaces (Han, Hiragana, Katakana,
+Thai, Lao, Khmer, Myanmar, Tibetan and similar ones) every character is a word; otherwise a whole clause would be one.
 """
 
 import re
 
 SHINGLE_WORDS = 5
-# Blocks of the scripts without spaces. Of them, punctuation and most vowel signs are no words, as `\w` has it.
+# Blocks of the scripts without spaces. Their punctuation and most of their vowel signs do not match `\w`: no words.
 UNSPACED = (
     "\u0e00-\u0eff"  # Thai, Lao
     "\u0f00-\u0fff"  # Tibetan
@@ -26,7 +26,7 @@ _WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 
 def shingles(text: str) -> frozenset[tuple[str, ...]]:
-    """The text's runs of five words, case folded; a shorter text is one shingle, a text without words none."""
+    """Return the text's runs of five words, case folded; a shorter text is one shingle, a text without words none."""
     words = _WORD.findall(text.casefold())
     if len(words) < SHINGLE_WORDS:
         return frozenset({tuple(words)} if words else ())
@@ -34,5 +34,5 @@ def shingles(text: str) -> frozenset[tuple[str, ...]]:
 
 
 def containment(chunk: frozenset[tuple[str, ...]], root: frozenset[tuple[str, ...]]) -> float:
-    """Share of the chunk's shingles that stand in the root; 0 for a chunk without words."""
+    """Return the share of the chunk's shingles that are in the root; 0 for a chunk without words."""
     return len(chunk & root) / len(chunk) if chunk else 0.0

@@ -1,17 +1,18 @@
 """Documents cut into retrieval chunks of at most `max_tokens` tokens, at text boundaries.
 
 Algorithm: `semantic-text-splitter` fills each chunk with the largest units that fit (paragraphs by number of blank
-lines, then lines, sentences, words, grapheme clusters, characters) and trims white space around it. It looks at all of
-the text that is left for every chunk, so a long text is given to it window by window: the last chunk of a window is
-dropped and the next window begins there, which gives the chunks of the whole text. A run without white space or the
-end of a sentence (hex digits, base64, DNA, an array of numbers) that is longer than any ordinary word is kept from it,
-since it tries every place in such a run: the run is cut here, by its own number of characters per token.
+lines, then lines, sentences, words, grapheme clusters, characters) and trims white space around it. For every chunk it
+looks at all of the remaining text, which takes quadratic time, so a long text is given to it window by window: the last
+chunk of a window is dropped and the next window begins there, which gives the chunks of the whole text. The splitter
+also tries every place in a run without white space or the end of a sentence (hex digits, base64, DNA, an array of
+numbers). So a run that is longer than any ordinary word is not given to it but cut here, by the run's own number of
+characters per token.
 
 Guarantees, for every text:
 - `text[span.start_char:span.end_char]` is the chunk; offsets count characters, as Python does.
 - A chunk tokenized by itself, without special tokens, has `span.n_tokens` tokens, at most `max_tokens`. The splitter
-  counts with its own copy of the tokenizer, so every chunk is counted again here, and cut again where the two disagree.
-- Spans are in order and do not overlap; what lies between them is white space; no chunk is blank.
+  counts with its own copy of the tokenizer, so every chunk is counted again here, and cut again if the two disagree.
+- Spans are in order and do not overlap; only white space is between them; no chunk is blank.
 - The same text gives the same spans.
 
 Cost: about 350,000 tokens/s for many texts at once and 200,000 for one by one, on 2 cores, and linear in the length of
@@ -27,12 +28,12 @@ from tokenizers import Tokenizer
 
 # A character is the smallest unit: up to 4 bytes, each a token of its own, and a prefix token in some tokenizers.
 FEWEST_TOKENS = 8
-# Characters per token of the limit, and at least: a window holds many chunks, and no ordinary word is a long run.
+# Characters per token of the limit, and least characters: a window holds many chunks, and no ordinary word is a run.
 WINDOW_CHARS_PER_TOKEN, SHORTEST_WINDOW = 64, 8_192
 RUN_CHARS_PER_TOKEN, SHORTEST_RUN = 8, 1024
 # Bounds memory: a chunk being counted takes some 100 bytes a token.
 COUNTED_AT_ONCE = 1024
-# Share of the limit that a piece of a run is meant to fill, so that few are cut again.
+# Share of the limit that a piece of a run should fill, so that few pieces are cut again.
 FILLED = 0.9
 
 _IN_RUN = r"[^\s。｡!！?？…]"
@@ -43,7 +44,7 @@ Chunk = tuple[int, str]  # first character in the text, text
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A chunk's place in its document and its length."""
+    """A chunk's place in its document, and its length."""
 
     start_char: int
     end_char: int
@@ -51,12 +52,13 @@ class Span:
 
 
 class TextSplitter:
-    """Cuts texts into chunks of at most `max_tokens` tokens of `tokenizer`.
+    """Splitter of texts into chunks of at most `max_tokens` tokens of `tokenizer`.
 
     Args:
         tokenizer: copied; its truncation and padding are ignored, since either would hide a chunk's true length.
         max_tokens: at least 8, so that any single character fits.
-        count: tokens of each text, if they are not simply those of the tokenizer (see ModelTokenizer.count_batch).
+        count: returns the number of tokens of each text, if the tokenizer's own counts do not hold (see
+            ModelTokenizer.count_batch).
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int, count: Count | None = None) -> None:
@@ -64,7 +66,7 @@ class TextSplitter:
             raise ValueError(f"max_tokens={max_tokens} is too small to hold any character; use {FEWEST_TOKENS} or more")
         self.max_tokens = max_tokens
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        # Not part of a tokenizer's JSON: whether "<|endoftext|>" in a text is one token or plain characters.
+        # Not part of a tokenizer's JSON: it decides if "<|endoftext|>" in a text is one token or plain characters.
         self._tokenizer.encode_special_tokens = tokenizer.encode_special_tokens
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -72,11 +74,11 @@ class TextSplitter:
         self._splitter = BoundarySplitter.from_huggingface_tokenizer(self._tokenizer, max_tokens)
         self._window = max(SHORTEST_WINDOW, WINDOW_CHARS_PER_TOKEN * max_tokens)
         shortest = max(SHORTEST_RUN, RUN_CHARS_PER_TOKEN * max_tokens)
-        # Tried at the beginning of a run only, so that searching is linear.
+        # The pattern is tried at the beginning of a run only, so that the search is linear.
         self._long_run = re.compile(f"(?<!{_IN_RUN}){_IN_RUN}{{{shortest},}}")
 
     def split_all(self, texts: Sequence[str]) -> list[list[Span]]:
-        """The chunks of each text; uses all cores."""
+        """Return the chunks of each text; uses all cores."""
         found = self._chunks(list(texts))
         flat = [chunk for chunks in found for _, chunk in chunks]
         blocks = (flat[start : start + COUNTED_AT_ONCE] for start in range(0, len(flat), COUNTED_AT_ONCE))
@@ -87,7 +89,7 @@ class TextSplitter:
         ]
 
     def _chunks(self, texts: list[str]) -> list[list[Chunk]]:
-        """The chunks of each text, some of them perhaps too long."""
+        """Return the chunks of each text, of which some may be too long."""
         ordinary = [len(text) <= self._window and not self._long_run.search(text) for text in texts]
         together = iter(
             self._splitter.chunk_all_indices([t for t, plain in zip(texts, ordinary, strict=True) if plain])
@@ -106,26 +108,35 @@ class TextSplitter:
         yield from self._window_chunks(text, at, len(text))
 
     def _window_chunks(self, text: str, start: int, end: int) -> Iterator[Chunk]:
-        """The chunks of a stretch: those of each window but the last one, which what follows could lengthen."""
+        """Yield the chunks of a stretch, window by window.
+
+        A window's last chunk is dropped, since the text after the window could lengthen it; the next window begins
+        there.
+        """
         width = self._window
         while start < end:
+            # Split one window.
             part = text[start : min(start + width, end)]
             chunks = self._splitter.chunk_indices(part)
             if start + width >= end:
                 yield from ((start + offset, chunk) for offset, chunk in chunks)
                 return
-            if len(chunks) < 2:  # next to nothing but white space
+            # Widen empty windows.
+            if len(chunks) < 2:  # almost only white space
                 width *= 2
                 continue
+            # Keep all but last.
             yield from ((start + offset, chunk) for offset, chunk in chunks[:-1])
             start, width = start + chunks[-1][0], self._window
 
     def _run_chunks(self, text: str, start: int, end: int) -> Iterator[Chunk]:
-        """A long run in pieces that fill most of the limit; after a sign such as a comma, if one is near."""
+        """Yield a long run in pieces that fill most of the limit and end after a sign, such as a comma, if possible."""
         while start < end:
+            # Estimate the length.
             sample = text[start : min(start + RUN_CHARS_PER_TOKEN * self.max_tokens, end)]
             (n_tokens,) = self._count_tokens([sample])
             length = max(1, int(len(sample) / max(1, n_tokens) * self.max_tokens * FILLED))
+            # Cut eight pieces, then estimate anew.
             for _ in range(8):
                 piece = text[start : min(start + length, end)]
                 if start + len(piece) < end:
@@ -139,7 +150,7 @@ class TextSplitter:
         return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(chunks, add_special_tokens=False)]
 
     def _within_limit(self, start: int, chunk: str, n_tokens: int) -> Iterator[Span]:
-        """The chunk as one span, or cut in halves where it is longer than the splitter believed."""
+        """Yield the chunk as one span, or cut in halves if it is longer than the splitter believed."""
         if not chunk.strip():
             return
         if n_tokens <= self.max_tokens:
@@ -157,14 +168,14 @@ class TextSplitter:
 
 
 def boundary_near_middle(chunk: str) -> int:
-    """Return where to halve a text: after the last space of its first half, else in the middle."""
+    """Return the place at which to halve a text: after the last space of its first half, else in the middle."""
     middle = len(chunk) // 2
     space = chunk.rfind(" ", 1, middle)
     return space + 1 if space > 0 else middle
 
 
 def _after_last_sign(piece: str) -> int:
-    """Where to end a piece of a run: after the last sign of its last quarter, else at its end."""
+    """Return the end for a piece of a run: after the last sign of its last quarter, else its own end."""
     for end in range(len(piece), max(1, len(piece) * 3 // 4), -1):
         if not piece[end - 1].isalnum():
             return end

@@ -1,4 +1,4 @@
-"""Which documents are roots, and where a language model is uncertain in them.
+"""Choice of root documents, and of the anchors: the positions at which a language model is uncertain in them.
 
 EntropyLong (arXiv 2510.02330), "high-entropy positions": τ = μ + α·σ over the document's own token entropies; the
 anchors are the positions with entropy above τ. Eligibility, skipping and capping are ours; the `paper` profile switches
@@ -18,14 +18,14 @@ from el_assets.schemas import polars_schema
 
 @dataclass(frozen=True, kw_only=True)
 class RootLimits:
-    """What a document must fulfil to be a root, in scorer tokens.
+    """Limits of the length of a root, in scorer tokens.
 
     Attributes:
-        shortest, longest: the user's own bounds; longest 0 is none.
-        window: the scorer's window. BOS, the longest chunk, the separator and the root must fit it together.
+        shortest, longest: the user's own bounds; a longest of 0 sets none.
+        window: the scorer's window, which must hold BOS, the longest chunk, the separator and the root together.
         chunk, separator: tokens of the longest chunk and of the separator.
 
-    The length of a sequence is not among them: it decides what is packed, never what is scored.
+    The length of a sequence is not a limit: it decides which roots are packed, never which are scored.
     """
 
     shortest: int
@@ -36,14 +36,14 @@ class RootLimits:
 
     @property
     def left_by_window(self) -> int:
-        """Tokens that the scorer's window leaves for a root."""
+        """Number of tokens that the scorer's window leaves for a root."""
         return max(0, self.window - 1 - self.chunk - self.separator)
 
     def reason_against(self, n_tokens: int) -> str | None:
         """Return why a document of this length is not a root; None if it is one.
 
-        A document that fits neither the window nor the user's bound is counted for the window, since raising the bound
-        would not help it.
+        A document that exceeds both the window and the user's bound is counted under the window, since raising the
+        bound would not help it.
         """
         if n_tokens < self.shortest:
             return "too_short"
@@ -57,10 +57,11 @@ class RootLimits:
 def sample_roots(
     doc_ids: Sequence[str], n_tokens: Sequence[int], limits: RootLimits, *, count: int, seed: int
 ) -> tuple[list[int], dict[str, int]]:
-    """Indices of the sampled roots, in the documents' order, and how many documents were ineligible for which reason.
+    """Return the indices of the sampled roots, in the documents' order, and the counts of documents.
 
-    The sample is the `count` eligible documents with the smallest hash of seed and id (all where count is 0), so it
-    does not depend on the order of documents, and other documents that come or go change it little.
+    The counts are the number of `eligible` documents, and of ineligible ones by reason. The sample is the `count`
+    eligible documents with the smallest hashes of seed and id (all of them if `count` is 0). So it does not depend on
+    the order of the documents, and documents that come or go change it little.
     """
     reasons = [limits.reason_against(n) for n in n_tokens]
     eligible = [index for index, reason in enumerate(reasons) if reason is None]
@@ -70,20 +71,20 @@ def sample_roots(
 
 
 def threshold(entropy_nats: np.ndarray, alpha: float) -> tuple[float, float, float]:
-    """(μ, σ, τ = μ + ασ) of a document's token entropies [n], in nats; σ without Bessel's correction."""
+    """Return (μ, σ, τ = μ + ασ) of a document's token entropies [n], in nats; σ is without Bessel's correction."""
     entropy = entropy_nats.astype(np.float64)
     mean, std = float(entropy.mean()), float(entropy.std())
     return mean, std, mean + alpha * std
 
 
 def find_anchors(entropy_nats: np.ndarray, threshold_nats: float, *, skip: int, cap: int) -> np.ndarray:
-    """Positions with entropy above the threshold, ascending, int32.
+    """Return the positions with entropy above the threshold, ascending, as int32.
 
     Args:
         entropy_nats: [n_tokens].
         skip: positions at the start that are never anchors.
-        cap: where more are found the highest entropies stay (ties: the earlier position), so that a sweep of α upwards
-            remains valid; 0 keeps all.
+        cap: the most anchors; of more, those with the highest entropies stay (of equal ones, the earlier position). So
+            a larger α only removes anchors that a smaller one keeps. 0 keeps all.
     """
     positions = np.flatnonzero(entropy_nats > threshold_nats)
     positions = positions[positions >= skip]
@@ -104,7 +105,7 @@ def entropy_map_row(
     skip: int,
     cap: int,
 ) -> dict[str, object]:
-    """One root's row of `entropy_maps`."""
+    """Return one root's row of `entropy_maps`."""
     mean, std, tau = threshold(entropy_nats, alpha)
     return {
         "doc_id": doc_id,
@@ -121,11 +122,11 @@ def entropy_map_row(
 
 
 def entropy_maps_table(rows: list[dict[str, object]]) -> pl.DataFrame:
-    """The `entropy_maps` table of one shard."""
+    """Return the `entropy_maps` table of one shard."""
     return pl.DataFrame(rows, schema=polars_schema("entropy_maps"), orient="row")
 
 
 def seeded_hash(seed: int, *parts: str) -> int:
-    """64 bits that depend on the seed and the parts only: the same on every machine and in every process."""
+    """Return 64 bits that depend on the seed and the parts only: the same on every machine and in every process."""
     text = "\0".join((str(seed), *parts))
     return int.from_bytes(blake2b(text.encode("utf-8"), digest_size=8).digest())

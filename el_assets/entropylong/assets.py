@@ -1,4 +1,4 @@
-"""EntropyLong as assets: from documents to packed sequences. How a shard of each comes about stands in `steps`."""
+"""EntropyLong as assets: from documents to packed sequences. Module `steps` makes a shard of each."""
 
 from functools import cache, partial
 
@@ -29,10 +29,9 @@ sequence_asset = partial(shard_asset, group="entropylong", partitions=corpus_sha
 def entropy_maps(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
     """One row per root document: entropy and NLL (nats) of every token, threshold τ = μ + ασ, and the anchors above it.
 
-    Roots are a hash sample of the shard's eligible documents: BOS, the longest chunk, the separator and the root fit
-    the scorer's window, whatever the length of a sequence; metadata counts the others by reason. Shards of a source
-    with `roots=no` have none. Roots without finite scores are set aside and counted. EntropyLong, "high-entropy
-    positions".
+    Roots are a hash sample of the shard's eligible documents: those that fit the scorer's window together with BOS, the
+    longest chunk and the separator; a source with `roots=no` offers none (EntropyLong, "high-entropy positions").
+    Metadata counts the ineligible documents by reason, and the roots set aside because their scores are not finite.
     """
     model, step = ModelChoice.long(settings), ShardStep.of(context, settings)
     return materialize_shards(
@@ -46,11 +45,11 @@ def entropy_maps(context: dg.AssetExecutionContext, settings: Settings, causal_l
 
 @sequence_asset("candidate_contexts", [entropy_maps, retrieval_index, "text_encoder"], kinds={"parquet", "lancedb"})
 def candidate_contexts(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per anchor and candidate: the K chunks nearest to the text around it, and random controls per root.
+    """One row per anchor and candidate: the K chunks most similar to the text around the anchor, and random controls.
 
-    The root's own chunks and near-duplicates of it are excluded and counted. Retrieved from one tagged build of the
-    index, which is recorded; a newer build does not make a finished shard stale unless `refresh_candidates` asks for
-    it, a candidate that vanished does. EntropyLong, "query and retrieval".
+    Chunks come from one tagged build of the index, which is recorded; the root's own chunks and its near-duplicates are
+    excluded and counted (EntropyLong, "query and retrieval"). A newer build of the index makes a finished shard stale
+    only if one of its candidates vanished, or if `refresh_candidates` is set.
     """
     index = context_store(settings).open()
     tables = ShardTables(settings.store)
@@ -92,11 +91,11 @@ def candidate_contexts(context: dg.AssetExecutionContext, settings: Settings) ->
     pool=GPU_POOL,
 )
 def context_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
-    """One row per anchor and candidate or control, kept or not: entropy and NLL (nats) before and after.
+    """One row per anchor and candidate or control, kept or not: entropy and NLL (nats) with and without the chunk.
 
-    One forward of [BOS] chunk separator root answers for all anchors of the root; pairs that an earlier table of the
-    shard holds are not scored again. Pairs without finite scores are set aside and counted. Metadata compares the cost
-    with one forward per pair. EntropyLong, "verification".
+    One forward of [BOS] chunk separator root scores all anchors of the root; pairs that an earlier table of the shard
+    holds are not scored again (EntropyLong, "verification"). Metadata counts the pairs that are set aside because
+    scores are not finite, and compares the cost with one forward per pair.
     """
     model, step = ModelChoice.long(settings), ShardStep.of(context, settings)
     return materialize_shards(
@@ -110,11 +109,11 @@ def context_scores(context: dg.AssetExecutionContext, settings: Settings, causal
 
 @sequence_asset("verified_pairs", [context_scores], kinds={"parquet", "polars"})
 def verified_pairs(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per kept context of a root: the anchors that it verifies, with their reductions.
+    """One row per kept context of a root: the anchors that it verifies, with their relative reductions.
 
-    Kept are contexts whose relative reduction exceeds ε (and that of every control at the same anchor, unless switched
-    off), once per root. Needs no model, so ε is tuned here for free. Metadata holds pass rates of retrieved and random
-    chunks and the estimated FDR.
+    A context is kept if its relative reduction at an anchor exceeds ε and, unless `beats_controls` is off, that of
+    every control there. The scores are stored in `context_scores`, so another ε needs no model; metadata holds the pass
+    rates of retrieved and random chunks and the estimated false-discovery rate.
     """
     return materialize_shards(context, settings, partial(verify_pairs, ShardStep.of(context, settings)))
 
@@ -123,9 +122,9 @@ def verified_pairs(context: dg.AssetExecutionContext, settings: Settings) -> dg.
 def packed_sequences(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per training sequence of exactly L tokens: groups of [shuffled verified contexts ; root].
 
-    Groups are set apart by end-of-text. Every token span names its document, chunk, source and licence. Roots that
-    fill no sequence, or are too long for one, are rows of the table `packing_leftovers` with their reason. Train on a
-    sequence as one attention span. EntropyLong, "assembly".
+    Groups are separated by end-of-text, and every token span names its document, chunk, source and licence; train on a
+    sequence as one attention span (EntropyLong, "assembly"). Roots that are in no sequence are rows of the table
+    `packing_leftovers`, with the reason.
     """
     tables = ShardTables(settings.store)
     return materialize_shards(

@@ -1,4 +1,4 @@
-"""One shard of `candidate_contexts`: queries of its anchors to a pinned index, exclusions, and random controls."""
+"""Step that makes one shard of `candidate_contexts`: queries to a pinned index, exclusions, and random controls."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from el_resources.text_encoder import TextEncoder, Vectors, encoder_fingerprint,
 
 @dataclass(frozen=True, kw_only=True)
 class Searching:
-    """A pinned index with what its searches need; made once for all shards of a run.
+    """A pinned index with everything that searches in it need; made once for all shards of a run.
 
     Attributes:
-        encoder: None where retrieval is by full text.
+        encoder: encoder of the queries; None if retrieval is by full text.
         chunks: `chunk_id, doc_id, shard, content_hash` of the whole index.
-        ring: its chunks, ready for drawing controls.
+        ring: the chunks of the index, ready for drawing controls.
     """
 
     index: PinnedIndex
@@ -53,7 +53,7 @@ class Searching:
 
 
 def refuse_other_encoder(tables: ShardTables, shard: str, settings: Settings) -> None:
-    """Raise ValueError where the shard's chunks carry another encoder's vectors: no query is similar to those."""
+    """Raise ValueError if the shard's chunks have another encoder's vectors: queries cannot be compared with them."""
     made_with = tables.require_stamp("context_chunks", shard).settings["encoder"]
     if made_with != encoder_fingerprint(settings.encoder):
         raise ValueError(
@@ -63,26 +63,29 @@ def refuse_other_encoder(tables: ShardTables, shard: str, settings: Settings) ->
 
 
 def lost_candidates(tables: ShardTables, shard: str, chunk_ids: pl.Series) -> pl.Series:
-    """Chunks that a shard's candidates name and that are not among the given ones, which are the index's."""
+    """Return the chunks that a shard's candidates name and that are not among `chunk_ids`, the chunks of the index."""
     named = tables.read("candidate_contexts", shard, ["chunk_id"])["chunk_id"].unique()
     return named.filter(~named.is_in(chunk_ids.implode()))
 
 
 def find_candidates(step: ShardStep, shard: str, searching: Searching) -> Made:
-    """`candidate_contexts` of a shard: retrieved chunks and controls of every anchor."""
+    """Make `candidate_contexts` of a shard: the retrieved chunks and the controls of every anchor."""
     settings = step.settings
+    # Make the queries.
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids", "anchors"])
     queries = query_texts(maps, step.tokenizer.decode, half_width=settings.query_half_width)
     exclusions = Exclusions(
         {doc_id: step.tokenizer.decode(np.asarray(ids)) for doc_id, ids, _ in maps.iter_rows()},
         settings.near_duplicate_containment,
     )
+    # Retrieve K chunks.
     with step.show(f"retrieve {shard}", queries.height, "queries") as advance:
         vectors = _query_vectors(searching.encoder, queries["query_text"].to_list(), settings.long_chunks)
         search = _search(shard, searching.index, queries["query_text"].to_list(), vectors, advance)
         retrieved = retrieve(
             queries, search, exclusions, k=settings.candidates_per_anchor, n_chunks=searching.index.n_rows
         )
+    # Draw random controls.
     excluded = dict(exclusions.counts)
     per_anchor = candidates_per_anchor(queries, retrieved)
     controls = _draw(step, shard, searching, queries, retrieved, exclusions)
@@ -102,13 +105,13 @@ def find_candidates(step: ShardStep, shard: str, searching: Searching) -> Made:
 
 
 def candidates_per_anchor(queries: pl.DataFrame, retrieved: pl.DataFrame) -> pl.Series:
-    """Number of retrieved candidates of every query, 0 included."""
+    """Return the number of retrieved candidates of every query, 0 included."""
     counts = retrieved.group_by("doc_id", "anchor").agg(n=pl.len())
     return queries.join(counts, on=["doc_id", "anchor"], how="left")["n"].fill_null(0)
 
 
 def too_few_candidates(facts: Mapping[str, Any], k: int) -> str | None:
-    """A sentence about anchors with fewer than K candidates; None if there are none."""
+    """Return a sentence about anchors with fewer than K candidates; None if there are none."""
     below, without = facts.get("anchors_below_k", 0), facts.get("anchors_without_candidates", 0)
     if not below:
         return None
@@ -116,16 +119,17 @@ def too_few_candidates(facts: Mapping[str, Any], k: int) -> str | None:
 
 
 def _query_vectors(encoder: TextEncoder | None, texts: list[str], long_texts: LongTexts) -> Vectors | None:
-    """Vectors of the queries; None if retrieval is by full text, or there are none."""
+    """Return the vectors of the queries; None if retrieval is by full text or there are no queries."""
     return encode_whole(encoder, texts, long_texts)[0] if encoder is not None and texts else None
 
 
 def _search(
     shard: str, index: PinnedIndex, texts: list[str], vectors: Vectors | None, advance: Advance
 ) -> Callable[[np.ndarray, int], pl.DataFrame]:
-    """Answers for some of the texts by their numbers; result columns as PinnedIndex's, numbered by text.
+    """Return a function that searches for some of the texts, given by their numbers.
 
-    Ids of documents are unique within a shard only, so those of other shards are told apart by their shard.
+    Its results have the columns of PinnedIndex's, with `query_index` the number of the text. Ids of documents are
+    unique within a shard only, so ids of other shards are prefixed by their shard.
     """
 
     def search(numbers: np.ndarray, k: int) -> pl.DataFrame:
@@ -150,7 +154,7 @@ def _draw(
     retrieved: pl.DataFrame,
     exclusions: Exclusions,
 ) -> pl.DataFrame:
-    """`candidate_contexts` rows of every root's controls."""
+    """Draw every root's controls and return their rows of `candidate_contexts`."""
     index, chunks = searching.index, searching.chunks
     place = {chunk_id: row for row, chunk_id in enumerate(chunks["chunk_id"])}
     taken = {root: set(ids) for root, ids in retrieved.group_by("doc_id").agg("chunk_hash").iter_rows()}
@@ -162,7 +166,7 @@ def _draw(
             _, doc_id, chunk_shard, content_hash = chunks.row(place[chunk_id])
             if content_hash in hashes or (chunk_shard, doc_id) == (shard, root):
                 return False
-            text = index.texts([chunk_id])["text"][0]  # the same chunk may stand in two shards
+            text = index.texts([chunk_id])["text"][0]  # two shards may have the same chunk
             return exclusions.allows(root, chunk_id, f"{chunk_shard}\0{doc_id}", text)
 
         for chunk_id in draw_controls(

@@ -1,11 +1,12 @@
 """Candidate contexts for uncertain positions: retrieved chunks, and random controls.
 
-EntropyLong, "query and retrieval": the query is the text of tokens [t - w, t + w), and each anchor gets K candidates by
-cosine. K counts what is left after three exclusions, since verification rewards repetition: the root's own chunks,
-chunks whose 5-word shingles mostly stand in the root, and further chunks with a text that the anchor already has.
+EntropyLong, "query and retrieval": the query is the text of tokens [t - w, t + w), and each anchor t gets K candidates
+by cosine. The K are counted after three exclusions, since verification rewards repetition: the root's own chunks,
+chunks most of whose 5-word shingles are in the root, and further chunks with a text that the anchor already has.
 
-Controls are a few random chunks per root, scored at all its anchors. They are drawn by consistent hashing (each chunk
-and each draw has a place on a ring; a draw takes the next chunk), so that an index that grew keeps nearly all of them.
+Controls are a few random chunks per root, scored at all its anchors. They are drawn by consistent hashing: each chunk
+and each draw has a place on a ring, and a draw takes the next free chunk. So an index that grows keeps nearly all
+controls.
 """
 
 from bisect import bisect_left
@@ -19,7 +20,7 @@ from el_assets.entropylong.anchors import seeded_hash
 from el_assets.schemas import polars_schema
 from el_resources.shingles import containment, shingles
 
-# Results beyond K that are asked for at once, so that few searches must be repeated for what exclusions took.
+# Results beyond K that are asked for at once, so that few searches must be repeated because of exclusions.
 SLACK = 24
 
 # (indices of the queries, results wanted of each) ->
@@ -29,11 +30,12 @@ Search = Callable[[np.ndarray, int], pl.DataFrame]
 
 @dataclass
 class Exclusions:
-    """Which chunks may not serve a root, each judged once, and how many were excluded for which reason.
+    """Exclusions of chunks that may not serve a root; each pair is judged once, and exclusions are counted by reason.
 
     Attributes:
         root_texts: text of every root, by document id.
-        limit: a chunk with a larger share of its shingles in the root is a near-duplicate.
+        limit: a chunk is a near-duplicate if a larger share of its shingles is in the root.
+        counts: excluded pairs of root and chunk, by reason.
     """
 
     root_texts: Mapping[str, str]
@@ -43,7 +45,7 @@ class Exclusions:
     _judged: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def allows(self, root: str, chunk_id: str, chunk_doc_id: str, text: str) -> bool:
-        """Whether the chunk may be a context or a control of the root."""
+        """Return True if the chunk may be a context or a control of the root."""
         key = (root, chunk_id)
         if key not in self._judged:
             self._judged[key] = self._judge(root, chunk_doc_id, text)
@@ -55,7 +57,7 @@ class Exclusions:
             return False
         if root not in self._root_shingles:
             self._root_shingles[root] = shingles(self.root_texts[root])
-        # A text shorter than a shingle, or without words, is told by standing in the root as it is.
+        # Shingles tell nothing about a text that is shorter than one, or without words: it is searched for as it is.
         stands_in_root = text in self.root_texts[root]
         if stands_in_root or containment(shingles(text), self._root_shingles[root]) > self.limit:
             self.counts["near_duplicates"] += 1
@@ -64,11 +66,13 @@ class Exclusions:
 
 
 def retrieve(queries: pl.DataFrame, search: Search, exclusions: Exclusions, *, k: int, n_chunks: int) -> pl.DataFrame:
-    """The K best allowed chunks of every query; fewer only where the whole index holds no more.
+    """Return the K best allowed chunks of every query; fewer only if the whole index holds no more.
+
+    Asks for K + SLACK results of every query, then for four times as many of those that have fewer than K allowed ones.
 
     Args:
         queries: `doc_id`, `anchor`, `query_text`, one row per anchor.
-        search: answers for some of the queries by their row numbers.
+        search: searches for some of the queries, given by their row numbers.
         n_chunks: rows of the index.
 
     Returns:
@@ -80,11 +84,14 @@ def retrieve(queries: pl.DataFrame, search: Search, exclusions: Exclusions, *, k
     pending, wanted = np.arange(queries.height), k + SLACK
     kept: list[pl.DataFrame] = []
     while len(pending):
+        # Search and exclude.
         wanted = min(wanted, n_chunks)
         found = _allowed(search(pending, wanted), roots, exclusions).filter(pl.col("rank") < k)
+        # Keep filled queries.
         counts = dict(found.group_by("query_index").len().iter_rows())
         filled = np.array([wanted >= n_chunks or counts.get(int(query), 0) == k for query in pending])
         kept.append(found.filter(pl.col("query_index").is_in(pending[filled].tolist())))
+        # Widen the rest.
         pending, wanted = pending[~filled], wanted * 4
     numbered = queries.with_row_index("query_index").with_columns(pl.col("query_index").cast(pl.Int64))
     found = pl.concat(kept).drop("doc_id").join(numbered, on="query_index", how="inner")
@@ -92,7 +99,7 @@ def retrieve(queries: pl.DataFrame, search: Search, exclusions: Exclusions, *, k
 
 
 def _allowed(found: pl.DataFrame, roots: list[str], exclusions: Exclusions) -> pl.DataFrame:
-    """The allowed results with their rank; of equal texts the best result of each query stays."""
+    """Return the allowed results with their rank; of equal texts, each query keeps the best result."""
     allowed = [
         exclusions.allows(roots[query], chunk_id, doc_id, text)
         for query, chunk_id, doc_id, text in found.select("query_index", "chunk_id", "doc_id", "text").iter_rows()
@@ -123,17 +130,17 @@ class ControlRing:
         return cls([place for place, _ in ring], [chunk_id for _, chunk_id in ring])
 
     def walk(self, start: int) -> Iterator[str]:
-        """Chunk ids from the first place at or behind `start`, once around."""
+        """Yield all chunk ids, once around the ring, from the first place at or after `start`."""
         first = bisect_left(self.places, start)
         for step in range(len(self.chunk_ids)):
             yield self.chunk_ids[(first + step) % len(self.chunk_ids)]
 
 
 def draw_controls(root: str, ring: ControlRing, is_free: Callable[[str], bool], *, count: int, seed: int) -> list[str]:
-    """Random chunks for a root; fewer than `count` only where the index holds no more that are free.
+    """Return random chunks for a root; fewer than `count` only if the index holds no more free ones.
 
     Args:
-        is_free: whether a chunk may be a control of this root (allowed, and not retrieved for it).
+        is_free: tells whether a chunk may be a control of this root: it is allowed, and not retrieved for the root.
     """
     controls: list[str] = []
     for draw in range(count):
@@ -145,7 +152,7 @@ def draw_controls(root: str, ring: ControlRing, is_free: Callable[[str], bool], 
 
 
 def control_rows(anchors: pl.DataFrame, controls: pl.DataFrame) -> pl.DataFrame:
-    """Every control at every anchor of its root.
+    """Return a row for every control at every anchor of its root.
 
     Args:
         anchors: `doc_id`, `anchor`.
@@ -163,7 +170,7 @@ def control_rows(anchors: pl.DataFrame, controls: pl.DataFrame) -> pl.DataFrame:
 
 
 def query_texts(entropy_maps: pl.DataFrame, decode: Callable[[np.ndarray], str], *, half_width: int) -> pl.DataFrame:
-    """`doc_id`, `anchor`, `query_text` for every anchor: the text of tokens [anchor - w, anchor + w) of its root."""
+    """Return `doc_id`, `anchor`, `query_text` of every anchor: the root's tokens [anchor - w, anchor + w) as text."""
     rows = [
         (doc_id, anchor, decode(np.asarray(token_ids[max(0, anchor - half_width) : anchor + half_width])))
         for doc_id, token_ids, anchors in entropy_maps.select("doc_id", "token_ids", "anchors").iter_rows()

@@ -29,7 +29,7 @@ from el_resources.tokenization import ModelTokenizer
 HUB_SHARE = 0.05
 FEWEST_HUB_USES = 5
 WARN = dg.AssetCheckSeverity.WARN
-# Nothing that a user does can make these fail: the table was altered after it was written, or the code is wrong.
+# Remedy of checks that fail only if a table was altered or the code is wrong.
 ALTERED = (
     "The table was altered after it was written, or the code is wrong: make it anew with "
     "`python -m el_assets run --force --shards SHARD`, and report it if it fails again"
@@ -76,7 +76,7 @@ def anchors_exceed_their_threshold(tables: ShardTables, shard: str) -> list[str]
 
 
 def no_root_retrieves_itself(tables: ShardTables, shard: str) -> list[str]:
-    """No candidate or control is a chunk of the root's own document or has a text of it."""
+    """No candidate or control is a chunk of the root's own document, or has the same text as one."""
     candidates = tables.scan("candidate_contexts", shard).select("doc_id", "chunk_id", "chunk_hash").unique()
     own = tables.scan("context_chunks", shard).select("doc_id", "chunk_id", "content_hash")
     by_id = candidates.join(own, on=["doc_id", "chunk_id"], how="semi")
@@ -93,7 +93,7 @@ def anchors_have_candidates(tables: ShardTables, shard: str) -> list[str]:
 
 
 def every_candidate_is_scored(tables: ShardTables, shard: str) -> list[str]:
-    """Every candidate and control has finite scores before and after, or is among those that were set aside."""
+    """Every candidate and control has finite scores before and after, or is counted among those set aside."""
     keys = ["doc_id", "anchor", "chunk_id", "is_control"]
     wanted = tables.read("candidate_contexts", shard, keys)
     scores = tables.read("context_scores", shard)
@@ -116,7 +116,7 @@ def scored_pairs_have_finite_scores(tables: ShardTables, shard: str) -> list[str
 
 
 def kept_reductions_exceed_epsilon(tables: ShardTables, shard: str) -> list[str]:
-    """At every anchor of every kept context the criterion falls by more than epsilon; a root keeps a text once."""
+    """At every anchor of a kept context the criterion falls by more than epsilon, and no root keeps a text twice."""
     settings = tables.require_stamp("verified_pairs", shard).settings
     kept = tables.read("verified_pairs", shard)
     lowest = pl.min_horizontal(pl.col(f"{name}s").list.min() for name in CRITERIA[settings["criterion"]])
@@ -178,16 +178,17 @@ def sequences_are_full(tables: ShardTables, shard: str) -> list[str]:
 
 
 def shards_fill_sequences(tables: ShardTables, shard: str) -> list[str]:
-    """Every shard fills at least one sequence, unless its source offers no roots; else says why and what to change."""
+    """Every shard fills at least one sequence, unless its source offers no roots; a failure says what to change."""
     why = why_unfilled(tables, shard)
     return [why] if why else []
 
 
 def roots_are_whole_and_last(tables: ShardTables, shard: str) -> list[str]:
-    """Every group ends with its whole root; only the first segment of a sequence may have lost its head."""
+    """Every group ends with its whole root, and only the first segment of a sequence, a context, may be cut."""
     problems = []
     for sequence_id, segments in tables.read("packed_sequences", shard, ["sequence_id", "segments"]).iter_rows():
         kinds = [segment["kind"] for segment in segments]
+        # Find groups' ends.
         ends_of_groups = [i for i, kind in enumerate([*kinds[1:], "end_of_text"]) if kind == "end_of_text"]
         roots = [i for i, kind in enumerate(kinds) if kind == "root"]
         if roots != ends_of_groups or any(segment["cut"] for segment in segments[1:]) or kinds[0] != "context":
@@ -196,7 +197,7 @@ def roots_are_whole_and_last(tables: ShardTables, shard: str) -> list[str]:
 
 
 def segments_equal_their_text(tables: ShardTables, shard: str, tokenizer: ModelTokenizer) -> list[str]:
-    """Every segment's tokens are those of the text that it names, apart from what was cut from its head."""
+    """Every segment's tokens are those of the text that it names, apart from the tokens cut from its head."""
     sequences = tables.read("packed_sequences", shard)
     separator = tables.require_stamp("packed_sequences", shard).settings["separator"]
     named = [s for segments in sequences["segments"] for s in segments if s["kind"] == "context"]
@@ -210,12 +211,14 @@ def segments_equal_their_text(tables: ShardTables, shard: str, tokenizer: ModelT
     problems = []
     for row in sequences.iter_rows(named=True):
         for segment in row["segments"]:
+            # Tokenize the text.
             expected = {
                 "context": lambda s: tokenizer.encode(texts.get(s["chunk_id"], "")),
                 "root": lambda s: tokenizer.encode(roots.get(s["doc_id"], "")),
                 "separator": lambda s: tokenizer.encode(separator),
                 "end_of_text": lambda s: np.array([tokenizer.eos_id]),
             }[segment["kind"]](segment)
+            # Compare the tokens.
             found = row["token_ids"][segment["start"] : segment["end"]]
             if found != expected[segment["cut"] :].tolist():
                 problems.append(f"sequence {row['sequence_id']!r}, tokens {segment['start']} to {segment['end']}")
@@ -223,7 +226,7 @@ def segments_equal_their_text(tables: ShardTables, shard: str, tokenizer: ModelT
 
 
 def quoted_documents_exist(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """Every document that a sequence quotes is still in the corpus; a shard that quotes a vanished one is stale."""
+    """Every chunk that a sequence quotes is still in the corpus; a shard that quotes a vanished one is stale."""
     quoted = (
         tables.scan_many("packed_sequences", shards)
         .select("shard", "segments")

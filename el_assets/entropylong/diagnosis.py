@@ -1,7 +1,7 @@
-"""Why a stage of EntropyLong has nothing, and which setting changes that: one answer for checks, summary and report.
+"""Diagnosis of an empty stage of EntropyLong, with the setting to change; shared by checks, summary and report.
 
-Every stage hands the next fewer: documents, eligible roots, anchors, candidates, kept contexts, sequences. The first
-stage with a count of zero is the cause, since all after it are empty because of it. Reads the stamps' facts alone.
+The stages are documents, eligible roots, anchors, candidates, kept contexts and sequences; each feeds the next. So the
+first stage with a count of zero is the cause: it leaves all later ones empty. Only the facts of stamps are read.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from el_resources.shard_tables import ShardTables, Stamp
 
 Facts = Mapping[str, Any]
 TABLES_LOOKED_AT = ("documents", *SEQUENCE_TABLES)
-# Why documents are not eligible as roots, in words that follow "n of m documents".
+# Reason for which documents are not eligible as roots -> its words, which follow "n of m documents".
 LENGTHS = {
     "too_short": "are shorter than root_tokens_min={root_tokens_min}: lower EL_ROOT_TOKENS_MIN",
     "too_long_for_root_tokens_max": "are longer than root_tokens_max={root_tokens_max}: raise EL_ROOT_TOKENS_MAX "
@@ -29,7 +29,7 @@ def why_nothing(stamps: Mapping[str, Iterable[Stamp]]) -> str | None:
     """Return why the shards have no sequence, and what to change; None if they have one, or if nothing is empty yet.
 
     Args:
-        stamps: of each table of TABLES_LOOKED_AT that has been made, one a shard.
+        stamps: for each table of TABLES_LOOKED_AT that has been made, the stamps of its shards.
 
     Example:
         723 of 730 documents are longer than root_tokens_max=640: raise EL_ROOT_TOKENS_MAX (0: no limit)
@@ -55,7 +55,7 @@ def why_unfilled(tables: ShardTables, shard: str) -> str | None:
         return None
     packed, documents = tables.stamp("packed_sequences", shard), tables.stamp("documents", shard)
     if (packed and packed.facts.get("sequences")) or (documents and "unreadable" in documents.facts):
-        return None  # an unreadable file is told by its own check and line
+        return None  # an unreadable file has its own check and its own line in the report
     return why_nothing(stamps_of(tables, [shard]))
 
 
@@ -68,10 +68,11 @@ def why_empty(tables: ShardTables, stamp: Stamp) -> str:
 
 
 def added(facts: Sequence[Facts]) -> dict[str, Any]:
-    """Return the facts of shards as one: numbers are added, counts by reason too, and words are listed."""
+    """Return the facts of several shards as one: numbers and counts by reason are added, texts are listed."""
     total: dict[str, Any] = {"shards": len(facts), "most_packable_tokens": 0}
     for of_shard in facts:
         for name, value in of_shard.items():
+            # Add by kind.
             if isinstance(value, Mapping):
                 counts = total.setdefault(name, {})
                 counts.update({k: v + counts.get(k, 0) for k, v in value.items() if isinstance(v, int)})
@@ -79,6 +80,7 @@ def added(facts: Sequence[Facts]) -> dict[str, Any]:
                 total[name] = value + total.get(name, 0)
             elif isinstance(value, str):
                 total.setdefault(name, []).append(value)
+        # Keep, not add.
         total["window_tokens"] = of_shard.get("window_tokens")
         total["most_packable_tokens"] = max(total["most_packable_tokens"], of_shard.get("packable_tokens", 0))
     return total
@@ -114,7 +116,7 @@ def ineligible(facts: Mapping[str, Facts], settings: Facts) -> str:
 
 
 def no_anchors(facts: Mapping[str, Facts], settings: Facts) -> str:
-    """Say that no position is uncertain enough."""
+    """Say that no position of any root is uncertain enough to be an anchor."""
     return (
         f"none of the {facts['entropy_maps']['rows']:,} roots has an anchor, a position after its first "
         f"{settings['skip_tokens']} tokens with entropy above mean + {settings['alpha']} standard deviations: "
@@ -135,7 +137,7 @@ def no_candidates(facts: Mapping[str, Facts], settings: Facts) -> str:
 
 
 def no_contexts(facts: Mapping[str, Facts], settings: Facts) -> str:
-    """Say which part of the rule no pair passes."""
+    """Say which part of the keep rule no pair passes."""
     scores = facts.get("context_scores", {})
     if scores.get("pairs_not_finite") and not scores.get("rows"):
         return f"none of the {scores['pairs_not_finite']:,} scored pairs has finite scores. {OTHER_DTYPE}"
@@ -173,7 +175,7 @@ def no_sequences(facts: Mapping[str, Facts], settings: Facts) -> str:
 
 
 def more_roots(facts: Mapping[str, Facts], settings: Facts) -> str:
-    """Say how there can be more roots: by sampling more of the eligible ones, or by making more eligible."""
+    """Say how to get more roots: by sampling more of the eligible documents, or by making more of them eligible."""
     maps = facts.get("entropy_maps", {})
     eligible = maps.get("documents_eligible", 0)
     if maps.get("rows", 0) + maps.get("roots_not_finite", 0) < eligible:
@@ -182,7 +184,7 @@ def more_roots(facts: Mapping[str, Facts], settings: Facts) -> str:
     return f"make more documents eligible as roots, since all {eligible:,} are taken" + (reasons and f" ({reasons})")
 
 
-# Table, its fact that counts what the stage hands on, and what a count of zero means; in the order of the stages.
+# (table, its fact that counts the stage's results, function that explains a count of zero), in the order of the stages.
 STAGES = (
     ("documents", "documents", no_documents),
     ("entropy_maps", "rows", no_roots),
@@ -194,7 +196,7 @@ STAGES = (
 
 
 def set_aside(stamps: Iterable[Stamp]) -> str:
-    """Return in brackets how many rows were set aside, by reason; empty if none was."""
+    """Return the number of rows set aside, by reason and in brackets; empty if there are none."""
     counts = added([stamp.facts for stamp in stamps]).get("set_aside")
     return f" (set aside: {by_reason(counts)})" if counts else ""
 

@@ -1,11 +1,13 @@
-"""Verified contexts and roots to sequences of exactly L tokens.
+"""Packing of verified contexts and roots into sequences of exactly L tokens.
 
-EntropyLong, "assembly": S = [shuffled kept contexts ; root]. A group is one root with its contexts, joined as they were
-verified: `C1 sep C2 sep ... sep D`. Several groups, set apart by end-of-text, fill a sequence. The paper does not say
-how sequences are brought to length; here whole groups are taken in seeded order, and the overflow is cut from the head
-of the sequence's first context. No root is cut, no other context is cut, and no verified context is dropped to make a
-fit: a root that is as long as a sequence, or whose group fits none, goes to the leftovers with its reason. L decides
-here and nowhere before, so another L costs packing only.
+EntropyLong, "assembly": S = [shuffled kept contexts ; root]. A group is one root D with its contexts, joined as they
+were verified: `C1 sep C2 sep ... sep D`. Several groups, separated by end-of-text, fill a sequence. The paper does not
+say how sequences are brought to length. Here whole groups are taken in seeded order until they reach L tokens, and the
+tokens beyond L (the overflow) are cut from the head of the sequence's first context.
+
+Guarantees: no root is cut, no other context is cut, and no verified context is dropped to make a fit. A root that is as
+long as a sequence, or whose group fits none, is left over, with the reason. No earlier step depends on L, so another L
+costs packing only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,21 +19,23 @@ import polars as pl
 from el_assets.entropylong.anchors import seeded_hash
 from el_assets.schemas import polars_schema
 
-# Seeded orders of the remaining groups that are tried before they are left over.
+# Seeded orders of the remaining groups that are tried before the groups are left over.
 ORDERS_TRIED = 200
-# Why a root is left over that leaves a sequence no room for a context.
+# Reason of a leftover root that is so long that a sequence has no room for a context.
 ROOT_TOO_LONG = "root_longer_than_sequence"
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a group, and whose text it is.
+    """A piece of a group, with its origin.
 
     Attributes:
         kind: context, root, separator or end_of_text.
-        token_ids: the piece's tokens, all of them.
-        source, license: of the document that it is a piece of.
-        cut: tokens taken from its head.
+        token_ids: all tokens of the piece, the cut ones included.
+        doc_id, source, license: document that the piece is from, with its source and licence.
+        chunk_id, chunk_shard: chunk that a context is, and the shard of that chunk.
+        anchors, reductions: positions of the root that a context verifies, and its relative reductions there.
+        cut: number of tokens cut from the head.
     """
 
     kind: str
@@ -65,11 +69,11 @@ class Group:
 
     @property
     def slack(self) -> int:
-        """Tokens that can be cut from the head of its longest context, one being left."""
+        """Number of tokens that can be cut from the head of the longest context, so that one is left."""
         return max(context.n_tokens for context in self.contexts) - 1
 
     def headed_for(self, overflow: int) -> "Group":
-        """The group with a context in front that can lose `overflow` tokens: the first as it is, else the longest."""
+        """Return the group with a first context that can lose `overflow` tokens: its first one, else its longest."""
         if self.contexts[0].n_tokens > overflow:
             return self
         longest = max(range(len(self.contexts)), key=lambda index: self.contexts[index].n_tokens)
@@ -87,7 +91,7 @@ class Group:
 
 
 def make_group(root: Segment, contexts: Sequence[Segment], separator_ids: np.ndarray, *, seed: int) -> Group:
-    """A group with its contexts in an order that depends on the seed and the ids only."""
+    """Return a group with its contexts in an order that depends on the seed and the ids only."""
     shuffled = sorted(contexts, key=lambda c: seeded_hash(seed, "shuffle", root.doc_id or "", c.chunk_id or ""))
     return Group(tuple(shuffled), root, separator_ids)
 
@@ -95,16 +99,20 @@ def make_group(root: Segment, contexts: Sequence[Segment], separator_ids: np.nda
 def pack(
     groups: Sequence[Group], *, length: int, end_of_text: int, seed: int
 ) -> tuple[list[list[Segment]], list[tuple[Group, str]]]:
-    """(sequences of exactly `length` tokens as lists of segments, groups that fill none with their reason)."""
+    """Return (sequences of exactly `length` tokens as lists of segments, groups left over with their reason)."""
+    # Set misfits apart.
     reasons = [too_long(group, length) for group in groups]
     leftovers = [(group, reason) for group, reason in zip(groups, reasons, strict=True) if reason is not None]
     fitting = [group for group, reason in zip(groups, reasons, strict=True) if reason is None]
+    # Fix the order.
     fitting.sort(key=lambda group: group.root.doc_id or "")
     sequences = []
     random = np.random.default_rng(seed)
     while (chosen := _choose(fitting, length, random)) is not None:
+        # Lay out one.
         indices, overflow = chosen
         sequences.append(_lay_out([fitting[index] for index in indices], overflow, end_of_text))
+        # Remove used groups.
         used = set(indices)
         fitting = [group for index, group in enumerate(fitting) if index not in used]
     return sequences, leftovers + [(group, "no_fitting_group") for group in fitting]
@@ -118,26 +126,31 @@ def too_long(group: Group, length: int) -> str | None:
 
 
 def _choose(groups: Sequence[Group], length: int, random: np.random.Generator) -> tuple[list[int], int] | None:
-    """(indices of groups that fill `length`, overflow that one context's head can lose), or None.
+    """Return (indices of groups that fill `length`, overflow), or None if no order that is tried makes a fit.
 
-    Takes groups in a random order and closes the sequence with the first remaining group that makes a fit; tries
-    further orders where none does. Joints between groups (one end-of-text each) count. The group that loses the
-    overflow comes first.
+    Groups are taken in a random order, and the sequence is closed by the first remaining group that makes a fit: the
+    sum of the groups and of one end-of-text between each two exceeds `length` by no more than one of them can lose from
+    the head of its longest context. If no group makes a fit, further orders are tried. The group that loses the
+    overflow comes first in the result.
     """
     sizes = np.array([group.n_tokens for group in groups], dtype=np.int64)
     slacks = np.array([group.slack for group in groups], dtype=np.int64)
     for _ in range(ORDERS_TRIED if len(groups) else 0):
+        # Draw an order.
         order = random.permutation(len(groups))
         before, taken_slack = 0, -1
         for taken, group in enumerate(order):
+            # Try closing groups.
             overflow = before + sizes[order[taken:]] - length
             fits = np.flatnonzero((overflow >= 0) & (overflow <= np.maximum(slacks[order[taken:]], taken_slack)))
             if len(fits):
-                # The first fit, not the closest: that cuts less here, but leaves three times as many groups over.
+                # The first fit, not the closest: the closest cuts less, but leaves three times as many groups over.
                 chosen = [*order[:taken], order[taken + fits[0]]]
+                # Put loser first.
                 lost = int(overflow[fits[0]])
                 loser = next(index for index in chosen if slacks[index] >= lost)
                 return [int(loser), *(int(index) for index in chosen if index != loser)], lost
+            # Take this group.
             before += int(sizes[group]) + 1
             taken_slack = max(taken_slack, int(slacks[group]))
             if before >= length:
@@ -146,7 +159,7 @@ def _choose(groups: Sequence[Group], length: int, random: np.random.Generator) -
 
 
 def _lay_out(groups: Sequence[Group], overflow: int, end_of_text: int) -> list[Segment]:
-    """The groups' segments in a row, the overflow cut from the first."""
+    """Return the groups' segments in a row, with the overflow cut from the first segment."""
     first, *others = groups
     segments = first.headed_for(overflow).segments()
     segments[0] = replace(segments[0], cut=overflow)
@@ -156,7 +169,7 @@ def _lay_out(groups: Sequence[Group], overflow: int, end_of_text: int) -> list[S
 
 
 def sequence_row(sequence_id: str, segments: Sequence[Segment]) -> dict[str, object]:
-    """One row of `packed_sequences`; the segments' spans tile the sequence."""
+    """Return one row of `packed_sequences`; the segments' spans tile the sequence."""
     ends = np.cumsum([segment.n_tokens for segment in segments])
     return {
         "sequence_id": sequence_id,
@@ -182,7 +195,7 @@ def sequence_row(sequence_id: str, segments: Sequence[Segment]) -> dict[str, obj
 
 
 def sequences_table(shard: str, sequences: Sequence[Sequence[Segment]]) -> pl.DataFrame:
-    """The `packed_sequences` table of one shard."""
+    """Return the `packed_sequences` table of one shard."""
     rows = [sequence_row(f"{shard}-{number:05d}", segments) for number, segments in enumerate(sequences)]
     return pl.DataFrame(rows, schema=polars_schema("packed_sequences"), orient="row")
 
@@ -190,9 +203,12 @@ def sequences_table(shard: str, sequences: Sequence[Sequence[Segment]]) -> pl.Da
 def leftovers_table(
     leftovers: Sequence[tuple[Group, str]], without_context: Mapping[str, int], *, length: int
 ) -> pl.DataFrame:
-    """Return the `packing_leftovers` table: groups with their reason, and roots without a context with their length.
+    """Return the `packing_leftovers` table: groups left over, and roots without a verified context.
 
-    A root that no sequence of `length` tokens could hold has that as its reason, with contexts or without.
+    Args:
+        leftovers: groups with their reason.
+        without_context: tokens of each root without a verified context. One that is too long for a sequence of `length`
+            tokens has that as its reason.
     """
     rows = [(group.root.doc_id, reason, group.n_tokens) for group, reason in leftovers]
     rows += [

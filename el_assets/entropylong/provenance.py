@@ -8,31 +8,33 @@ from el_resources.shard_tables import MissingTableError, ShardTables
 
 
 class Origin(TypedDict):
-    """URI of the source, and the licence; empty where the source gives none."""
+    """URI of the source, and the licence, which is empty if the source gives none."""
 
     source: str
     license: str
 
 
 def document_of(chunk_id: str) -> str:
-    """The document that a chunk was cut from: its id is the document's, `@`, the first character and a hash."""
+    """Return the document that a chunk was cut from; a chunk's id is DOCUMENT@, its first character and a hash."""
     return chunk_id.rpartition("@")[0]
 
 
 def document_origins(tables: ShardTables, shard: str, pairs: pl.DataFrame) -> dict[tuple[str, str], Origin]:
-    """Origins by (shard, document) of the roots of `verified_pairs` of a shard and of all their contexts.
+    """Return the origins, by (shard, document), of all roots and contexts in a shard's `verified_pairs`.
 
     Raises:
-        MissingTableError: a document, or the table of its shard, is no longer there.
+        MissingTableError: a document, or the table of its shard, no longer exists.
     """
     roots = pairs.select("doc_id", shard=pl.lit(shard))
     contexts = pairs.select(doc_id=pl.col("chunk_id").str.replace(r"@[^@]*$", ""), shard="chunk_shard")
     found: dict[tuple[str, str], Origin] = {}
     for (name,), wanted in pl.concat([roots, contexts]).unique().group_by("shard"):
+        # Look documents up.
         documents = tables.scan("documents", str(name)).select("doc_id", "source", "license")
         rows = documents.filter(pl.col("doc_id").is_in(wanted["doc_id"].to_list())).collect()
         for doc_id, source, license_ in rows.iter_rows():
             found[str(name), doc_id] = Origin(source=source, license=license_)
+        # Refuse vanished documents.
         gone = set(wanted["doc_id"]) - set(rows["doc_id"])
         if gone:
             raise MissingTableError(

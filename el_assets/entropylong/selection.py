@@ -1,11 +1,12 @@
-"""Which scored contexts are kept, and how many of them chance would have kept.
+"""Selection of scored contexts, and an estimate of how many of the kept ones chance would have kept.
 
-EntropyLong keeps a context when its ΔI exceeds ε. `beats_controls` (ours) also asks that it exceed every random control
-at the same anchor, since some anchors fall for any context. The share that chance keeps is estimated from the controls
-at the same anchors: the null pass rate; its ratio to the retrieved pass rate estimates the false-discovery rate (FDR).
-Under `beats_controls` each control is tried against the *other* controls (leave-one-out); tried against all of them it
-could never pass, and the FDR would be zero by construction. A control faces one rival fewer than a candidate does, so
-that estimate errs upwards.
+EntropyLong keeps a context if its ΔI exceeds ε. `beats_controls` (ours) also asks that it exceed the ΔI of every random
+control at the same anchor, since at some anchors any context lowers the entropy. The share that chance keeps is the
+pass rate of the controls at the same anchors (null pass rate). Its ratio to the pass rate of the retrieved chunks
+estimates the false-discovery rate (FDR).
+Under `beats_controls` each control competes with the *other* controls only (leave-one-out): with itself among its
+rivals no control could pass, and the FDR would be zero by construction. A control has one rival fewer than a candidate,
+so this estimate errs upwards.
 """
 
 from dataclasses import dataclass
@@ -24,12 +25,12 @@ CRITERIA = {"entropy": ("reduction",), "nll": ("nll_reduction",), "both": ("redu
 
 @dataclass(frozen=True, kw_only=True)
 class KeepRule:
-    """When a context is kept.
+    """Condition under which a context is kept.
 
     Attributes:
-        epsilon: what must fall, falls by more than this share.
-        criterion: `entropy` (ΔI), `nll` (the true token's NLL) or `both` (the smaller of the two).
-        beats_controls: it must also fall by more than under any control at the same anchor.
+        epsilon: the criterion must fall by more than this share.
+        criterion: `entropy` (ΔI), `nll` (the true token's NLL) or `both` (the smaller fall of the two).
+        beats_controls: the criterion must also fall by more than under any control at the same anchor.
     """
 
     epsilon: float
@@ -37,19 +38,19 @@ class KeepRule:
     beats_controls: bool
 
     def value(self) -> pl.Expr:
-        """The number that the rule compares: the smallest of the criterion's."""
+        """Return the number that the rule compares: the smallest reduction of the criterion."""
         return pl.min_horizontal(*CRITERIA[self.criterion])
 
 
 def over_shards(scores: pl.LazyFrame) -> pl.DataFrame:
-    """Scores of many shards (their key in `shard`), root ids kept apart: they are unique within a shard only."""
+    """Collect scores of many shards and prefix root ids by their `shard`, since they are unique within a shard only."""
     return scores.with_columns(doc_id=pl.concat_str("shard", "doc_id", separator="\0")).drop("shard").collect()
 
 
 def judge(scores: pl.DataFrame, rule: KeepRule) -> pl.DataFrame:
-    """The scores with `value`, `rival` (the best control at the anchor, other than itself) and `passes`.
+    """Add to the scores `value`, `rival` (value of the best control at the anchor, other than the row) and `passes`.
 
-    Where an anchor has no (other) control, there is nothing to beat.
+    If an anchor has no (other) control, `rival` is null and there is nothing to beat.
     """
     judged = scores.with_columns(value=rule.value())
     best_two = (
@@ -79,10 +80,10 @@ class PassRates:
     """Shares of (anchor, chunk) pairs that pass, and the FDR that they imply.
 
     Attributes:
-        retrieved, null: of retrieved candidates and of random controls; None where there are none.
-        fdr: null / retrieved; None where nothing retrieved passes.
-        fdr_interval: 95 % bootstrap over roots; where no control passes, zero and the rule of three's bound. None where
-            there are fewer than two roots, or where fdr or that of a resample is None.
+        retrieved, null: pass rates of retrieved candidates and of random controls; None if there are none of them.
+        fdr: null / retrieved; None if no retrieved candidate passes.
+        fdr_interval: 95 % bootstrap interval over roots. If no control passes in any resample, it is zero and the rule
+            of three's bound. None if there are fewer than two roots, or if fdr or that of a resample is None.
     """
 
     n_retrieved: int
@@ -104,7 +105,7 @@ class PassRates:
         return None if self.null is None or not self.retrieved else self.null / self.retrieved
 
     def facts(self) -> dict[str, object]:
-        """For a stamp: rates as shares."""
+        """Return the rates, as shares, for a stamp."""
         return {
             "retrieved_pass_rate": self.retrieved,
             "null_pass_rate": self.null,
@@ -114,9 +115,9 @@ class PassRates:
 
 
 def pass_rates(judged: pl.DataFrame, *, seed: int) -> PassRates:
-    """Pass rates of retrieved candidates and of controls.
+    """Return the pass rates of retrieved candidates and of controls.
 
-    The interval resamples roots, not pairs: pairs of one root are not independent.
+    The interval is over resamples of roots, not of pairs: pairs of one root are not independent.
     """
     per_root = (
         judged.group_by("doc_id", maintain_order=True)
@@ -153,17 +154,17 @@ def _fdr_interval(counts_R4: np.ndarray, seed: int) -> tuple[float, float] | Non
         return None  # a resample without a passing candidate has no FDR
     low, high = np.percentile((controls_passing / controls) / (passing / retrieved), [2.5, 97.5])
     if not controls_passing.any():
-        # Resampling nothing gives nothing. By the rule of three, what n trials never showed has a rate below 3 / n.
+        # Resampling zeros gives zeros. By the rule of three, an event never seen in n trials has a rate below 3 / n.
         total = counts_R4.sum(axis=0)
         high = (3 / total[2]) / (total[1] / total[0])
     return float(low), float(high)
 
 
 def keep_contexts(judged: pl.DataFrame, *, max_uses: int) -> tuple[pl.DataFrame, int]:
-    """(the `verified_pairs` table, contexts dropped by the cap on a chunk's uses).
+    """Return (the `verified_pairs` table, number of contexts dropped by the cap on a chunk's uses).
 
-    A context is kept once per root, with all the anchors that it verifies. A chunk is kept for at most `max_uses`
-    roots, those that it serves best; 0 sets no cap.
+    A root keeps a context once, with all the anchors that it verifies. A chunk is kept for at most `max_uses` roots,
+    those with the largest reductions; 0 sets no cap.
     """
     pairs = (
         judged.filter(pl.col("passes") & ~pl.col("is_control"))

@@ -1,6 +1,6 @@
-"""One shard of each EntropyLong table but the candidates: reads what the step needs, calls the pure functions, counts.
+"""Steps that make one shard of each EntropyLong table but the candidates: read inputs, call pure functions, count.
 
-The assets (el_assets.entropylong.assets) say what each table is; here stands how a shard of it comes about.
+The assets (el_assets.entropylong.assets) describe the tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class _Root:
 
 
 def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: ModelChoice) -> Made:
-    """`entropy_maps` of a shard: sampled roots, scored at every token; roots without finite scores are set aside."""
+    """Make `entropy_maps` of a shard: score sampled roots at every token; set aside those without finite scores."""
     settings = step.settings
     roots, counts = _sampled_roots(step, shard, engine.window)
     sequences = [root.token_ids for root in roots]
@@ -90,7 +90,7 @@ def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: Mod
 
 
 def _sampled_roots(step: ShardStep, shard: str, window: int) -> tuple[list[_Root], dict[str, int]]:
-    """The shard's sampled roots, and how many documents are `eligible` and are not for which reason."""
+    """Return the shard's sampled roots, and the counts of documents: `eligible`, and ineligible ones by reason."""
     settings = step.settings
     texts = usable(step.tables.scan("documents", shard)).select("doc_id", "content_hash", "text").collect()
     if not offers_roots(settings.corpus, shard):
@@ -112,20 +112,23 @@ def _sampled_roots(step: ShardStep, shard: str, window: int) -> tuple[list[_Root
 
 
 def score_contexts(step: ShardStep, shard: str, engine: "ScoringEngine", scorer_fingerprint: str) -> Made:
-    """`context_scores` of a shard: every candidate and control, one forward per unique (root, chunk)."""
+    """Make `context_scores` of a shard: score every candidate and control, by one forward per unique (root, chunk)."""
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids", "entropy_nats", "nll_nats", "anchors"])
     pairs = pairs_with_before(step.tables.read("candidate_contexts", shard), maps)
+    # Reuse known scores.
     basis = {"scorer": scorer_fingerprint, "separator": step.settings.separator}
     known, new = split_known(pairs, _earlier_scores(step, shard, basis))
     roots = {doc_id: np.asarray(ids, dtype=np.int32) for doc_id, ids in maps.select("doc_id", "token_ids").iter_rows()}
     chunks = chunk_tokens(step, pairs)
     joint = Joint(step.separator_ids())
+    # Score new pairs.
     units = plan_units(new)
     with Meter(engine) as meter:
         scored = _score_blocks(step, shard, engine, units, roots, chunks, joint)
     after = new.join(pl.concat(scored), on=["doc_id", "chunk_hash", "anchor"], how="inner") if scored else known.clear()
     every = pl.concat([known, after])
     assert every.height == pairs.height, (every.height, pairs.height)
+    # Set aside non-finite.
     fine, lost = split_finite(every)
     table = with_reductions(fine).sort("doc_id", "anchor", "is_control", "rank", "chunk_id")
     facts = {
@@ -151,7 +154,7 @@ def _score_blocks(
     chunks: Mapping[str, np.ndarray],
     joint: Joint,
 ) -> list[pl.DataFrame]:
-    """Scores of all units, block by block; progress counts tokens as if every unit were read by itself."""
+    """Return the scores of all units, block by block; progress counts tokens as if every unit were read by itself."""
     total = sum(len(chunks[u.chunk_hash]) + len(joint.separator_ids) + 1 + u.anchors[-1] for u in units)
     with step.show(f"verify {shard}", total, "tokens") as advance:
 
@@ -161,13 +164,13 @@ def _score_blocks(
             scores = engine.score(sequences, positions, on_progress=advance, n_common=n_common)
             return [(score.entropy_nats, score.nll_nats) for score in scores]
 
-        # Units of one chunk in one block, where they read it once.
+        # Units of one chunk are in one block, which reads the chunk once.
         by_chunk = sorted(units, key=lambda unit: unit.chunk_hash)
         return [score_units(block, roots, chunks, joint, score) for block in blocks(by_chunk)]
 
 
 def _earlier_scores(step: ShardStep, shard: str, basis: Mapping[str, str]) -> pl.DataFrame | None:
-    """The shard's present table, if its scores mean the same as those to be made."""
+    """Return the shard's present table if its scores may be reused: same scorer and separator, and not `force`."""
     stamp = step.tables.stamp("context_scores", shard)
     if step.settings.force or stamp is None or stamp.facts.get("basis") != basis:
         return None
@@ -175,7 +178,7 @@ def _earlier_scores(step: ShardStep, shard: str, basis: Mapping[str, str]) -> pl
 
 
 def chunk_tokens(step: ShardStep, wanted: pl.DataFrame) -> dict[str, np.ndarray]:
-    """Token ids by content hash of the chunks in `chunk_id`, `chunk_shard`, `chunk_hash`.
+    """Return the token ids of the wanted chunks (`chunk_id`, `chunk_shard`, `chunk_hash`), by content hash.
 
     Raises:
         MissingTableError: a chunk is no longer in its shard's context_chunks.
@@ -196,7 +199,7 @@ def chunk_tokens(step: ShardStep, wanted: pl.DataFrame) -> dict[str, np.ndarray]
 
 
 def verify_pairs(step: ShardStep, shard: str) -> Made:
-    """`verified_pairs` of a shard: the keep rule over stored scores; no model."""
+    """Make `verified_pairs` of a shard: apply the keep rule to stored scores, without a model."""
     settings = step.settings
     scores = step.tables.read("context_scores", shard)
     rule = KeepRule(epsilon=settings.epsilon, criterion=settings.criterion, beats_controls=settings.beats_controls)
@@ -217,7 +220,7 @@ def verify_pairs(step: ShardStep, shard: str) -> Made:
 
 
 def pack_sequences(step: ShardStep, shard: str) -> Made:
-    """`packed_sequences` and `packing_leftovers` of a shard."""
+    """Make `packed_sequences` and `packing_leftovers` of a shard."""
     settings = step.settings
     pairs = step.tables.read("verified_pairs", shard)
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids"])

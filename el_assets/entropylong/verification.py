@@ -1,11 +1,10 @@
 """Verification: does a context in front of a root lower the model's entropy at the root's uncertain positions?
 
 EntropyLong, "verification": ΔI = (H_t - H'_t) / H_t with H' measured on [C ; D_<t], one candidate at a time. One
-forward of [BOS] C sep D answers for every anchor of D, so the work is one forward per unique (root, chunk) - a unit -
-cut behind its last wanted anchor, and never one per (anchor, chunk). Units of one chunk read it together, once.
+forward of [BOS] C sep D scores every anchor of D. So the work is one forward per unique (root, chunk), called a unit
+and cut after its last wanted anchor, never one per (anchor, chunk). By prefix sharing, units of one chunk read it once.
 
-Pairs that an earlier table of the shard scored under the same scorer and joint are taken over; only new pairs cost a
-forward.
+Pairs that an earlier table of the shard scored with the same scorer and joint are reused; only new ones cost a forward.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ import polars as pl
 from el_assets.schemas import CONTEXT_SCORES
 from el_resources.shard_tables import digest
 
-# Units whose tokens are held at once; enough to fill many batches of like lengths.
+# Units whose tokens are held at once; enough to fill many batches of similar lengths.
 UNITS_PER_BLOCK = 4096
 PAIR = ("root_hash", "chunk_hash", "anchor")
 AFTER = ("entropy_after_nats", "nll_after_nats")
@@ -25,7 +24,7 @@ AFTER = ("entropy_after_nats", "nll_after_nats")
 
 @dataclass(frozen=True)
 class Unit:
-    """A (root, chunk) and the root's anchors at which it is wanted."""
+    """A (root, chunk), and the root's anchors at which scores are wanted."""
 
     doc_id: str
     chunk_hash: str
@@ -34,37 +33,37 @@ class Unit:
 
 @dataclass(frozen=True)
 class Joint:
-    """How a context is put in front of a root: `C sep D`, as token ids of the parts.
+    """Form in which a context is put in front of a root: `C sep D`, as token ids of the parts.
 
-    Tokenizing the parts by themselves keeps the root's ids those of its entropy map.
+    The parts are tokenized by themselves, so the root has the same ids as in its entropy map.
     """
 
     separator_ids: np.ndarray
 
     def sequence(self, chunk_ids: np.ndarray, root_ids: np.ndarray, last_anchor: int) -> np.ndarray:
-        """Token ids up to and including the last anchor's token."""
+        """Return the joined token ids up to and including the last anchor's token."""
         return np.concatenate([chunk_ids, self.separator_ids, root_ids[: last_anchor + 1]])
 
     def positions(self, chunk_ids: np.ndarray, anchors: Sequence[int]) -> np.ndarray:
-        """The root's anchors as positions of the joined sequence."""
+        """Return the root's anchors as positions of the joined sequence."""
         return np.asarray(anchors, dtype=np.int64) + self.n_before(chunk_ids)
 
     def n_before(self, chunk_ids: np.ndarray) -> int:
-        """Tokens before the root, which a sequence has in common with those of other roots behind the same chunk."""
+        """Return the number of tokens before the root: the prefix shared with other roots after the same chunk."""
         return len(chunk_ids) + len(self.separator_ids)
 
 
-# (sequences, positions, tokens that may begin others too) -> for each (entropy in nats, NLL in nats) at its positions
+# (sequences, positions, lengths of shared prefixes) -> for each sequence (entropy, NLL) at its positions, in nats
 Score = Callable[[list[np.ndarray], list[np.ndarray], list[int]], list[tuple[np.ndarray, np.ndarray]]]
 
 
 def root_hash(token_ids: Sequence[int]) -> str:
-    """Hash of a root's tokens."""
+    """Return the hash of a root's tokens."""
     return digest(list(token_ids))
 
 
 def pairs_with_before(candidates: pl.DataFrame, entropy_maps: pl.DataFrame) -> pl.DataFrame:
-    """The candidate pairs with entropy and NLL before, read from the roots' entropy maps at their anchors."""
+    """Add to candidate pairs the entropy and NLL before, read from the roots' entropy maps at the anchors."""
     at_anchors = (
         entropy_maps.select(
             "doc_id",
@@ -80,7 +79,7 @@ def pairs_with_before(candidates: pl.DataFrame, entropy_maps: pl.DataFrame) -> p
 
 
 def split_known(pairs: pl.DataFrame, earlier: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(pairs whose scores an earlier table holds, with them; pairs still to be scored).
+    """Return (pairs that an earlier table holds, with their scores; pairs still to be scored).
 
     Args:
         earlier: a `context_scores` table made by the same scorer and joint, or None.
@@ -95,13 +94,13 @@ def split_known(pairs: pl.DataFrame, earlier: pl.DataFrame | None) -> tuple[pl.D
 
 
 def plan_units(pairs: pl.DataFrame) -> list[Unit]:
-    """One unit per (root, chunk text), its anchors ascending."""
+    """Return one unit per (root, chunk text), with its anchors ascending."""
     grouped = pairs.group_by("doc_id", "chunk_hash", maintain_order=True).agg(pl.col("anchor").unique().sort())
     return [Unit(doc_id, chunk_hash, anchors) for doc_id, chunk_hash, anchors in grouped.iter_rows()]
 
 
 def blocks(units: Sequence[Unit], size: int = UNITS_PER_BLOCK) -> Iterator[Sequence[Unit]]:
-    """The units in runs of at most `size`."""
+    """Yield the units in blocks of at most `size`."""
     for start in range(0, len(units), size):
         yield units[start : start + size]
 
@@ -113,7 +112,7 @@ def score_units(
     joint: Joint,
     score: Score,
 ) -> pl.DataFrame:
-    """`doc_id, chunk_hash, anchor, entropy_after_nats, nll_after_nats` for every unit's anchors.
+    """Return `doc_id, chunk_hash, anchor, entropy_after_nats, nll_after_nats` for the anchors of every unit.
 
     Args:
         roots: token ids by document id.
@@ -137,8 +136,8 @@ def score_units(
 def split_finite(pairs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return (pairs whose scores are finite; pairs that are set aside).
 
-    Set aside are the pairs without finite scores, and all pairs of an anchor that lost a control: with fewer rivals to
-    beat, a candidate there would pass more easily than elsewhere.
+    Pairs without finite scores are set aside, and so are all pairs of an anchor that loses a control in this way: with
+    fewer rivals to beat, a candidate there would pass more easily than elsewhere.
     """
     finite = pl.all_horizontal(pl.col(name).is_finite().fill_null(False) for name in AFTER)
     robbed = pairs.filter(pl.col("is_control") & ~finite).select("doc_id", "anchor").unique()
@@ -149,15 +148,15 @@ def split_finite(pairs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def pair_names(pairs: pl.DataFrame) -> list[str]:
-    """Return each pair's root, anchor and chunk in words."""
+    """Return the root, anchor and chunk of each pair in words."""
     keys = pairs.select("doc_id", "anchor", "chunk_id").iter_rows()
     return [f"root {doc_id!r}, anchor {anchor}, chunk {chunk_id!r}" for doc_id, anchor, chunk_id in keys]
 
 
 def with_reductions(pairs: pl.DataFrame) -> pl.DataFrame:
-    """The `context_scores` table: pairs with scores before and after, and their relative reductions.
+    """Return the `context_scores` table: pairs with scores before and after, and their relative reductions.
 
-    A relative fall of something that is already zero is zero: nothing was left to reduce.
+    The relative reduction of a score that is already zero is zero: nothing is left to reduce.
     """
     return pairs.with_columns(
         reduction=_relative_fall("entropy_before_nats", "entropy_after_nats"),
@@ -173,7 +172,7 @@ def _relative_fall(before: str, after: str) -> pl.Expr:
 def per_pair_cost(
     pairs: pl.DataFrame, roots: Mapping[str, np.ndarray], chunks: Mapping[str, np.ndarray], joint: Joint
 ) -> dict[str, int]:
-    """What one forward per (anchor, chunk) over BOS, chunk, separator and the whole root would have cost."""
+    """Return the cost of one forward per (anchor, chunk) over BOS, chunk, separator and the whole root."""
     units = pairs.group_by("doc_id", "chunk_hash").len()
     tokens = sum(
         count * (1 + len(chunks[chunk_hash]) + len(joint.separator_ids) + len(roots[doc_id]))

@@ -1,1 +1,1 @@
-"""Pictures of the tables. Drawing is imported where it is done, so that definitions load without it."""
+"""Pictures of the tables. Matplotlib is imported in the functions that draw, so definitions load without it."""

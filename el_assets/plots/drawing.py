@@ -1,7 +1,7 @@
-"""How every picture looks, and the two forms that it takes: PNG for materializations, SVG for reports.
+"""Common style of all pictures, and their two formats: PNG for materializations, SVG for reports.
 
-A figure is drawn by a pure function of a table. Colours are told apart by the colour-blind (Okabe and Ito's), and what
-two colours tell apart, shape or line style tells apart as well.
+A figure is drawn by a pure function of a table. The colour-blind can tell the colours apart (Okabe and Ito's palette),
+and every difference in colour is also one in shape or line style.
 """
 
 import io
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, RULE, BLUE, ORANGE, GREEN, RED = "#333333", "#dddddd", "#0072b2", "#d98000", "#009e73", "#c44601"
-# What a page's style sheet calls them, so that its dark form can choose others.
+# Names of the colours in a page's style sheet, so that its dark form can choose others.
 IN_PAGES = {
     INK: "currentColor",
     RULE: "var(--rule)",
@@ -29,7 +29,7 @@ IN_PAGES = {
 }
 STYLE: dict[Any, Any] = {
     "font.size": 9,
-    "font.family": "DejaVu Sans",  # ships with matplotlib, so that pictures are the same everywhere
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so pictures are the same everywhere
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -43,13 +43,13 @@ STYLE: dict[Any, Any] = {
 INCHES = (6.4, 3.0)
 PNG_DOTS_PER_INCH = 120
 PNG_COLOURS = 48
-# Dots beyond these hide each other and make files large.
+# Most dots of a scatter plot: more of them hide each other and make files large.
 DOTS = 1200
 
 
 @contextmanager
 def panels(columns: int = 1) -> Iterator[tuple["Figure", list["Axes"]]]:
-    """A figure with its panels side by side, in the common style."""
+    """Yield a figure and its panels, side by side and in the common style."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -59,7 +59,7 @@ def panels(columns: int = 1) -> Iterator[tuple["Figure", list["Axes"]]]:
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as a small PNG (about 20 kB), on white."""
+    """Return the figure as a small PNG (about 20 kB), on white."""
     from PIL import Image
 
     full, small = io.BytesIO(), io.BytesIO()
@@ -69,10 +69,10 @@ def png(figure: "Figure") -> bytes:
 
 
 def svg(figure: "Figure", name: str) -> str:
-    """The figure as an `<svg>` element for a page, in the page's own colours, equal for equal figures.
+    """Return the figure as an `<svg>` element for a page, in the page's own colours; equal figures give equal text.
 
     Args:
-        name: what the figure shows; read out by screen readers. Its ids differ from those of other names.
+        name: description of the figure, for screen readers. Figures of different names have different ids.
     """
     import matplotlib as mpl
 
@@ -83,7 +83,7 @@ def svg(figure: "Figure", name: str) -> str:
     element = element[element.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", element, flags=re.DOTALL)
     element = re.sub(r' xmlns(:\w+)?="[^"]*"', "", element).replace("xlink:href", "href")
-    element = re.sub(r" id=\"(?![hmp][0-9a-f]{10})[^\"]*\"", "", element)  # ids that repeat from figure to figure
+    element = re.sub(r" id=\"(?![hmp][0-9a-f]{10})[^\"]*\"", "", element)  # ids that are the same in every figure
     element = re.sub(r"font-family: [^;\"]*", "font-family: inherit", element)
     element = re.sub(r' (width|height)="[\d.]+pt"', "", element, count=2)
     for colour, in_page in IN_PAGES.items():
@@ -93,35 +93,36 @@ def svg(figure: "Figure", name: str) -> str:
 
 
 def dots(frame: pl.DataFrame) -> pl.DataFrame:
-    """At most DOTS rows, evenly spread over the table and the same each time."""
+    """Return at most DOTS rows, evenly spread over the table and the same each time."""
     if frame.height <= DOTS:
         return frame
     return frame[np.linspace(0, frame.height - 1, DOTS).astype(np.int64).tolist()]
 
 
 def step(axes: "Axes", edges: np.ndarray, heights: np.ndarray, **how: Any) -> None:
-    """A histogram's outline.
+    """Draw a histogram's outline.
 
     Args:
-        edges: [n + 1]; heights: [n].
+        edges: [n + 1], of the bins.
+        heights: [n].
     """
     axes.stairs(heights, edges, linewidth=1.4, **how)
 
 
 def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Per cent of the values in each bin; those beyond the edges count in the outermost bins."""
+    """Return the per cent of the values in each bin; values beyond the edges count in the outermost bins."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), bins=edges)
     return 100 * counts / max(1, len(values))
 
 
 def note_if_empty(axes: "Axes", n: int, what: str) -> None:
-    """Say so where there is nothing to draw."""
+    """Write "no …" into a panel that has nothing to draw."""
     if not n:
         axes.text(0.5, 0.5, f"no {what}", transform=axes.transAxes, ha="center", va="center")
 
 
 def bars(axes: "Axes", counts: Mapping[str, float], **how: Any) -> None:
-    """Horizontal bars with their numbers."""
+    """Draw horizontal bars with their numbers."""
     drawn = axes.barh(list(counts), list(counts.values()), **how)
     axes.bar_label(drawn, fmt="{:,.0f}", padding=3)
     axes.grid(axis="y", visible=False)

@@ -18,7 +18,7 @@ REDUCTION_EDGES = np.linspace(-1, 1, BINS + 1)
 
 
 def entropy_histogram(maps: pl.DataFrame) -> "Figure":
-    """Token entropies of all roots, with the mean μ and threshold τ of the roots, and the anchors among them."""
+    """Draw the token entropies of all roots, the anchors among them, and the means over roots of μ and τ."""
     tokens = maps["entropy_nats"].explode().drop_nulls().to_numpy()
     at_anchors = maps.select(pl.col("entropy_nats").list.gather(pl.col("anchors")).explode().drop_nulls()).to_series()
     edges = np.linspace(0, max(1.0, float(tokens.max(initial=0.0))), BINS + 1)
@@ -40,11 +40,11 @@ def entropy_histogram(maps: pl.DataFrame) -> "Figure":
 
 
 def retrieval_overview(candidates: pl.DataFrame, k: int) -> "Figure":
-    """How similar the retrieved chunks are by rank, and whether a few of them answer every query.
+    """Draw the similarity of retrieved chunks by rank, and the number of anchors that retrieve each chunk.
 
     Args:
         candidates: `candidate_contexts`; controls have no similarity and are left out.
-        k: candidates that an anchor was to get.
+        k: number of candidates that an anchor should have.
     """
     retrieved = candidates.filter(~pl.col("is_control"))
     with panels(2) as (figure, (left, right)):
@@ -93,21 +93,21 @@ def _demand_panel(axes: "Axes", retrieved: pl.DataFrame) -> None:
 
 
 def similarity_and_reduction(scores: pl.DataFrame, epsilon: float) -> "Figure":
-    """Similarity of a retrieved chunk to the query, against what it takes from the entropy at the anchor."""
+    """Draw the similarity of retrieved chunks to their queries, against the reduction of entropy at the anchor."""
     with panels() as (figure, (axes,)):
         _similarity_panel(axes, scores, epsilon)
     return figure
 
 
 def retrieved_beside_random(scores: pl.DataFrame, epsilon: float) -> "Figure":
-    """Reductions of retrieved chunks beside those of random ones at the same anchors."""
+    """Draw the reductions of retrieved chunks and of random ones at the same anchors."""
     with panels() as (figure, (axes,)):
         _random_panel(axes, scores, epsilon)
     return figure
 
 
 def scores_overview(scores: pl.DataFrame, epsilon: float) -> "Figure":
-    """Both of the above."""
+    """Draw the panels of `similarity_and_reduction` and `retrieved_beside_random` side by side."""
     with panels(2) as (figure, (left, right)):
         _similarity_panel(left, scores, epsilon)
         _random_panel(right, scores, epsilon)
@@ -117,7 +117,7 @@ def scores_overview(scores: pl.DataFrame, epsilon: float) -> "Figure":
 def _similarity_panel(axes: "Axes", scores: pl.DataFrame, epsilon: float) -> None:
     retrieved = scores.filter(~pl.col("is_control"))
     above = pl.col("reduction") > epsilon
-    # The few above ε are what one looks for; thinned out with the others they would vanish.
+    # Thinned separately: the pairs above ε matter most, and they are so few that they would vanish among the others.
     halves = [dots(retrieved.filter(side).sort("similarity")) for side in (above, ~above)]
     drawn = pl.concat(halves).select("similarity", pl.col("reduction").clip(-1, 1))
     axes.scatter(drawn["similarity"], drawn["reduction"], s=7, color=BLUE, alpha=0.5, linewidths=0)
@@ -141,11 +141,11 @@ def _random_panel(axes: "Axes", scores: pl.DataFrame, epsilon: float) -> None:
 
 
 def contexts_per_root(pairs: pl.DataFrame, *, roots_without: int = 0) -> "Figure":
-    """How many contexts a root keeps.
+    """Draw a histogram of the number of contexts that a root keeps.
 
     Args:
-        pairs: `verified_pairs`, with `shard` where it spans several.
-        roots_without: roots that keep none, which the table does not hold.
+        pairs: `verified_pairs`, with `shard` if it spans several shards.
+        roots_without: number of roots that keep none, which the table does not hold.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -164,10 +164,10 @@ def contexts_per_root(pairs: pl.DataFrame, *, roots_without: int = 0) -> "Figure
 
 
 def throughput(rates: Mapping[str, Sequence[float]]) -> "Figure":
-    """Tokens a second of each shard, in the order of the shards, by table.
+    """Draw the tokens a second of each shard, in the order of the shards, by asset.
 
     Args:
-        rates: by asset, a rate for every shard; 0 where a shard needed no model.
+        rates: for each asset, a rate for every shard; 0 if the shard needed no model.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -184,7 +184,7 @@ def throughput(rates: Mapping[str, Sequence[float]]) -> "Figure":
 
 
 def sequence_fill(sequences: pl.DataFrame) -> "Figure":
-    """Tokens by kind of segment, and how many tokens lie between a context and the anchors that it verifies."""
+    """Draw the tokens by kind of segment, and the distances from contexts to the anchors that they verify."""
     from matplotlib.ticker import MaxNLocator
 
     with panels(2) as (figure, (left, right)):
@@ -202,15 +202,15 @@ def sequence_fill(sequences: pl.DataFrame) -> "Figure":
 
 
 def tokens_by_kind(sequences: pl.DataFrame) -> dict[str, int]:
-    """Tokens of all sequences, by kind of segment."""
+    """Return the number of tokens of all sequences, by kind of segment."""
     segments = sequences.select(pl.col("segments").explode(empty_as_null=False)).unnest("segments")
     return dict(segments.group_by("kind").agg((pl.col("end") - pl.col("start")).sum()).sort("kind").iter_rows())
 
 
 def context_distances(sequences: pl.DataFrame) -> pl.DataFrame:
-    """For every context and each anchor that it verifies, the tokens that stand between them: `distance_tokens`.
+    """Return `distance_tokens` of every context and each anchor that it verifies: the tokens between the two.
 
-    The anchor lies in the group's root, which is the next root behind the context.
+    The anchor is in the group's root, which is the next root after the context.
     """
     segments = sequences.select("sequence_id", "segments").explode("segments", empty_as_null=False).unnest("segments")
     root_start = pl.when(pl.col("kind") == "root").then("start").backward_fill().over("sequence_id")

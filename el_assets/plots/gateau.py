@@ -12,17 +12,17 @@ from el_assets.plots.drawing import BLUE, GREEN, INK, ORANGE, RED, dots, note_if
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Contexts of different lengths are laid over each other in so many places.
+# Equal parts into which each context is divided, so that contexts of different lengths can be averaged.
 PLACES = 20
 NOT_SELECTED = "not selected"
-# Of the subsets, smallest first, and of the rest.
+# (colour, marker, size) of the subsets, smallest first, and of the samples in none.
 LOOKS = dict(
     zip([*FRACTIONS, NOT_SELECTED], [(RED, "*", 60), (ORANGE, "^", 26), (BLUE, "s", 16), (INK, "o", 8)], strict=True)
 )
 
 
 def influence_plane(influence: pl.DataFrame) -> "Figure":
-    """Every sample by HMP and CAS, the selected subsets marked; a subset holds the smaller ones."""
+    """Draw every sample by HMP and CAS, marked by its smallest subset; larger subsets contain the smaller ones."""
     is_measured = influence["cas"].null_count() == 0
     marked = influence.with_columns(cas=pl.col("cas").fill_null(0.0), subset=smallest_subset(influence.height))
     with panels() as (figure, (axes,)):
@@ -40,7 +40,7 @@ def influence_plane(influence: pl.DataFrame) -> "Figure":
 
 
 def smallest_subset(n_samples: int) -> pl.Expr:
-    """Name of the smallest selected subset that a sample of this rank is in."""
+    """Return an expression for the name of the smallest selected subset that holds a sample of this `rank`."""
     subset = pl.lit(NOT_SELECTED)
     for name in reversed(FRACTIONS):
         subset = pl.when(pl.col("rank") < subset_size(n_samples, name)).then(pl.lit(name)).otherwise(subset)
@@ -48,7 +48,7 @@ def smallest_subset(n_samples: int) -> pl.Expr:
 
 
 def attention_and_importance(cam: pl.DataFrame) -> "Figure":
-    """Over the place in the context: attention a token, and the response's NLL with that segment alone."""
+    """Draw attention per 1,000 tokens, and the response's NLL with a segment alone, over the place in the context."""
     attention, nll = _by_place(cam, "segment_attention"), _by_place(cam, "segment_nll_nats")
     edges = np.linspace(0, 100, PLACES + 1)
     with panels(2) as (figure, (left, right)):
@@ -62,7 +62,7 @@ def attention_and_importance(cam: pl.DataFrame) -> "Figure":
 
 
 def _by_place(cam: pl.DataFrame, column: str) -> np.ndarray:
-    """Mean over samples of a segment score in each place of the context, [PLACES]; attention per 1,000 tokens."""
+    """Return the mean of a segment score over samples, [PLACES], at each place; attention is per 1,000 tokens."""
     sums, counts = np.zeros(PLACES), np.zeros(PLACES)
     places = (np.arange(PLACES) + 0.5) / PLACES
     for tokens, scores in cam.select("segment_tokens", column).iter_rows():
@@ -78,7 +78,7 @@ def _by_place(cam: pl.DataFrame, column: str) -> np.ndarray:
 
 
 def readings(hmg: pl.DataFrame) -> "Figure":
-    """Perplexity of each response in the short-window reading against that in the long-window reading, as NLL."""
+    """Draw the NLL of each response in the short-window reading against that in the long-window reading."""
     drawn = dots(hmg)
     with panels() as (figure, (axes,)):
         axes.scatter(drawn["nll_long_nats"], drawn["nll_short_nats"], s=10, color=BLUE, alpha=0.6, linewidths=0)

@@ -1,6 +1,7 @@
-"""What a materialization shows beside costs and settings: pictures, numbers worth following over time, first rows.
+"""Metadata of a materialization, besides costs and settings: pictures, numbers worth following over time, first rows.
 
-Read off the table, never stored: a picture of 20 kB for every shard in every stamp would outweigh small tables.
+They are made from the table and never stored: a picture of 20 kB in the stamp of every shard would outweigh small
+tables.
 """
 
 import base64
@@ -18,9 +19,9 @@ PREVIEW_ITEMS = 3
 
 
 def shown(asset: str, table: pl.LazyFrame, settings: Settings) -> dict[str, Any]:
-    """Metadata of an asset's table (or of one partition of it); reads the columns that it needs and a few whole rows.
+    """Return the metadata of an asset's table or of one partition; only needed columns and a few whole rows are read.
 
-    The ε and K of the pictures are those of the settings.
+    Pictures show the ε and K of the settings.
     """
     columns, look = LOOKS.get(asset, ((), _nothing_more))
     more = look(table.select(columns).collect(), settings)
@@ -29,7 +30,7 @@ def shown(asset: str, table: pl.LazyFrame, settings: Settings) -> dict[str, Any]
 
 
 def preview(frame: pl.DataFrame) -> str:
-    """The first rows as a Markdown table; long texts and lists are shortened, and nothing in them is markup."""
+    """Return the first rows as a Markdown table; long texts and lists are shortened, and nothing in them is markup."""
     rows = [[_cell(value) for value in row] for row in frame.head(PREVIEW_ROWS).iter_rows()]
     lines = [frame.columns, ["---"] * frame.width, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -132,7 +133,7 @@ def _influence_scores(frame: pl.DataFrame, settings: Settings) -> dict[str, Any]
     return {"picture_of_pool": _picture(influence_plane(frame))}
 
 
-# Asset -> the columns that are looked at, and what is seen in them.
+# Asset -> the columns that are read, and the function that makes metadata of them.
 LOOKS: dict[str, tuple[tuple[str, ...], Callable[[pl.DataFrame, Settings], dict[str, Any]]]] = {
     "entropy_maps": (("entropy_nats", "anchors", "mean_nats", "threshold_nats"), _entropy_maps),
     "candidate_contexts": (("doc_id", "anchor", "chunk_id", "rank", "similarity", "is_control"), _candidate_contexts),

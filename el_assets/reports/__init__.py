@@ -1,1 +1,1 @@
-"""Single-file HTML reports of what the tables hold."""
+"""Single-file HTML reports on the tables."""

@@ -1,4 +1,4 @@
-"""The reports as assets: what a person opens to judge the data."""
+"""The reports as assets: pages that a person opens to judge the data."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ from el_resources.shard_tables import ShardTables, digest
     code_version="1",
 )
 def entropylong_report(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One HTML page over the finished corpus shards: funnel, costs, distributions, and a reader of the data itself.
+    """One HTML page over the finished corpus shards, from stored tables: funnel, costs, counts over ε, distributions.
 
-    Read a document token by token (coloured by entropy, nats), at an anchor what was retrieved and why it was kept or
-    not, and a sequence segment by segment. Counts over ε come from the stored scores. The page opens without a network;
-    at most 200 documents and 200 sequences are shown, sampled by hash.
+    Its reader shows a document token by token (coloured by entropy, nats), the chunks retrieved at an anchor and why
+    each was kept or not, and a sequence segment by segment. The page opens without a network and shows at most 200
+    documents and 200 sequences, sampled by hash.
     """
     from el_assets.reports.entropylong_data import FinishedShards, draw, report_data
 
@@ -46,11 +46,11 @@ def entropylong_report(context: dg.AssetExecutionContext, settings: Settings) ->
     code_version="1",
 )
 def gateau_report(settings: Settings) -> dg.MaterializeResult:
-    """One HTML page over the ranked pool: funnel, costs, distributions, and a reader of samples.
+    """One HTML page over the ranked pool, from stored tables: funnel, costs, distributions, and a reader of samples.
 
-    Read a sample segment by segment: attention beside importance (perplexity with the segment alone), both readings'
-    perplexities, HMP, CAS and the place in the pool. The page opens without a network; at most 200 samples are shown,
-    sampled by hash.
+    The reader shows a sample segment by segment, with attention and importance (from the perplexity with that segment
+    alone), and the sample's perplexities in both readings, HMP, CAS and rank. The page opens without a network and
+    shows at most 200 samples, sampled by hash.
     """
     from el_assets.reports.gateau_data import RankedPool, draw, report_data
 
@@ -63,7 +63,7 @@ def gateau_report(settings: Settings) -> dg.MaterializeResult:
 
 
 def makeable_reports(settings: Settings, corpus: Sequence[str]) -> list[str]:
-    """The reports that have tables to report on.
+    """Return the names of the reports that have tables to report on.
 
     Args:
         corpus: the registered corpus shards.
@@ -75,14 +75,14 @@ def makeable_reports(settings: Settings, corpus: Sequence[str]) -> list[str]:
 
 
 def report_path(settings: Settings, name: str) -> UPath:
-    """Where a report lies or would lie."""
+    """Return the path of a report, whether or not it was made."""
     return ShardTables(settings.store).store / "reports" / f"{name}.html"
 
 
 def written(
     settings: Settings, name: str, html: str, counts: Mapping[str, Any], started: float
 ) -> dg.MaterializeResult:
-    """The page in its place; the result names it."""
+    """Write the page and return the asset's result, which names the path."""
     path = report_path(settings, name)
     is_new = write_page(path, html)
     return dg.MaterializeResult(

@@ -1,4 +1,4 @@
-"""What both reports share: which entries are shown in detail, settings and costs, tokens as text."""
+"""Parts that both reports share: the choice of entries shown in detail, settings and costs, tokens as text."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -12,12 +12,12 @@ from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables, Stamp
 from el_resources.tokenization import ModelTokenizer
 
-# In each reader. The bytes that readers may take add up to less than 10 MB a page, which opens in under 2 s.
+# Most entries of a reader. The bytes of all readers add up to less than 10 MB a page, which opens in under 2 s.
 MOST_ENTRIES = 200
 
 Key = tuple[str, str]  # shard, id
 
-# What stands in a stamp beside settings, or for one: el_assets.recipes names the roles.
+# Meanings of a stamp's entries that are no settings, or replace one: the roles that el_assets.recipes names.
 ROLES = {
     "scorer": "Fingerprint of the model that scores.",
     "short_reader": "Fingerprint of the model of the short-window reading; `within` gives its window in tokens.",
@@ -42,12 +42,15 @@ READINGS = {
 
 
 def sampled(keys: Iterable[Key]) -> list[Key]:
-    """The keys by hash: any number of the first of them is a fixed random sample."""
+    """Sort the keys by hash: the first n of them are a fixed random sample, for any n."""
     return sorted(keys, key=lambda key: seeded_hash(0, "report", *key))
 
 
 def within_limits(entries: Iterable[dict[str, Any]], *, n_bytes: int) -> list[dict[str, Any]]:
-    """The first entries, as many as the page may hold; at least one, if there is one. In the order of their names."""
+    """Return as many of the first entries as fit `n_bytes`, sorted by shard and id.
+
+    At most MOST_ENTRIES, and at least one if there is any.
+    """
     taken: list[dict[str, Any]] = []
     for entry in entries:
         n_bytes -= len(as_script_data(entry).encode("utf-8"))
@@ -60,10 +63,10 @@ def within_limits(entries: Iterable[dict[str, Any]], *, n_bytes: int) -> list[di
 
 
 def tokenizer_of(settings: Settings, stamp: Stamp) -> ModelTokenizer:
-    """The tokenizer that the table's ids are of.
+    """Return the tokenizer that made the table's token ids.
 
     Raises:
-        ValueError: the settings name a model with another one.
+        ValueError: the settings name a model with another tokenizer.
     """
     model = ModelChoice.long(settings)
     if model.tokenizer_fingerprint() != stamp.settings["tokenizer"]:
@@ -75,18 +78,20 @@ def tokenizer_of(settings: Settings, stamp: Stamp) -> ModelTokenizer:
 
 
 def token_texts(tokenizer: ModelTokenizer, ids: Sequence[int]) -> list[str]:
-    """The text that each token adds; joined, they are the text of all.
+    """Return the text that each token adds; joined, they are the text of all tokens.
 
-    A character whose bytes several tokens share stands at the last of them, the others are empty. Tokens are decoded
-    behind their predecessor, since some vocabularies drop a space at the start of a text.
+    A character whose bytes several tokens share is given to the last of them, and the others are empty. A token is
+    decoded together with its predecessor, since some vocabularies drop a space at the start of a text.
     """
     texts = [""] * len(ids)
     before: list[int] = []
     pending: list[int] = []
     for index, token in enumerate(ids):
+        # Decode after predecessor.
         pending.append(token)
         text = tokenizer.decode([*before, *pending])[len(tokenizer.decode(before)) :] if before else None
         text = tokenizer.decode(pending) if text is None else text
+        # Await split characters.
         if text.endswith("\ufffd") and len(pending) < 4 and index + 1 < len(ids):
             continue
         texts[index] = text
@@ -95,19 +100,19 @@ def token_texts(tokenizer: ModelTokenizer, ids: Sequence[int]) -> list[str]:
 
 
 def shortened(text: str, characters: int) -> str:
-    """The text, or its beginning and how much follows."""
+    """Return the text, or its beginning and the number of characters that follow."""
     if len(text) <= characters:
         return text
     return f"{text[:characters]}… ({len(text) - characters:,} more characters)"
 
 
 def rounded(values: Iterable[float | None], digits: int = 3) -> list[float | None]:
-    """Numbers as a page needs them; None where there is none."""
+    """Return rounded numbers; None stays None."""
     return [None if value is None else round(float(value), digits) for value in values]
 
 
 def settings_rows(stamps: Sequence[Stamp]) -> list[list[str]]:
-    """(name, value, meaning) of every setting and model that the tables were made under, and of how they were read."""
+    """Return (name, value, meaning) of the settings and models that the tables were made with, and how they were read."""
     read = {name: value for stamp in stamps for name, value in stamp.facts.items() if name in READINGS}
     made_under = {name: value for stamp in stamps for name, value in stamp.settings.items()}
     merged = {**read, **made_under}
@@ -118,7 +123,7 @@ def settings_rows(stamps: Sequence[Stamp]) -> list[list[str]]:
 
 
 def cost_rows(tables: ShardTables, assets: Sequence[str], shards: Sequence[str]) -> list[list[Any]]:
-    """(asset, shards, rows, seconds, forwards, tokens) that making the tables cost, as their stamps say."""
+    """Return (asset, shards, rows, seconds, forwards, tokens): the costs of making each table, from its stamps."""
     rows = []
     for asset in assets:
         stamps = tables.stamps(asset, shards).values()
@@ -138,9 +143,9 @@ def set_aside_remark(n: int) -> str:
 
 
 def refuse_torn_chain(chain: Sequence[Stamp]) -> None:
-    """Raise ValueError where tables of one shard, each made from those before it, were made under different settings.
+    """Raise ValueError if tables of one shard, each made from those before it, were made under different settings.
 
-    That is so where an early table was made again and the later ones were not: their numbers contradict each other.
+    That happens if an early table was made again and the later ones were not: their numbers contradict each other.
     """
     for earlier, later in pairwise(chain):
         for name in sorted(earlier.settings.keys() & later.settings.keys()):

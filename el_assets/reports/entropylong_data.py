@@ -1,7 +1,7 @@
-"""What `entropylong_report` says: funnel, pass rates, counts over ε, distributions, and the readers' entries.
+"""Data of `entropylong_report`: funnel, pass rates, counts over ε, distributions, and the readers' entries.
 
-Everything follows from stored tables; nothing is scored. Holds the scores of all shards in memory, and texts and tokens
-of the shown documents only.
+Everything is computed from stored tables; nothing is scored. Memory holds the scores of all shards, but texts and
+tokens of the shown documents only.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ from el_assets.reports.finished_shards import FinishedShards
 from el_resources.settings import Settings
 
 EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# Roots whose tokens the entropy histogram is over.
+# Most roots whose tokens the entropy histogram counts.
 HISTOGRAM_ROOTS = 2000
 
 
 def report_data(settings: Settings, finished: FinishedShards) -> dict[str, Any]:
-    """The page's data. Raises ValueError (see FinishedShards.of, tokenizer_of)."""
+    """Return the page's data. Raises ValueError (see tokenizer_of)."""
     tables = finished.tables
     model = next(iter(finished.stamps["entropy_maps"].values())).facts["model"]
     stamps = {**finished.stamps, "documents": tables.stamps("documents", finished.shards)}
@@ -51,7 +51,7 @@ def report_data(settings: Settings, finished: FinishedShards) -> dict[str, Any]:
 
 
 def funnel(finished: FinishedShards) -> list[list[Any]]:
-    """(what, how many, remark) from documents to sequences, counted in the tables."""
+    """Return (stage, count, remark) for every stage from documents to sequences, counted in the tables."""
     tables, shards = finished.tables, finished.shards
     documents = tables.scan_many("documents", shards)
     n_documents = _count(usable(documents))
@@ -76,7 +76,7 @@ def funnel(finished: FinishedShards) -> list[list[Any]]:
 
 
 def _not_eligible(maps: Mapping[str, Any]) -> str:
-    """How many documents are no roots, by reason."""
+    """Return the remark on the documents that are not eligible as roots, by reason."""
     reasons = maps.get("documents_not_eligible")
     return f"not eligible: {by_reason(reasons)}" if reasons else "every document is eligible"
 
@@ -91,7 +91,10 @@ def _left_over(leftovers: Mapping[str, int]) -> str:
 
 
 def epsilon_grid(finished: FinishedShards, *, seed: int) -> list[dict[str, Any]]:
-    """What each ε would keep under the tables' own rule otherwise: the functions that made `verified_pairs`, again."""
+    """Return, for each ε, the pairs that would pass and the contexts that would be kept, all else being unchanged.
+
+    The functions that made `verified_pairs` are applied to the stored scores again.
+    """
     made = finished.rule
     return [
         _at_epsilon(finished, epsilon, is_made=epsilon == made.epsilon, seed=seed)
@@ -123,12 +126,12 @@ def _at_epsilon(finished: FinishedShards, epsilon: float, *, is_made: bool, seed
 
 
 def shard_of() -> pl.Expr:
-    """The shard in a root id of `over_shards`."""
+    """Return an expression for the shard in a root id of `over_shards`."""
     return pl.col("doc_id").str.split("\0").list.first()
 
 
 def draw(finished: FinishedShards) -> dict[str, str]:
-    """The page's figures, by name."""
+    """Draw the page's figures and return them by name."""
     epsilon = finished.rule.epsilon
     roots_without = finished.total("entropy_maps", "rows") - finished.pairs.select("shard", "doc_id").n_unique()
     return {
@@ -142,7 +145,7 @@ def draw(finished: FinishedShards) -> dict[str, str]:
 
 
 def _rates(finished: FinishedShards) -> dict[str, list[float]]:
-    """Tokens a second that scoring each shard ran at."""
+    """Return the tokens a second at which each shard was scored, by asset."""
     return {
         asset: [finished.stamps[asset][shard].facts.get("tokens_per_second", 0) for shard in finished.shards]
         for asset in ("entropy_maps", "context_scores")

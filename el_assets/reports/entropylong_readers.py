@@ -1,4 +1,4 @@
-"""Entries of the report's readers: roots with their anchors and what was tried there, sequences with their segments."""
+"""Entries of the report's readers: roots with their anchors and the pairs tried, sequences with their segments."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,12 +22,12 @@ CHUNK_CHARACTERS = 1500
 SEGMENT_CHARACTERS = 2000
 GONE = "(no longer in the corpus)"
 
-Judged = tuple[dict[str, Any], str]  # a row of context_scores as `judge` leaves it, and its verdict
+Judged = tuple[dict[str, Any], str]  # a row of `judge`'s result, and its verdict
 KEPT, BELOW, BEATEN, CAPPED, RANDOM = "kept", "below", "beaten", "capped", "random"
 
 
 class ChunkTexts:
-    """Texts of the chunks that an entry shows, each once: pairs name them by their number."""
+    """Texts of the chunks that an entry shows, each stored once: pairs refer to them by number."""
 
     def __init__(self, tables: ShardTables) -> None:
         self.tables = tables
@@ -37,7 +37,7 @@ class ChunkTexts:
         return self._numbers.setdefault((shard, chunk_id), len(self._numbers))
 
     def listed(self) -> list[list[str]]:
-        """(id, shard, text) of every numbered chunk, in the order of their numbers."""
+        """Return (id, shard, text) of every numbered chunk, in the order of the numbers."""
         wanted = pl.DataFrame(list(self._numbers), schema={"shard": pl.String, "chunk_id": pl.String}, orient="row")
         texts: dict[Key, str] = {}
         for (shard,), rows in wanted.group_by("shard"):
@@ -52,7 +52,7 @@ class ChunkTexts:
 
 
 def document_entries(finished: FinishedShards, settings: Settings) -> list[dict[str, Any]]:
-    """A sample of the roots: tokens with entropy, anchors, and what was tried at each anchor and came of it."""
+    """Return a sample of the roots: tokens with entropy, anchors, and the pairs tried there with their verdicts."""
     tables, shards = finished.tables, finished.shards
     keys = tables.scan_many("entropy_maps", shards).select("shard", "doc_id").collect().iter_rows()
     tokenizer = tokenizer_of(settings, finished.stamps["entropy_maps"][shards[0]])
@@ -94,7 +94,7 @@ def _document(row: Mapping[str, Any], tokenizer: ModelTokenizer) -> dict[str, An
 
 
 def _in_detail(tried: Mapping[int, list[Judged]], row: Mapping[str, Any]) -> list[int]:
-    """The shown anchors that get details: those that keep most, then those with the highest entropy."""
+    """Return the shown anchors that get details: first those that keep the most contexts, then by highest entropy."""
     shown = [at for at in tried if at < DOCUMENT_TOKENS]
     n_kept = {at: sum(verdict == KEPT for _, verdict in tried[at]) for at in shown}
     return sorted(sorted(shown, key=lambda at: (-n_kept[at], -row["entropy_nats"][at], at))[:ANCHORS_IN_DETAIL])
@@ -105,14 +105,14 @@ def _statistics(row: Mapping[str, Any]) -> list[float | None]:
 
 
 def _origin(tables: ShardTables, shard: str, doc_id: str) -> dict[str, str]:
-    """Where a document is from, as its source has it."""
+    """Return the source, URL and licence of a document."""
     rows = tables.scan("documents", shard).filter(pl.col("doc_id") == doc_id).select("source", "url", "license")
     found = rows.collect().to_dicts()
     return {name: value or "" for name, value in found[0].items()} if found else {}
 
 
 def _tried(judged: pl.DataFrame, kept: Mapping[tuple[str, str], set[int]]) -> dict[int, list[Judged]]:
-    """By anchor, its pairs with what came of them: retrieved ones first, each kind best first.
+    """Return the pairs of each anchor with their verdicts: retrieved ones first, and in each kind the best first.
 
     Args:
         judged: one root's pairs.
@@ -127,7 +127,7 @@ def _tried(judged: pl.DataFrame, kept: Mapping[tuple[str, str], set[int]]) -> di
 
 
 def _detail(pairs: list[Judged], texts: ChunkTexts) -> dict[str, Any]:
-    """What the page shows of an anchor: how many contexts were kept, and the best pairs of each kind."""
+    """Return the details of an anchor: the number of kept contexts, and the best pairs of each kind."""
     retrieved = [pair for pair in pairs if pair[1] != RANDOM][:RETRIEVED_PER_ANCHOR]
     controls = [pair for pair in pairs if pair[1] == RANDOM][:CONTROLS_PER_ANCHOR]
     shown = retrieved + controls
@@ -139,7 +139,7 @@ def _detail(pairs: list[Judged], texts: ChunkTexts) -> dict[str, Any]:
 
 
 def _verdict(row: Mapping[str, Any], *, is_kept: bool) -> str:
-    """The rule that decided about the pair."""
+    """Return the rule that decided about the pair."""
     if row["is_control"]:
         return RANDOM
     if is_kept:
@@ -150,7 +150,11 @@ def _verdict(row: Mapping[str, Any], *, is_kept: bool) -> str:
 
 
 def _pair(row: Mapping[str, Any], verdict: str, texts: ChunkTexts) -> list[Any]:
-    """chunk, rank, similarity, H and NLL with it in front, ΔI, fall of the NLL, the best (other) control's, verdict."""
+    """Return the fields of a pair that the page reads by position.
+
+    They are: chunk number, rank, similarity, entropy and NLL (nats) with the chunk in front, reduction of the entropy
+    and of the NLL, value of the best (other) control, verdict.
+    """
     numbers = (
         "similarity",
         "entropy_after_nats",
@@ -168,7 +172,7 @@ def _pair(row: Mapping[str, Any], verdict: str, texts: ChunkTexts) -> list[Any]:
 
 
 def sequence_entries(finished: FinishedShards, settings: Settings) -> list[dict[str, Any]]:
-    """A sample of the sequences, each with the text and the provenance of its segments."""
+    """Return a sample of the sequences, each with the text and the provenance of its segments."""
     tokenizer = tokenizer_of(settings, finished.stamps["packed_sequences"][finished.shards[0]])
     rows = {(row["shard"], row["sequence_id"]): row for row in finished.sequences.iter_rows(named=True)}
 

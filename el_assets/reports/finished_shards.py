@@ -1,4 +1,4 @@
-"""The shards that EntropyLong has finished, as its report reads them."""
+"""Tables of the shards that EntropyLong has finished, as its report reads them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from el_resources.shard_tables import MissingTableError, ShardTables, Stamp, ref
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedShards:
-    """The shards that have all of EntropyLong's tables, and what their numbers were made under.
+    """The shards that have all of EntropyLong's tables, with these tables and their stamps.
 
     Attributes:
-        stamps: of every table of SEQUENCE_TABLES, by asset and shard.
-        scores: `context_scores` of all shards, root ids kept apart as `over_shards` does.
+        stamps: stamp of every table of SEQUENCE_TABLES, by asset and shard.
+        scores: `context_scores` of all shards, with root ids as `over_shards` makes them.
         pairs, sequences, leftovers: the tables of all shards, with `shard`.
     """
 
@@ -32,7 +32,13 @@ class FinishedShards:
 
     @classmethod
     def of(cls, tables: ShardTables, registered: Sequence[str]) -> Self:
-        """Reads them. Raises MissingTableError, MixedSettingsError, or ValueError where tables contradict each other"""
+        """Read the tables of the registered shards that are finished.
+
+        Raises:
+            MissingTableError: no shard is finished.
+            MixedSettingsError: shards were made under different settings.
+            ValueError: tables of one shard contradict each other.
+        """
         shards = [shard for shard in registered if all(tables.has(asset, shard) for asset in SEQUENCE_TABLES)]
         if not shards:
             raise MissingTableError(
@@ -56,7 +62,7 @@ class FinishedShards:
 
     @property
     def made_under(self) -> Mapping[str, Any]:
-        """Settings of the last table, and of all behind it."""
+        """Settings of `packed_sequences`, which include those of all tables before it."""
         return self.stamps["packed_sequences"][self.shards[0]].settings
 
     @property

@@ -1,4 +1,4 @@
-"""What `gateau_report` says: funnel, ranking, distributions, and the readers' entries. Nothing is scored."""
+"""Data of `gateau_report`: funnel, ranking, distributions, and the readers' entries. Nothing is scored."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ SAMPLES_BYTES = 8_000_000
 CONTEXT_CHARACTERS = 24_000
 SEGMENT_CHARACTERS = 80
 ANSWER_CHARACTERS = 4000
-# Truth of the embedded pool; another pool's own words would be text from outside.
+# Kinds of evidence of the embedded pool. Other words are not shown: they would be text from outside.
 EVIDENCE = ("near", "far", "absent")
 
 
@@ -48,7 +48,7 @@ class RankedPool:
 
     Attributes:
         influence: stamp of the ranking. hmg: of the first shard's guidance.
-        pool: one row per sample, by rank: the columns of all tables but for the texts.
+        pool: one row per sample, by rank: the columns of all tables, without the texts.
     """
 
     tables: ShardTables
@@ -59,11 +59,11 @@ class RankedPool:
 
     @classmethod
     def of(cls, tables: ShardTables) -> Self:
-        """Reads it.
+        """Read the ranked pool.
 
         Raises:
             MissingTableError: nothing was ranked yet.
-            ValueError: samples or scores are no longer those that were ranked.
+            ValueError: samples or scores have changed since the ranking.
         """
         influence = tables.require_stamp("influence_scores")
         shards = list(influence.facts["shards"])
@@ -93,7 +93,7 @@ def _no_awareness() -> pl.LazyFrame:
 
 
 def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
-    """The page's data. Raises ValueError (see tokenizer_of)."""
+    """Return the page's data. Raises ValueError (see tokenizer_of)."""
     tables, shards = ranked.tables, ranked.shards
     stamps = [
         *(stamp for name in SAMPLE_TABLES for stamp in tables.stamps(name, shards[:1]).values()),
@@ -118,7 +118,7 @@ def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
 
 
 def funnel(ranked: RankedPool) -> list[list[Any]]:
-    """(what, how many, remark) from samples to subsets, counted in the tables."""
+    """Return (stage, count, remark) for every stage from samples to subsets, counted in the tables."""
     samples = ranked.tables.scan_many("instruction_samples", ranked.shards).select("set_aside_reason").collect()
     set_aside = samples.drop_nulls().height
     stamps = ranked.tables.stamps("selected_subsets", FRACTIONS)
@@ -150,12 +150,12 @@ def funnel(ranked: RankedPool) -> list[list[Any]]:
 
 
 def subset_name(fraction: str) -> str:
-    """`top 10 %`."""
+    """Return the name of a subset in words, such as `top 10 %`."""
     return fraction.replace("_", " ").replace("percent", "%")
 
 
 def evidence_rows(pool: pl.DataFrame) -> list[list[Any]]:
-    """(kind, samples, median rank, selected in each subset) if the pool knows what a sample needs."""
+    """Return (kind, samples, median rank, samples in each subset) for each kind of evidence that the pool has."""
     rows = []
     for kind in EVIDENCE:
         of_kind = pool.filter(pl.col("evidence") == kind)
@@ -166,7 +166,7 @@ def evidence_rows(pool: pl.DataFrame) -> list[list[Any]]:
 
 
 def draw(ranked: RankedPool) -> dict[str, str]:
-    """The page's figures, by name."""
+    """Draw the page's figures and return them by name."""
     return {
         "plane": svg(figures.influence_plane(ranked.pool), "HMP and CAS of the pool"),
         "readings": svg(figures.readings(ranked.pool), "NLL in both readings"),
@@ -175,7 +175,7 @@ def draw(ranked: RankedPool) -> dict[str, str]:
 
 
 def sample_entries(ranked: RankedPool, settings: Settings) -> list[dict[str, Any]]:
-    """A sample of the pool: scores, rank, and each context segment with attention and importance."""
+    """Return a sample of the pool: scores, rank, and each context segment with attention and importance."""
     tokenizer = tokenizer_of(settings, ranked.hmg)
     rows = {(row["shard"], row["sample_id"]): row for row in ranked.pool.iter_rows(named=True)}
     names = ("context", "instruction", "response", "later_exchanges")
@@ -216,7 +216,7 @@ def _sample(
 
 
 def _scored_text(texts: Mapping[str, Any]) -> str:
-    """The response, and the exchanges after it that are scored with it."""
+    """Return the response, and the exchanges after it that are scored with it."""
     later = [text for one in texts["later_exchanges"] for text in (f"[user] {one['instruction']}", one["response"])]
     return "\n\n".join([texts["response"], *later])
 
@@ -226,7 +226,7 @@ def _perplexity(nll_nats: float) -> float:
 
 
 def _evidence_segment(row: Mapping[str, Any]) -> int | None:
-    """Which segment the needed passage ends in; None where that is unknown or was cut away."""
+    """Return the index of the segment in which the needed passage ends; None if it is unknown or was cut away."""
     distance, lengths = row["evidence_distance_tokens"], row["segment_tokens"] or []
     if distance is None or not lengths:
         return None
@@ -236,7 +236,7 @@ def _evidence_segment(row: Mapping[str, Any]) -> int | None:
 
 
 def _segment_texts(context: str, lengths: Sequence[int], tokenizer: ModelTokenizer, cut: str) -> list[str]:
-    """The text of each segment of the context as the model read it."""
+    """Return the text of each segment of the context as the model read it."""
     ids = cut_context(tokenizer.encode(context), sum(lengths), cut)
     most = max(SEGMENT_CHARACTERS, CONTEXT_CHARACTERS // max(1, len(lengths)))
     ends = np.cumsum(lengths)

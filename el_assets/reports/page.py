@@ -1,9 +1,9 @@
-"""A report as one HTML file: style sheet, scripts, data and pictures put together when it is made.
+"""A report as one HTML file, put together from style sheet, scripts, data and pictures.
 
 Guarantees:
-- The page loads nothing: its Content-Security-Policy allows no source but its own style and the scripts whose hashes it
-  names, so that a script which came in with a document would not run even if it became markup.
-- It does not become markup: text from tables stands in one JSON block, in which `<`, `>` and `&` are escaped, and the
+- The page loads nothing: its Content-Security-Policy allows only its own style and the scripts whose hashes it names.
+  So a script in a document would not run even if it became markup.
+- Text from tables does not become markup: it is in one JSON block, in which `<`, `>` and `&` are escaped, and the
   scripts put it into the page as text only.
 - Equal tables make equal bytes.
 """
@@ -21,13 +21,13 @@ from upath import UPath
 
 from el_resources.whole_files import write_whole
 
-# Beside what HTML reads as markup, the two line ends that JavaScript knows and JSON does not.
+# The signs that HTML reads as markup, and the two line ends that JavaScript knows and JSON does not.
 ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 PLACE = re.compile(r"\{\{([\w-]+)\}\}")
 
 
 def render(title: str, body: str, script: str, data: Mapping[str, Any], figures: Mapping[str, str]) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
         body: file of the report's own markup; `{{name}}` in it is the figure of that name.
@@ -51,12 +51,16 @@ def render(title: str, body: str, script: str, data: Mapping[str, Any], figures:
 
 
 def as_script_data(data: Mapping[str, Any]) -> str:
-    """JSON that may stand in a `<script>` element, whatever its texts hold."""
+    """Return JSON that is safe in a `<script>` element, whatever its texts hold."""
     return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(ESCAPED)
 
 
 def write_page(path: UPath, html: str) -> bool:
-    """Put a page in its place, atomically on a local disk; False where it stands there already."""
+    """Write a page, atomically on a local disk. Return False if the file already has this content.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
     content = html.encode("utf-8")
     if path.exists() and path.read_bytes() == content:
         return False
@@ -82,5 +86,5 @@ def _file(name: str) -> str:
 
 
 def _filled(template: str, parts: Mapping[str, str]) -> str:
-    """The template with its places filled, once: what is filled in may itself look like a place."""
+    """Return the template with its places filled, in one pass: the filled-in text may itself look like a place."""
     return PLACE.sub(lambda place: parts[place[1]], template)

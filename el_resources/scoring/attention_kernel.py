@@ -2,15 +2,16 @@
 
 Shapes: T inputs of a batch, H query heads, K key heads, G = H / K of them a key head, E width of a head, W work items.
 
-A work item is a block of rows of one piece. One program takes a block and a key head, and reads the G query heads that
-share it as rows of one tile, so that a tile spans few inputs and little of it lies above the diagonal. It walks over
-the keys of the shared beginning, then over the piece's own up to its rows, and keeps the running maximum and sum of the
-softmax, in fp32 and powers of two; scores of whole blocks need no mask. Keys and values come through the tensor memory
-accelerator, from where they are: those of a shared beginning are not copied. The longest blocks start first.
+A work item is a block of inputs of one piece. One program takes a block and a key head. The G query heads that share
+the key head become rows of one tile, so that a tile spans few inputs and little of it is above the diagonal. The
+program walks over the keys of the shared prefix, then over the piece's own keys up to its rows, and keeps the running
+maximum and sum of the softmax, in fp32 and powers of two; only blocks at the prefix's end or on the diagonal need a
+mask. The tensor memory accelerator loads keys and values from their places: those of a shared prefix are not copied.
+The blocks with the most keys start first.
 
 Guarantees: as `packed_attention` (attention.py), to the rounding of half precision.
-Costs: on documents of 64 to 4,095 tokens on an H100 flash attention 2 takes 1.35 (128-wide heads) to 2 times (64-wide)
-as long; long single sequences are cuDNN's.
+Costs: for documents of 64 to 4,095 tokens on an H100, flash attention 2 takes 1.35 times (128-wide heads) to 2 times
+(64-wide heads) as long; long single sequences are left to cuDNN (attention.py).
 """
 
 import math
@@ -33,7 +34,12 @@ FAR_BELOW = tl.constexpr(-1e30)  # finite, so that no difference of infinities a
 
 @dataclass(frozen=True)
 class Tile:
-    """How much a program holds: rows of queries (inputs × G), keys a step; and how it is compiled."""
+    """Size of a program's tile, and options of its compilation.
+
+    Attributes:
+        rows: rows of queries (inputs × G).
+        keys: keys a step.
+    """
 
     rows: int
     keys: int
@@ -41,9 +47,9 @@ class Tile:
     stages: int
 
 
-# What a grid has room for.
+# Most programs along the second dimension of a grid.
 MAX_WORK_ITEMS = 65_535
-# By width of a head; the fastest of those tried on an H100.
+# Tile by width of a head: the fastest of the tiles tried on an H100.
 TILES = {64: Tile(128, 64, 4, 3), 128: Tile(64, 32, 4, 3)}
 
 
@@ -64,7 +70,10 @@ def _step(  # type: ignore[no-untyped-def]
     KEYS: tl.constexpr,
     MASK: tl.constexpr,
 ):
-    """Take the keys from `at` on into the running softmax: all of them, those before `end`, or those up to the rows."""
+    """Add KEYS keys from `at` on to the running softmax.
+
+    MASK says which of them count: "none" all, "end" those before `end`, "causal" those up to each row's input.
+    """
     key = tl.reshape(keys.load([at, head, 0]), [KEYS, E])
     scores = tl.dot(query, key.T)
     columns = at + tl.arange(0, KEYS)
@@ -103,6 +112,7 @@ def _attend(  # type: ignore[no-untyped-def]
     outputs = tl.zeros((ROWS, E), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     largest = tl.full((ROWS,), FAR_BELOW, tl.float32)
+    # Read shared keys.
     whole = shared_start + (shared_end - shared_start) // KEYS * KEYS
     for at in tl.range(shared_start, whole, KEYS):
         outputs, total, largest = _step(
@@ -112,7 +122,7 @@ def _attend(  # type: ignore[no-untyped-def]
         outputs, total, largest = _step(
             outputs, total, largest, query, keys, values, whole, head, scale, rows, shared_end, E, KEYS, "end"
         )
-    # Every row of the block sees every key before this one.
+    # Read own keys. Every row of the block sees every key before `diagonal`.
     diagonal = start + (first - start + 1) // KEYS * KEYS
     for at in tl.range(start, diagonal, KEYS):
         outputs, total, largest = _step(
@@ -122,33 +132,34 @@ def _attend(  # type: ignore[no-untyped-def]
         outputs, total, largest = _step(
             outputs, total, largest, query, keys, values, at, head, scale, rows, end, E, KEYS, "causal"
         )
+    # Write the outputs.
     heads = head * G + tl.arange(0, ROWS) % G
     places = (rows.to(tl.int64)[:, None] * (tl.num_programs(0) * G) + heads[:, None]) * E + tl.arange(0, E)[None, :]
     tl.store(output + places, (outputs / total[:, None]).to(output.dtype.element_ty), mask=(rows < end)[:, None])
 
 
 def takes(query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor) -> bool:
-    """Whether there is a tile for heads of this width and number, and the accelerator that loads it."""
+    """Return True if there is a tile for heads of this width and number, and a GPU whose accelerator loads it."""
     (_, n_heads, width), n_key_heads = query_THE.shape, key_TKE.shape[1]
     sharing = n_heads // n_key_heads
     return (
         width in TILES
         and width == value_TKE.shape[2]
         and TILES[width].rows % sharing == 0
-        and torch.cuda.get_device_capability(query_THE.device)[0] == 9  # nobody has tried it on another
+        and torch.cuda.get_device_capability(query_THE.device)[0] == 9  # not tried on other GPUs
     )
 
 
 def inputs_of_a_block(query_THE: Tensor, key_TKE: Tensor) -> int:
-    """Inputs whose rows one program holds."""
+    """Return the number of inputs whose rows one program holds."""
     return TILES[query_THE.shape[2]].rows * key_TKE.shape[1] // query_THE.shape[1]
 
 
 def work_items(pieces: Sequence[Piece], n_inputs: int) -> NDArray[np.int32]:
-    """Blocks of so many inputs, most keys first.
+    """Divide pieces into blocks of `n_inputs` inputs, those with the most keys first.
 
     Returns:
-        W × 5: the block's first input, the end and the start of its piece, start and end of what is shared.
+        W × 5: the block's first input, the end and the start of its piece, the start and the end of its shared prefix.
     """
     blocks = []
     for piece in pieces:
@@ -161,7 +172,10 @@ def work_items(pieces: Sequence[Piece], n_inputs: int) -> NDArray[np.int32]:
 
 
 def attend_to_pieces(query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, work_W5: Tensor, scale: float) -> Tensor:
-    """Attention T × H × E of every row to what it may see; arguments as `takes` and `work_items` say."""
+    """Return the attention [T, H, E] of every input to the inputs that it may see.
+
+    The heads must be such that `takes` returns True; `work_W5` is the result of `work_items`.
+    """
     (_, n_heads, width), n_key_heads = query_THE.shape, key_TKE.shape[1]
     tile, sharing = TILES[width], n_heads // n_key_heads
     output_THE = torch.empty(query_THE.shape, dtype=query_THE.dtype, device=query_THE.device)
@@ -185,7 +199,7 @@ def attend_to_pieces(query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, work
 
 
 def _described(heads: Tensor, block: list[int]) -> TensorDescriptor:
-    """What the accelerator needs to know: shape, strides and block; rows that it can address."""
+    """Return a description for the accelerator: shape, strides and block. Heads that it cannot address are copied."""
     if heads.stride(2) != 1 or any(stride % 8 for stride in heads.stride()[:2]) or heads.data_ptr() % 16:
         heads = heads.contiguous()
     return TensorDescriptor(heads, list(heads.shape), list(heads.stride()), block)

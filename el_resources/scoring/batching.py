@@ -1,13 +1,14 @@
-"""Which inputs a model has to read, and which of them it reads together.
+"""Plan of batches: the inputs that a model has to read, and those that it reads together.
 
 Shapes: T inputs of a packed batch, R wanted rows of it.
 
-Algorithm: a sequence is cut behind its last wanted position. Sequences that say that they share their first tokens
-with others, and are not asked for scores there, form a family: the beginning is read once, and each sequence's own
-inputs follow it (attention.py). Most inputs first, families fill batches up to a budget of inputs, without padding; a
-family is cut where it exceeds the budget, and a sequence that exceeds it alone goes alone.
-Guarantees: every sequence that has inputs is in exactly one batch; the plan depends on the request alone and repeats.
-Costs: a sequence of a family reads one input twice, the last of the shared ones, which predicts its own first token.
+Algorithm: a sequence is cut after its last wanted position. Sequences that declare the same first tokens as common
+(`n_common`), and want no scores there, form a family. By prefix sharing a family's prefix is read once, and each
+sequence's own inputs follow it (attention.py). Families fill batches up to a budget of inputs, without padding, those
+with the most inputs first. A family that exceeds the budget is divided, and a sequence that exceeds it by itself has a
+batch of its own.
+Guarantees: every sequence that has inputs is in exactly one batch; equal requests give equal plans.
+Costs: each sequence of a family reads the last common token itself, since that input predicts its first own token.
 """
 
 from collections import defaultdict
@@ -25,10 +26,10 @@ IntArray = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest:
-    """The positions of one sequence whose predictions are wanted.
+    """A request for the predictions at some positions of one sequence.
 
     Attributes:
-        n_common: how many of its first tokens other sequences may have in common with it.
+        n_common: number of its first tokens that other sequences may have in common with it; 0 if none may.
     """
 
     token_ids: IntArray
@@ -37,20 +38,20 @@ class ScoreRequest:
 
     @property
     def n_inputs(self) -> int:
-        """Inputs to run, BOS included: predicting token t needs BOS and the t tokens before it."""
+        """Number of inputs to read, BOS included: predicting token t needs BOS and the t tokens before it."""
         return int(self.positions.max()) + 1 if len(self.positions) else 0
 
     @property
     def whole_length(self) -> int:
-        """Inputs of the whole sequence, BOS included, wherever it is cut."""
+        """Number of inputs of the whole sequence, BOS included, wherever it is cut."""
         return 1 + len(self.token_ids)
 
     def inputs(self, bos_id: int) -> IntArray:
-        """BOS and the tokens that are read."""
+        """Return BOS and the tokens that are read."""
         return np.concatenate([[bos_id], self.token_ids[: self.n_inputs - 1]])
 
     def beginning(self) -> bytes | None:
-        """What another sequence must share to be of this one's family; None if none can be."""
+        """Return the prefix that makes other sequences members of this one's family; None if it can have none."""
         if not self.n_common or not len(self.positions) or self.positions.min() < self.n_common:
             return None
         return self.token_ids[: self.n_common].astype(np.int64).tobytes()
@@ -58,7 +59,13 @@ class ScoreRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Requests read together, and how many of their first inputs are read once for all of them."""
+    """Requests that are read together by prefix sharing.
+
+    Attributes:
+        members: numbers of the requests.
+        n_shared: number of their first inputs that are read once for all of them.
+        n_inputs: inputs of the family: the shared ones, and each member's own.
+    """
 
     members: tuple[int, ...]
     n_shared: int
@@ -70,9 +77,10 @@ class PackedBatch:
     """Families as one row of inputs.
 
     Attributes:
-        inputs_T, places_T: what is read, and its place in its sequence.
-        rows_R: inputs whose predictions are wanted, by request and in the order of its positions.
-        targets_R: the token that each of these rows is to predict.
+        pieces: shared prefixes and own inputs of sequences, as spans of the row.
+        inputs_T, places_T: the inputs, and the place of each in its sequence.
+        rows_R: inputs whose predictions are wanted, request by request and in the order of its positions.
+        targets_R: the token that each of these rows should predict.
     """
 
     pieces: tuple[Piece, ...]
@@ -83,8 +91,10 @@ class PackedBatch:
 
 
 def input_lengths(sequences: Sequence[IntArray], positions: Sequence[IntArray] | None = None) -> NDArray[np.int64]:
-    """Inputs of each sequence up to its last wanted position, BOS included: what scoring costs where nothing is
-    shared, and what progress is counted in."""
+    """Return the number of inputs of each sequence up to its last wanted position, BOS included.
+
+    It is the cost of scoring without prefix sharing, and the unit of progress.
+    """
     if positions is None:
         return np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     return np.array([int(wanted.max()) + 1 if len(wanted) else 0 for wanted in positions], dtype=np.int64)
@@ -93,20 +103,24 @@ def input_lengths(sequences: Sequence[IntArray], positions: Sequence[IntArray] |
 def plan_batches(
     requests: Sequence[ScoreRequest], kinds: Sequence[int], max_inputs: int, wanted: Iterable[int] | None = None
 ) -> list[list[Family]]:
-    """Batches of families, at most `max_inputs` inputs each, most inputs first.
+    """Return batches of families, of at most `max_inputs` inputs each, those with the most inputs first.
 
     Args:
-        kinds: sequences of different kinds are not read together; the highest kind comes first.
-        wanted: which of the requests; all by default.
+        kinds: length class of each request (LengthScaledRope.scaled_length). Requests of different classes are not read
+            together; the highest class comes first.
+        wanted: numbers of the requests to plan; all by default.
     """
+    # Group by prefix.
     groups: dict[tuple[int, bytes | int], list[int]] = defaultdict(list)
     for index in range(len(requests)) if wanted is None else wanted:
         if requests[index].n_inputs:
             beginning = requests[index].beginning()
             groups[kinds[index], index if beginning is None else beginning].append(index)
+    # Divide large groups.
     families = [
         (kind, family) for (kind, _), group in groups.items() for family in _families(requests, group, max_inputs)
     ]
+    # Fill the batches.
     batches: list[list[Family]] = []
     room, open_kind = 0, None
     for kind, family in sorted(families, key=lambda one: (-one[0], -one[1].n_inputs)):
@@ -119,12 +133,13 @@ def plan_batches(
 
 
 def _families(requests: Sequence[ScoreRequest], group: Sequence[int], max_inputs: int) -> Iterator[Family]:
-    """A group that shares its beginning, in families within the budget; one that is alone shares nothing."""
+    """Divide a group with a common prefix into families within the budget; a single sequence shares nothing."""
     n_shared = requests[group[0]].n_common if len(group) > 1 else 0
     members: list[int] = []
     n_inputs = n_shared
     for index in sorted(group, key=lambda index: -requests[index].n_inputs):
         own = requests[index].n_inputs - n_shared
+        # Close full families.
         if members and n_inputs + own > max_inputs:
             yield _family(requests, members, n_shared)
             members, n_inputs = [], n_shared
@@ -141,7 +156,7 @@ def _family(requests: Sequence[ScoreRequest], members: Sequence[int], n_shared: 
 
 
 def pack(requests: Sequence[ScoreRequest], families: Sequence[Family], bos_id: int) -> PackedBatch:
-    """The families' inputs in one row, BOS in front of each sequence or of what it shares."""
+    """Return the families' inputs in one row, with BOS before each sequence or before its shared prefix."""
     pieces, inputs, places, rows, targets = [], [], [], [], []
     end = 0
 
@@ -154,10 +169,12 @@ def pack(requests: Sequence[ScoreRequest], families: Sequence[Family], bos_id: i
         return start
 
     for family in families:
+        # Add shared prefix.
         shared = (0, 0)
         if family.n_shared:
             start = add(requests[family.members[0]], 0, family.n_shared, shared)
             shared = (start, start + family.n_shared)
+        # Add own inputs.
         for request in (requests[index] for index in family.members):
             start = add(request, family.n_shared, request.n_inputs, shared)
             # inputs  BOS  x_0  x_1 … x_{t-1}

@@ -1,14 +1,14 @@
-"""Entropy and NLL straight from hidden states on a Hopper GPU: the logits never leave the chip.
+"""Entropy and NLL from hidden states on a Hopper GPU, without logits in memory: they never leave the chip.
 
 Shapes: R rows, D hidden width, V vocabulary, J tiles of the vocabulary.
 
-One program multiplies a tile of rows with a tile of the output embeddings, and leaves of the logits it holds, in fp32,
-what their softmax needs: the largest m, Z = Σ exp(s) and S = Σ s·exp(s) with s = x - m, and the target's logit where it
-is among them. A second kernel merges the J tiles of each row as head_kernel.py merges blocks. The grid is persistent,
-so that the sums over one tile overlap the loads of the next, and walks over groups of rows whose hidden states stay in
-the cache while the embeddings go by.
-Costs: 2 × D × V operations a row, at 0.9 to 1 of the rate of a plain product of halves on an H100, where writing the
-logits in fp32 and reading them back makes it 0.8 to 0.9; 12 bytes a row and tile in memory, where logits take 1 KB.
+One program multiplies a tile of rows with a tile of the output embeddings. Of the resulting logits x it stores only, in
+fp32, the statistics that the softmax needs: the largest logit m, Z = Σ exp(s) and S = Σ s·exp(s) with s = x - m, and
+the target's logit if it is among them. A second kernel merges the J tiles of each row as head_kernel.py merges blocks.
+The grid is persistent, so that the sums over one tile overlap the loads of the next. It walks over groups of rows whose
+hidden states stay in the cache while all embeddings are loaded.
+Costs: 2 × D × V operations a row, at 0.9 to 1 of the rate of a plain half-precision product on an H100 (0.8 to 0.9 if
+logits are written in fp32 and read back); 12 bytes of memory a row and tile (1 KB for logits).
 """
 
 import torch
@@ -20,7 +20,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 ROWS, COLUMNS, DEPTH, GROUP = 128, 256, 64, 16
 WARPS, STAGES = 8, 3
 MERGED_ROWS = 64
-# Of partial results alive at once: 12 bytes each.
+# Partial results (row × tile) in memory at once: 12 bytes each.
 MAX_PARTIALS = 2**25
 FAR_BELOW = tl.constexpr(-1e30)
 
@@ -42,10 +42,12 @@ def _tiles(  # type: ignore[no-untyped-def]
 ):
     n_down, n_across = tl.cdiv(n_rows, ROWS), tl.cdiv(n_vocabulary, COLUMNS)
     for tile in tl.range(tl.program_id(0), n_down * n_across, tl.num_programs(0), flatten=True):
+        # Find the tile.
         first = tile // (GROUP * n_across) * GROUP
         size = tl.minimum(n_down - first, GROUP)
         down = first + tile % (GROUP * n_across) % size
         across = tile % (GROUP * n_across) // size
+        # Multiply the tiles.
         logits = tl.zeros((ROWS, COLUMNS), tl.float32)
         for depth in tl.range(0, width, DEPTH):
             rows_RD = hidden.load([down * ROWS, depth])
@@ -54,6 +56,7 @@ def _tiles(  # type: ignore[no-untyped-def]
         rows = down * ROWS + tl.arange(0, ROWS)
         columns = across * COLUMNS + tl.arange(0, COLUMNS)
         logits = tl.where(columns[None, :] < n_vocabulary, logits, FAR_BELOW)
+        # Store the statistics.
         largest = tl.max(logits, axis=1)
         s = logits - largest[:, None]
         e = tl.exp(s)
@@ -63,6 +66,7 @@ def _tiles(  # type: ignore[no-untyped-def]
         tl.store(at, largest, mask=inside)
         tl.store(at + step, tl.sum(e, axis=1), mask=inside)
         tl.store(at + 2 * step, tl.sum(s * e, axis=1), mask=inside)
+        # Store target logits.
         target = tl.load(targets + rows, mask=inside, other=-1)
         here = (target >= across * COLUMNS) & (target < across * COLUMNS + COLUMNS)
         found = tl.sum(tl.where(columns[None, :] == target[:, None], logits, 0.0), axis=1)
@@ -86,11 +90,13 @@ def _merge(  # type: ignore[no-untyped-def]
     total = tl.zeros((MERGED_ROWS,), tl.float32)
     weighted = tl.zeros((MERGED_ROWS,), tl.float32)
     for across in tl.range(n_across):
+        # Load a tile's.
         at = partials + across.to(tl.int64) * n_rows + rows
         theirs = tl.load(at, mask=inside, other=FAR_BELOW)
         above = tl.maximum(largest, theirs)
         rise, fall = largest - above, theirs - above
         ours, add = tl.exp(rise), tl.exp(fall)
+        # Merge the sums.
         their_total = tl.load(at + step, mask=inside, other=0.0)
         their_weighted = tl.load(at + 2 * step, mask=inside, other=0.0)
         weighted = (weighted + rise * total) * ours + (their_weighted + fall * their_total) * add
@@ -102,23 +108,26 @@ def _merge(  # type: ignore[no-untyped-def]
 
 
 def takes(hidden_RD: Tensor, weight_VD: Tensor) -> bool:
-    """Whether the GPU has the accelerator that loads these tiles, and they are as it wants them."""
+    """Return True if the GPU has a tensor memory accelerator and the matrices' type, width and alignment suit it."""
     return (
         hidden_RD.dtype in (torch.float16, torch.bfloat16)
         and hidden_RD.dtype == weight_VD.dtype
         and hidden_RD.shape[1] % DEPTH == 0
         and all(matrix.is_contiguous() and matrix.data_ptr() % 16 == 0 for matrix in (hidden_RD, weight_VD))
-        and torch.cuda.get_device_capability(hidden_RD.device)[0] == 9  # nobody has tried it on another
+        and torch.cuda.get_device_capability(hidden_RD.device)[0] == 9  # not tried on other GPUs
     )
 
 
 def rows_at_once(n_vocabulary: int) -> int:
-    """Rows whose partial results are alive at once."""
+    """Return the number of rows whose partial results may be in memory at once."""
     return max(ROWS, MAX_PARTIALS // triton.cdiv(n_vocabulary, COLUMNS) // ROWS * ROWS)
 
 
 def entropy_and_nll_of(hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy of each row's distribution, and the NLL of its target, in nats and fp32; arguments as `takes` says."""
+    """Return the entropy of each row's distribution and the NLL of its target, in nats and fp32.
+
+    The matrices must be such that `takes` returns True.
+    """
     (n_rows, width), n_vocabulary = hidden_RD.shape, weight_VD.shape[0]
     n_across = triton.cdiv(n_vocabulary, COLUMNS)
     partials_3JR = torch.empty(3, n_across, n_rows, dtype=torch.float32, device=hidden_RD.device)

@@ -3,7 +3,7 @@
 Shapes: R rows, V vocabulary.
 
 With s = x - m, where m is the largest logit so far, one program per row keeps Z = Σ exp(s) and S = Σ s·exp(s) while it
-walks over the row. Where m rises by d, Z becomes Z·exp(-d), and S becomes (S - d·Z)·exp(-d). In the end
+walks over the row. Whenever m rises by d, Z becomes Z·exp(-d), and S becomes (S - d·Z)·exp(-d). In the end
 `H = ln Z - S / Z` and `NLL = ln Z - (x[target] - m)`, as in head.py, in fp32.
 Costs: one pass over the logits; a chain of torch operations takes four or more.
 """
@@ -26,8 +26,10 @@ def _walk(logits, targets, entropies, nlls, n_vocabulary, stride, FAR_BELOW: tl.
     total = tl.full((), 0.0, tl.float32)
     weighted = tl.full((), 0.0, tl.float32)
     for start in range(0, n_vocabulary, BLOCK):
+        # Load a block.
         column = start + tl.arange(0, BLOCK)
         x = tl.load(at + column, mask=column < n_vocabulary, other=float("-inf")).to(tl.float32)
+        # Update the sums.
         above = tl.maximum(largest, tl.max(x, axis=0))
         rise = above - largest
         shrink = tl.exp(-rise)
@@ -42,7 +44,7 @@ def _walk(logits, targets, entropies, nlls, n_vocabulary, stride, FAR_BELOW: tl.
 
 
 def entropy_and_nll_once(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy of each row's distribution and the NLL of its target, in nats and fp32."""
+    """Return the entropy of each row's distribution and the NLL of its target, in nats and fp32."""
     n_rows, n_vocabulary = logits_RV.shape
     entropy_R = torch.empty(n_rows, dtype=torch.float32, device=logits_RV.device)
     nll_R = torch.empty_like(entropy_R)

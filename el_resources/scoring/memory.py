@@ -1,21 +1,21 @@
-"""How much a GPU takes at once: the size of a batch from its free memory, and what to do when that was too much."""
+"""Size of the batches on a GPU: a first size from its free memory, and a smaller one if that was too large."""
 
 from collections.abc import Callable
 
 import torch
 
 PROBE_TOKENS = 2048
-# Of the memory that is free; the rest is for the head's logits, fragmentation and other users of the device.
+# Share of the free memory; the rest is for the head's logits, fragmentation and other users of the device.
 SHARE = 0.6
 
 
 def tokens_that_fit(device: torch.device, read: Callable[[int], object], *, at_most: int) -> int:
-    """Inputs that a batch may hold, from what one of `PROBE_TOKENS` takes.
+    """Return the number of inputs that a batch may hold, from the memory that a batch of `PROBE_TOKENS` takes.
 
     Args:
-        read: puts so many inputs through the model.
+        read: puts a given number of inputs through the model.
     """
-    read(PROBE_TOKENS)  # once before it counts: libraries take their workspaces at the first call
+    read(PROBE_TOKENS)  # warm-up: libraries allocate their workspaces at the first call
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -25,13 +25,13 @@ def tokens_that_fit(device: torch.device, read: Callable[[int], object], *, at_m
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that torch may still allocate: what the device has free and what torch holds unused."""
+    """Return the bytes that torch may still allocate: the device's free memory, and memory that torch holds unused."""
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
 
 
 def half_of(n_tokens: int, n_sequences: int) -> int:
-    """The next smaller batch after one that did not fit.
+    """Return the size of the next smaller batch, after one that did not fit.
 
     Raises:
         ValueError: the batch was a single sequence.

@@ -1,4 +1,4 @@
-"""What the engine is asked for, refused before the first forward where it cannot be answered."""
+"""Requests to the engine, checked before the first forward."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,10 @@ def checked_requests(
     window: int,
     vocab_size: int,
 ) -> list[ScoreRequest]:
-    """A request for each sequence, at all of its positions where none are given.
+    """Return a request for each sequence, at all of its positions if none are given.
 
     Raises:
-        ValueError: a sequence is longer than the window, or holds ids outside the vocabulary, or positions that it does
-            not have.
+        ValueError: a sequence is longer than the window, has ids outside the vocabulary, or lacks a wanted position.
     """
     if positions is None:
         positions = [np.arange(len(sequence)) for sequence in sequences]
@@ -38,7 +37,7 @@ def checked_requests(
 
 
 def check_ids(token_ids: IntArray, name: str, vocab_size: int) -> None:
-    """Refuse token ids of another vocabulary."""
+    """Raise ValueError if a token id is outside the vocabulary."""
     outside = token_ids[(token_ids < 0) | (token_ids >= vocab_size)]
     if len(outside):
         raise ValueError(
@@ -48,7 +47,7 @@ def check_ids(token_ids: IntArray, name: str, vocab_size: int) -> None:
 
 
 def _check_positions(request: ScoreRequest, name: str, window: int) -> None:
-    """Refuse a sequence that the model cannot read whole, and positions that it does not have."""
+    """Raise ValueError if the model cannot read the sequence whole, or if a wanted position does not exist."""
     n_tokens = len(request.token_ids)
     if request.whole_length > window:
         raise ValueError(
@@ -64,7 +63,7 @@ def _check_positions(request: ScoreRequest, name: str, window: int) -> None:
 
 
 def _as_integers(values: IntArray) -> NDArray[np.int64]:
-    """Ids or positions as an integer array; an empty list, which numpy takes for floats, included."""
+    """Return ids or positions as an integer array, also an empty list, which numpy takes for floats."""
     array = np.asarray(values)
     if array.size and array.dtype.kind not in "iu":
         raise ValueError(f"token ids and positions are integers; got an array of {array.dtype}")

@@ -1,4 +1,4 @@
-"""Scores on their way from the device to the caller."""
+"""Scores of sequences, and their transfer from the device to the caller."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class TokenScores:
 
 
 class OnItsWay:
-    """A result that a GPU is still working on; on a CPU it is there at once."""
+    """A result that a GPU may still be computing; on a CPU it is ready at once."""
 
     def __init__(self, values: Tensor) -> None:
         self._done: torch.cuda.Event | None = None
@@ -30,7 +30,7 @@ class OnItsWay:
             self._done.record()
 
     def array(self) -> NDArray[np.float32]:
-        """The result, once it is there."""
+        """Wait for the result and return it."""
         if self._done is not None:
             self._done.synchronize()
         found: NDArray[np.float32] = self._values.numpy()
@@ -38,7 +38,7 @@ class OnItsWay:
 
 
 def split_scores(found_2R: NDArray[np.float32], counts: Sequence[int]) -> list[TokenScores]:
-    """Entropies and NLLs of a batch as scores of its sequences, each of which has so many."""
+    """Split the entropies and NLLs of a batch into the scores of its sequences, of which each has its `counts`."""
     ends = np.cumsum(counts)[:-1]
     entropies, nlls = (np.split(row_R, ends) for row_R in found_2R)
     return [TokenScores(entropy_nats=entropy, nll_nats=nll) for entropy, nll in zip(entropies, nlls, strict=True)]

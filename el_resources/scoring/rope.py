@@ -1,19 +1,19 @@
-"""RoPE whose frequencies follow the length of what is read, made to follow one sequence's length alone.
+"""RoPE whose frequencies depend on the length of the input, made to depend on one sequence's length alone.
 
-Dynamic NTK scaling reads a short-window model beyond its window without training. What is longer than the trained
-window T, n tokens, is read with a larger base of the rotary frequencies:
+By dynamic NTK scaling a short-window model reads beyond its window without training. A sequence of n tokens, more than
+the trained window T, is read with a larger base of the rotary frequencies:
 
     base · (factor · n / T - factor + 1) ^ (d / (d - 2))        d: rotated dimensions; factor: wanted window / T
 
-transformers takes n from the longest sequence of the batch at hand and keeps the frequencies until a longer batch
-comes, so that a score would depend on a sequence's company and on what was read before. LongRoPE switches between two
-sets of frequencies in the same way.
+transformers takes n from the longest sequence of the batch and keeps the frequencies until a longer batch comes, so a
+score would depend on the other sequences of the batch and on earlier batches. LongRoPE switches between two sets of
+frequencies in the same way.
 
-Algorithm: `LengthScaledRope` switches that choice off for the time of a forward and sets the frequencies that
+Algorithm: `LengthScaledRope` switches transformers' choice off during a forward and sets the frequencies that
 transformers' own formula gives for the length of the whole sequence, BOS included, wherever the sequence is cut.
-Guarantees: a sequence's scores depend on its own tokens; which of its positions are wanted, its batch and its
-predecessors change nothing. The model is left as it was found, after an error too.
-Costs: sequences longer than T share a batch with those of the same length only.
+Guarantees: a sequence's scores depend on its own tokens only, not on the choice of wanted positions, on its batch or on
+earlier batches. The model is left as it was found, also after an error.
+Costs: sequences longer than T share a batch only with sequences of the same length (their length class).
 """
 
 from collections.abc import Iterator
@@ -31,13 +31,13 @@ _FOLLOW_LENGTH = {"dynamic", "longrope"}
 
 @dataclass(frozen=True, kw_only=True)
 class LengthScaledRope:
-    """The rotary embeddings of a model whose frequencies follow the length; most models have none."""
+    """The rotary embeddings of a model whose frequencies depend on the length; most models have none."""
 
     rotaries: tuple[Any, ...]
 
     @classmethod
     def of(cls, model: Any) -> Self:
-        """Those of a model on its device."""
+        """Return the rotary embeddings of a model that is on its device."""
         rotaries = [module for module in model.modules() if _rope_types(module) & _FOLLOW_LENGTH]
         for rotary in rotaries:
             if not isinstance(rotary.rope_type, str):
@@ -48,13 +48,16 @@ class LengthScaledRope:
         return cls(rotaries=tuple(rotaries))
 
     def scaled_length(self, n_inputs: int) -> int:
-        """What the frequencies depend on: sequences with the same value may share a batch."""
+        """Return the length class of a sequence, on which its frequencies depend: its length if above T, else 0.
+
+        Sequences of one class may share a batch.
+        """
         beyond = any(n_inputs > _trained_window(rotary) for rotary in self.rotaries)
         return n_inputs if beyond else 0
 
     @contextmanager
     def reading(self, n_inputs: int) -> Iterator[None]:
-        """Read with the frequencies of a sequence of this many inputs, BOS included."""
+        """Set the frequencies of a sequence of this many inputs, BOS included, inside the context."""
         with ExitStack() as stack:
             for rotary in self.rotaries:
                 stack.enter_context(_fixed_frequencies(rotary, n_inputs))
@@ -62,9 +65,9 @@ class LengthScaledRope:
 
 
 def extend_window(config: Any, window: int | None) -> None:
-    """Set dynamic NTK scaling to a wider window in a config that is not yet a model.
+    """Set dynamic NTK scaling to a wider window in a config, before a model is made of it.
 
-    `max_position_embeddings` stays what it is: the formula takes the trained window from there.
+    `max_position_embeddings` stays as it is: the formula takes the trained window from there.
     """
     config = config.get_text_config()
     trained = getattr(config, "max_position_embeddings", None)
@@ -83,7 +86,7 @@ def extend_window(config: Any, window: int | None) -> None:
 
 
 def readable_window(config: Any, override: int | None) -> int:
-    """Inputs that a model may read at once: the override, else what its config states."""
+    """Return the inputs that a model may read at once: the override, else the number that its config states."""
     text = config.get_text_config()
     stated = getattr(text, "max_position_embeddings", None)
     window = stated if override is None else override
@@ -97,17 +100,17 @@ def readable_window(config: Any, override: int | None) -> int:
 
 
 def check_scaling(rope_scaling: str) -> None:
-    """Refuse the name of a scaling that is not offered."""
+    """Raise ValueError if no scaling has this name."""
     if rope_scaling not in get_args(RopeScaling):
         raise ValueError(f"RoPE scaling {rope_scaling!r} is unknown; choose one of {', '.join(get_args(RopeScaling))}")
 
 
 @contextmanager
 def _fixed_frequencies(rotary: Any, n_inputs: int) -> Iterator[None]:
-    """Read with the frequencies of one length; transformers' own choice rests."""
+    """Set the frequencies of one length, and switch off transformers' own choice, inside the context."""
     rope_type, inv_freq = rotary.rope_type, rotary.inv_freq
     rotary.inv_freq = _inverse_frequencies(rotary, n_inputs)
-    rotary.rope_type = "default"  # of the types that transformers' forward looks at, none
+    rotary.rope_type = "default"  # a type that transformers' forward ignores
     try:
         yield
     finally:
@@ -115,7 +118,7 @@ def _fixed_frequencies(rotary: Any, n_inputs: int) -> Iterator[None]:
 
 
 def _inverse_frequencies(rotary: Any, n_inputs: int) -> torch.Tensor:
-    """What transformers would use for a batch of nothing but one sequence, on a fresh model."""
+    """Return the frequencies that transformers would use on a fresh model for a batch of one such sequence."""
     device = rotary.inv_freq.device
     if n_inputs <= _trained_window(rotary):
         frequencies: torch.Tensor = rotary.original_inv_freq.to(device)
@@ -126,14 +129,14 @@ def _inverse_frequencies(rotary: Any, n_inputs: int) -> torch.Tensor:
 
 
 def _trained_window(rotary: Any) -> int:
-    """The length up to which frequencies are those of training."""
+    """Return the length up to which the frequencies are those of training."""
     if rotary.rope_type == "longrope":
         return int(rotary.config.rope_parameters["original_max_position_embeddings"])
     return int(rotary.original_max_seq_len)
 
 
 def _rope_types(module: Any) -> set[str]:
-    """The RoPE types of a rotary embedding: one, or one for each type of layer. None for any other module."""
+    """Return the RoPE types of a rotary embedding: one, or one for each type of layer; empty for other modules."""
     rope_type = getattr(module, "rope_type", None)
     if isinstance(rope_type, dict):
         return set(rope_type.values())
