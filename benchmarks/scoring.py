@@ -14,7 +14,7 @@ Verification reads roots of that kind: 12 anchors, 32 candidates each, of 200 ch
 a unique (root, chunk) serves 2.2 pairs. Tokens a second count what was read: a shared chunk once.
 
 A run prints its tables as it goes. When a shape is done, its section replaces the one of that shape and device in
-RESULTS.md, whole, and its numbers the same in scoring.json beside it, of which scoring.png is drawn. Needs torch,
+results/scoring.md, whole, and its numbers the same in scoring.json next to it, of which scoring.png is drawn. Needs torch,
 transformers and numpy, and where the project is not installed PYTHONPATH=.; the picture needs what the project's others
 need (`--plot-from` draws it elsewhere).
 """
@@ -36,7 +36,7 @@ from benchmarks.scoring_bench import SHAPES, Bench, open_bench
 from benchmarks.scoring_cases import CASES, longest_input
 from benchmarks.scoring_tables import TABLES, read_numbers, section_head, table_head, table_row, write_section
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
+RESULTS = Path(__file__).parent / "results" / "scoring.md"
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scale", type=float, default=1.0, help="more or less of everything; for a dry run")
     parser.add_argument("--roots", type=int, help="roots of verification; 16 times the scale by default")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="RESULTS.md that is to have the sections")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="page that is to have the sections")
     parser.add_argument("--dry", action="store_true", help="print only")
     parser.add_argument("--plot-from", type=Path, metavar="JSON", help="measure nothing, draw scoring.png beside this")
     return parser.parse_args()
