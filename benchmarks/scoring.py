@@ -14,9 +14,9 @@ Verification reads roots of that kind: 12 anchors, 32 candidates each, of 200 ch
 a unique (root, chunk) serves 2.2 pairs. Tokens a second count what was read: a shared chunk once.
 
 A run prints its tables as it goes. When a shape is done, its section replaces the one of that shape and device in
-results/scoring.md, whole, and its numbers the same in scoring.json next to it, of which scoring.png is drawn. Needs torch,
-transformers and numpy, and where the project is not installed PYTHONPATH=.; the picture needs what the project's others
-need (`--plot-from` draws it elsewhere).
+results/scoring.md, whole, and its numbers the same in scoring.json next to it, of which scoring.png is drawn.
+Needs torch, transformers and numpy, and PYTHONPATH=. if the project is not installed; the picture needs what the
+project's others need (`--plot-from` draws it elsewhere).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The picture of benchmarks/results/scoring.json: what share of the matmul rate each way reaches, beside what was aimed at."""
+"""The picture of results/scoring.json: the share of the matmul rate that each way reaches, and the aims."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
