@@ -1,4 +1,4 @@
-"""Sections of RESULTS.md that scripts write, between hand-written text that they leave alone.
+"""Sections of a page of results that a script writes, between hand-written text that it leaves alone.
 
 A section is the text between a line `<!-- NAME -->` and a line `<!-- end -->`. Every comment on a line of its own is
 taken for such a marker.

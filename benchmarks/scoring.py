@@ -16,8 +16,8 @@ Verification reads such documents as roots. Each root has 12 anchors with 32 can
 read: a shared chunk counts once.
 
 A run prints its tables as it goes. When a shape is done, its section replaces the whole section of that shape and
-device in RESULTS.md, and its numbers replace theirs in scoring.json, from which scoring.png is drawn; both files are
-next to RESULTS.md. Needs torch, transformers and numpy, and PYTHONPATH=. if the project is not installed; the picture
+device in results/scoring.md, and its numbers replace theirs in scoring.json next to it, from which scoring.png is
+drawn. Needs torch, transformers and numpy, and PYTHONPATH=. if the project is not installed; the picture
 needs matplotlib, Pillow and polars, too (`--plot-from` draws it on another machine).
 """
 
@@ -38,7 +38,7 @@ from benchmarks.scoring_bench import SHAPES, Bench, open_bench
 from benchmarks.scoring_cases import CASES, longest_input
 from benchmarks.scoring_tables import TABLES, read_numbers, section_head, table_head, table_row, write_section
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
+RESULTS = Path(__file__).parent / "results" / "scoring.md"
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--scale", type=float, default=1.0, help="more or less of everything; for a dry run")
     parser.add_argument("--roots", type=int, help="roots of verification; 16 times the scale by default")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="RESULTS.md that is to have the sections")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="page that is to have the sections")
     parser.add_argument("--dry", action="store_true", help="print only")
     parser.add_argument("--plot-from", type=Path, metavar="JSON", help="measure nothing, draw scoring.png beside this")
     return parser.parse_args()

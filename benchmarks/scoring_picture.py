@@ -1,4 +1,4 @@
-"""Picture of benchmarks/scoring.json: the share of the matmul rate that each way reaches, and the engine's aim."""
+"""Picture of results/scoring.json: the share of the matmul rate that each way reaches, and the engine's aim."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

@@ -1,16 +1,17 @@
-"""Results of benchmarks/scoring.py as numbers (JSON) and as sections of RESULTS.md.
+"""Results of benchmarks/scoring.py as numbers (JSON) and as sections of results/scoring.md.
 
 A section is one run of one shape on one device: its circumstances and, under `tables`, the measured rows.
 """
 
 import json
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results_file import replace_section
 
-HEADING = "### Tables"
+HEADING = "## Tables"
 # Keys of a table's rows, with the headings of their columns.
 TABLES = {
     "maps": {
@@ -81,7 +82,7 @@ def section_head(name: str, section: Mapping[str, Any]) -> str:
     roots = f"{section['roots']} roots in verification"
     machine = [section["machine"]] if section["machine"] else []
     parts = [section["date"], *machine, *versions, section["dtype"], rates, batches, f"scale {section['scale']:g}"]
-    return f"#### {name}\n\n{', '.join([*parts, roots])}."
+    return f"### {name}\n\n{textwrap.fill(', '.join([*parts, roots]), 100)}."
 
 
 def section_text(name: str, section: Mapping[str, Any]) -> str:
@@ -94,7 +95,7 @@ def section_text(name: str, section: Mapping[str, Any]) -> str:
 
 
 def write_section(results: Path, name: str, section: Mapping[str, Any]) -> None:
-    """Write a section into RESULTS.md and into scoring.json next to it, in place of its older version."""
+    """Write a section into the page and into scoring.json next to it, in place of its older version."""
     sections = {**read_numbers(results.with_name("scoring.json")), name: section}
     numbers = json.dumps(sections, indent=1, ensure_ascii=False)
     results.with_name("scoring.json").write_text(numbers + "\n")

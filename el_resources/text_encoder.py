@@ -4,7 +4,7 @@
 document frequency (`reference_models/token_idf.safetensors`). A token's vector has two parts of equal weight:
 - the reference model's input embedding (256 numbers), which brings together different words for like things;
 - 512 signs hashed from the token's id, a random projection under which cosine approximates that of TF-IDF vectors.
-Either part alone finds fewer contexts that pass verification (benchmarks/RESULTS.md).
+Either part alone finds fewer contexts that pass verification (benchmarks/results/retrieval.md).
 
 Guarantees of every encoder:
 - `encode` gives float32 rows of length 1; a text without tokens gives the zero vector, which is similar to nothing.

@@ -16,7 +16,8 @@ Guarantees, for every text:
 - The same text gives the same spans.
 
 Cost: about 350,000 tokens/s for many texts at once and 200,000 for one by one, on 2 cores, and linear in the length of
-any text (benchmarks/RESULTS.md). Building a splitter takes as long as reading the tokenizer: build one for all texts.
+any text (benchmarks/results/hard_texts.md). Building a splitter takes as long as reading the tokenizer: build one for
+all texts.
 """
 
 import re

@@ -1,6 +1,7 @@
 """What the documents promise about settings and modules exists."""
 
 import re
+import runpy
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -26,6 +27,15 @@ def test_every_setting_of_the_example_is_described_as_in_the_launchpad_with_boun
         choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         expected = f"{field.description} One of: {', '.join(choices)}." if choices else field.description
         assert " ".join(line.removeprefix("# ") for line in comment) == expected, assignment
+
+
+def test_the_page_of_settings_is_the_one_that_the_settings_make() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))["page"]()
+    assert (ROOT / "docs" / "settings.md").read_text() == page, "run docs/make_settings.py"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 800
 
 
 def test_every_link_leads_to_a_file() -> None:

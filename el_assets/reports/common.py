@@ -112,7 +112,7 @@ def rounded(values: Iterable[float | None], digits: int = 3) -> list[float | Non
 
 
 def settings_rows(stamps: Sequence[Stamp]) -> list[list[str]]:
-    """Return (name, value, meaning) of the settings and models that the tables were made with, and how they were read."""
+    """Return (name, value, meaning) of every setting, model and way of reading that the tables were made with."""
     read = {name: value for stamp in stamps for name, value in stamp.facts.items() if name in READINGS}
     made_under = {name: value for stamp in stamps for name, value in stamp.settings.items()}
     merged = {**read, **made_under}

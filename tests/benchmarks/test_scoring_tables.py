@@ -31,10 +31,10 @@ SECTION = {
     },
 }
 TEXT = """\
-#### 1b on a GPU
+### 1b on a GPU
 
-2026-11-22, Linux x86_64, 16 CPU cores, torch 2.11.0, triton 3.6.0, bfloat16, matrix products at 776 TFLOP/s in a \
-burst, 700 sustained, batches of 32,768 inputs, scale 0.5, 8 roots in verification.
+2026-11-22, Linux x86_64, 16 CPU cores, torch 2.11.0, triton 3.6.0, bfloat16, matrix products at 776
+TFLOP/s in a burst, 700 sustained, batches of 32,768 inputs, scale 0.5, 8 roots in verification.
 
 | verification | units | pairs | pairs/s | × plain | tokens/s | of the matmul rate | GiB above the weights |
 |---|---|---|---|---|---|---|---|
@@ -46,7 +46,7 @@ def test_a_section_says_circumstances_and_rows() -> None:
 
 
 def test_sections_are_added_to_both_files_and_replaced_there(tmp_path: Path) -> None:
-    results = tmp_path / "RESULTS.md"
+    results = tmp_path / "scoring.md"
     write_section(results, "1b on a GPU", SECTION)
     write_section(results, "8b on a GPU", {**SECTION, "shape": "8b"})
     write_section(results, "1b on a GPU", {**SECTION, "tables": {}})
@@ -57,20 +57,20 @@ def test_sections_are_added_to_both_files_and_replaced_there(tmp_path: Path) -> 
     }
     lines = results.read_text().splitlines()
     assert [line for line in lines if line.startswith(("#", "<!--", "| engine"))] == [
-        "### Tables",
+        "## Tables",
         "<!-- scoring: 1b on a GPU -->",
-        "#### 1b on a GPU",
+        "### 1b on a GPU",
         "<!-- end -->",
         "<!-- scoring: 8b on a GPU -->",
-        "#### 8b on a GPU",
+        "### 8b on a GPU",
         "| engine | 1,416 | 3,072 | 448.8 | 10.5 | 253,555 | 62 % |  |",
         "<!-- end -->",
     ]
 
 
 def test_the_committed_sections_say_what_the_committed_numbers_are() -> None:
-    folder = Path(__file__).parents[2] / "benchmarks"
-    results, numbers = (folder / "RESULTS.md").read_text(), read_numbers(folder / "scoring.json")
+    folder = Path(__file__).parents[2] / "benchmarks" / "results"
+    results, numbers = (folder / "scoring.md").read_text(), read_numbers(folder / "scoring.json")
     assert numbers
     for name, section in numbers.items():
         assert f"<!-- scoring: {name} -->\n\n{section_text(name, section)}\n\n<!-- end -->\n" in results, name
