@@ -145,10 +145,15 @@ class TestObjectStore:
         assert report.n_rows == 345
         assert rows_in(ContextStore(store).open()._table) == ROWS
 
-    def test_a_listing_that_resets_more_often_than_the_library_repeats_is_told_and_waited_for(self, s3: S3) -> None:
+    @pytest.mark.parametrize(
+        ("where", "method", "kind"), [("_versions%2F", "GET", "reset"), (".manifest", "PUT", "reset after")]
+    )
+    def test_more_resets_than_the_library_repeats_are_told_and_double_nothing(
+        self, s3: S3, where: str, method: str, kind: str
+    ) -> None:
         store, told = f"s3://{BUCKET}/store/context_store", list[str]()
         ContextStore(store).sync({"a": CONTENT["a"]}, settings=SETTINGS)
-        s3.fail("_versions%2F", "reset", times=12)
+        s3.fail(where, kind, times=26, method=method)
         ContextStore(store, tell=told.append).sync(CONTENT, settings=SETTINGS)
         assert any("attempt 2 of 8 in" in line for line in told)
         assert rows_in(ContextStore(store).open()._table) == ROWS
