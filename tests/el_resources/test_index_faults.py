@@ -146,7 +146,7 @@ class TestObjectStore:
         assert rows_in(ContextStore(store).open()._table) == ROWS
 
     @pytest.mark.parametrize(
-        ("where", "method", "kind"), [("_versions%2F", "GET", "reset"), (".manifest", "PUT", "reset after")]
+        ("where", "method", "kind"), [("_versions%2F", "GET", "reset"), (".manifest", "PUT", "reset")]
     )
     def test_more_resets_than_the_library_repeats_are_told_and_double_nothing(
         self, s3: S3, where: str, method: str, kind: str
