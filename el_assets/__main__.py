@@ -3,9 +3,12 @@
 Signals are watched before anything else is imported, so that an interrupt is one line at any time.
 """
 
+import os
 import sys
+from typing import NoReturn
 
-from el_assets.interrupts import Interrupted, Interrupts
+from el_assets.interrupts import STATUS as INTERRUPTED
+from el_assets.interrupts import Interrupts
 from el_assets.streams import READER_GONE, drop_output_if_reader_gone
 
 
@@ -17,14 +20,24 @@ def main(arguments: list[str] | None = None) -> int:
 
             status = run_command(arguments, interrupts)
             sys.stdout.flush()
-        except (Interrupted, KeyboardInterrupt):
-            return interrupts.told()
         except BrokenPipeError:
             if not drop_output_if_reader_gone():
                 raise
             return READER_GONE
+        except BaseException as error:  # Dagster has an interrupt of its own, which is no Exception
+            if interrupts.came or isinstance(error, KeyboardInterrupt):
+                return interrupts.told()
+            raise
         return status
 
 
+def program() -> NoReturn:
+    """Run the command line and end the process with its status."""
+    status = main()
+    if status == INTERRUPTED:
+        os._exit(status)  # everything is closed; Python's own end would wait for threads and take signals again
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

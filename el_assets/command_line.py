@@ -182,7 +182,7 @@ def _add_shards(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--shards",
         metavar="A,B",
-        help="only these shards, by name (default: all); a name with a comma stands in double quotes",
+        help="only these shards, by name (default: all); a name with a comma is written in double quotes",
     )
     command.add_argument(
         "--shard", metavar="NAME", action="append", default=[], help="a shard, its name as it is; may be given again"

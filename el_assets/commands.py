@@ -54,6 +54,7 @@ PARTS_OF_POOL = {"gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subset
 # Names that begin so are for Dagster's use and no page shows them.
 PROCESS_TAG = ".dagster/entropylong_process"
 SEPARATOR = "\n\n"  # between traces
+UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 # Settings that a flag of `run` gives.
 GIVEN_BY_FLAG = ("force", "refresh_candidates", "replace_by_empty")
 
@@ -105,7 +106,7 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
         _close_lost_runs(instance)
         chosen = _register(instance, settings, parts, options)
         # Progress bars are this terminal's log, and what failed is said in the end.
-        definitions = dg.Definitions.merge(build_definitions(settings), dg.Definitions(loggers={"terminal": terminal}))
+        definitions = dg.Definitions.merge(build_definitions(settings), dg.Definitions(loggers={"console": terminal}))
         given = [field_of(variable) for variable in flags]
         here = _Here(instance, settings, definitions, given, interrupts, options.debug)
         corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
@@ -151,6 +152,7 @@ class _Here:
     Attributes:
         given: settings that flags name; they stand in the configuration of every run, for whoever looks at it or
             starts it again.
+        debug: print traces too.
     """
 
     instance: DagsterInstance
@@ -164,17 +166,21 @@ class _Here:
         self, job: str, tags: dict[str, str], assets: Sequence[str] = (), *, of_shards: bool = False
     ) -> dg.JobExecutionResult:
         """Execute a job; raises Interrupted if a signal came meanwhile, whatever became of the run."""
-        result = execute_here(
-            self.instance,
-            self.definitions.resolve_job_def(job),
-            tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
-            run_config={
-                "loggers": {"terminal": {}},
-                "resources": {"settings": {"config": self.settings.subset((*self.given, *GIVEN_BY_FLAG))}},
-            },
-            assets=[dg.AssetKey(asset) for asset in assets],
-            of_shards=of_shards,
-        )
+        try:
+            result = execute_here(
+                self.instance,
+                self.definitions.resolve_job_def(job),
+                tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+                run_config={
+                    "loggers": {"console": {"config": {"log_level": "WARNING"}}},
+                    "resources": {"settings": {"config": self.settings.subset((*self.given, *GIVEN_BY_FLAG))}},
+                },
+                assets=[dg.AssetKey(asset) for asset in assets],
+                of_shards=of_shards,
+            )
+        except BaseException:  # a signal before its first step or after its last
+            _close_lost_runs(self.instance)
+            raise
         self.interrupts.raise_if_came()
         return result
 
@@ -304,7 +310,7 @@ def _errors(result: dg.JobExecutionResult) -> Iterator[tuple[str, SerializableEr
 def _chosen(asked: str | None, registered: list[str], what: str = "shard", *, named: Sequence[str] = ()) -> list[str]:
     """Those named in a comma-separated list or one by one, in registration order; all if nothing is asked for.
 
-    A name with a comma stands in double quotes in the list, as in CSV.
+    A name with a comma is written in double quotes in the list, as in CSV.
     """
     if asked is None and not named:
         return registered
@@ -320,7 +326,7 @@ def _chosen(asked: str | None, registered: list[str], what: str = "shard", *, na
 
 def _close_lost_runs(instance: DagsterInstance) -> None:
     """Fail runs whose process on this machine is gone and free their place in the pools, where they block others."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])):
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         host, _, pid = run.tags.get(PROCESS_TAG, "").partition(":")
         # In containers process ids repeat: a run that names this very process was started by an earlier one.
         if host == socket.gethostname() and (int(pid) == os.getpid() or not _is_alive(int(pid))):

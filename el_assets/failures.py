@@ -41,6 +41,13 @@ class Told:
     shard: str = ""
     is_foreseen: bool = True
 
+    @property
+    def with_shard(self) -> str:
+        """The words, and the shard if they do not name it."""
+        return (
+            f"{self.words} (shard {self.shard!r})" if self.shard and repr(self.shard) not in self.words else self.words
+        )
+
     def of_step(self, step: str) -> str:
         """Return a line that names the table and the shard too."""
         where = f"{step} of {self.shard!r}" if self.shard and repr(self.shard) not in self.words else step

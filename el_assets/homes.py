@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from el_resources.other_variables import refuse_bad_values
+
 # Where runs are executed -> folder of the Dagster instance whose launcher does that.
 HOMES = {"local": Path(), "ray": Path("deploy")}
 # What an instance's file names -> modules of the extra `cluster`.
@@ -21,9 +23,8 @@ def set_home(variables: Mapping[str, str]) -> None:
     Raises:
         ValueError: there is none, its file is broken, or asks for packages or variables that are not there.
     """
+    refuse_bad_values(variables)
     execution = variables.get("EL_EXECUTION", "local")
-    if execution not in HOMES:
-        raise ValueError(f"EL_EXECUTION={execution!r} is unknown; choose one of {sorted(HOMES)}")
     if home := variables.get("DAGSTER_HOME"):
         folder = Path(home).expanduser().absolute()
         if not folder.is_dir():

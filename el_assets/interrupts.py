@@ -29,7 +29,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.stops_at_once = True  # as long as nothing is under way that has an end of its own
-        self._came = False
+        self._came = self._told = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -45,8 +45,9 @@ class Interrupts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if not self._told:  # else the process is about to end, and a further signal changes nothing
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
         if self._before:
             sys.unraisablehook = self._hook_before
             if logging.lastResort:
@@ -56,6 +57,8 @@ class Interrupts:
             os.close(self._write)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._told:
+            os._exit(STATUS)
         if self.stops_at_once:
             # Raised in the middle of an import, it would come out as that module's own error.
             with contextlib.suppress(OSError):
@@ -89,5 +92,6 @@ class Interrupts:
 
     def told(self) -> int:
         """Print the line, and return the exit status of an interrupted command."""
+        self._told = True
         print(LINE, file=sys.stderr, flush=True)
         return STATUS

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from el_assets.failures import told_of_step
 from el_assets.partitions import corpus_shards, instruction_shards, registered_shards
 
 POST_SECONDS = 10
@@ -64,11 +65,8 @@ def post(address: str, message: str) -> None:
 
 
 def _cause(context: dg.RunFailureSensorContext) -> str:
-    """The first failed step's innermost error; what Dagster says of the run where no step failed, as on a lost node."""
+    """The first failed step's error in our words; what Dagster says of the run if no step failed, as on a lost node."""
     for event in context.get_step_failure_events():
-        error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
-            error = error.cause
-        if error is not None:
-            return error.message.strip()
+        if (error := event.step_failure_data.error) is not None:
+            return told_of_step(error).with_shard
     return (context.failure_event.message or "no cause recorded").strip()

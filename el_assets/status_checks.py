@@ -17,7 +17,7 @@ from el_resources.settings import Settings
 
 
 class Look(Protocol):
-    """What finds the status of a source's tables; it opens the source unless it is given."""
+    """Function that finds the status of a source's tables; it opens the source unless it is given."""
 
     def __call__(
         self, instance: dg.DagsterInstance, settings: Settings, /, *, source: ShardedSource | None = None

@@ -5,6 +5,7 @@ import sys
 
 import dagster as dg
 from dagster._core.log_manager import has_log_record_event
+from dagster._core.utils import coerce_valid_log_level
 
 # Begins what Dagster says of each step that is left out after one that failed.
 FOLLOWS = "Dependencies for step"
@@ -18,8 +19,10 @@ class _ToTerminal(logging.Handler):
             print(f"{record.levelname.lower()}: {said}", file=sys.stderr)
 
 
-@dg.logger({}, description="Warnings, a line each.")
+@dg.logger({"log_level": str}, description="Warnings, a line each.")
 def terminal(context: dg.InitLoggerContext) -> logging.Logger:
-    log = logging.Logger("terminal", logging.WARNING)  # not one of the process, which would keep its handlers
+    """Return the logger, configured like Dagster's own `console`, so that a server takes the run's configuration."""
+    # Not one of the process's loggers, which would keep its handlers.
+    log = logging.Logger("terminal", coerce_valid_log_level(context.logger_config["log_level"]))
     log.addHandler(_ToTerminal())
     return log

@@ -36,7 +36,7 @@ class RowLimits:
         return cls(line_bytes=settings.line_mib_max * MIB, text_chars=settings.document_chars_max)
 
     def fingerprint(self) -> tuple[object, ...]:
-        """What a shard's fingerprint holds of them: nothing of the defaults."""
+        """Return their part of a shard's fingerprint; the defaults have none, since they change no earlier table."""
         return () if self == RowLimits() else (self.line_bytes, self.text_chars)
 
     def line_too_long(self, place: str, n_bytes: int) -> str:

@@ -233,7 +233,7 @@ class Settings(dg.ConfigurableResource):
         default="rank", description="The one scale that HMP and CAS are brought to before they are added."
     )
 
-    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="Seeds root sampling, controls and shuffles.")
+    seed: int = Field(default=0, ge=0, description="Seeds root sampling, controls and shuffles.")
     exact_search_rows: int = Field(
         default=100_000,
         ge=0,

@@ -95,3 +95,16 @@ def test_handlers_are_put_back() -> None:
     with Interrupts():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_signal_changes_nothing(home: Path) -> None:
+    command = started(home, "run", "--select", "index,entropylong")
+    assert command.stdout
+    command.stdout.readline()
+    time.sleep(1)
+    command.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    if command.poll() is None:
+        command.send_signal(signal.SIGTERM)
+    _, said = command.communicate(timeout=60)
+    assert (command.returncode, said.split("\r")[-1].strip()) == (130, LINE)

@@ -127,3 +127,18 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path, arguments: list
     )
     os.close(writing)
     assert (found.returncode, found.stderr) == (141, "")
+
+
+def test_a_servers_definitions_take_the_configuration_of_a_commands_run(
+    command: Callable[..., int], tmp_path: Path
+) -> None:
+    import dagster as dg
+
+    from el_assets.workspace import build_definitions
+    from el_resources.settings import Settings
+
+    assert command("run", "--select", "index") == 0
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        (run,) = instance.get_runs(dg.RunsFilter(job_name="build_index"))
+    job = build_definitions(Settings.load({})).resolve_job_def("build_index")
+    assert dg.validate_run_config(job, dict(run.run_config))

@@ -54,5 +54,5 @@ def test_a_failed_run_names_its_shards_its_step_and_the_cause(
     messages = [entry.message for entry in workspace.instance.all_logs(run.run_id)]
     (message,) = [message for message in messages if message.startswith("build_sequences failed with 2 shards")]
     assert f"{A} to {B}, in entropy_maps: " in message
-    assert "documents" in message and "MissingTableError" in message
+    assert f"table 'documents' has no partition '{A}'" in message and "materialize documents for it first" in message
     assert webhook == [message]
