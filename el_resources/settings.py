@@ -306,8 +306,8 @@ class Settings(dg.ConfigurableResource):
         default=64,
         ge=1,
         le=10_000,
-        description="Contiguous shards that a run of a schedule or backfill takes at most; each run loads its models "
-        "once.",
+        description="Contiguous shards that a run of the shell, a schedule or backfill takes at most; each run loads "
+        "its models once.",
     )
     remove_many_shards: bool = Field(
         default=False,

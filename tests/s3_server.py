@@ -5,9 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+from socket import SHUT_RDWR
 from threading import Thread
 from time import sleep
 from typing import Any
+from urllib.parse import unquote
 from urllib.request import urlopen
 
 import pytest
@@ -22,7 +25,8 @@ HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "server", "da
 class Fault:
     """What the next `times` requests of a method whose path holds `where` get.
 
-    A status, `slow` (a pause in the middle of the body) or `half` of the body.
+    A status, `slow` (a pause in the middle of the body), `half` of the body, `reset` (the connection ends without an
+    answer) or `reset after` (the same, but the request has taken effect).
     """
 
     where: str
@@ -38,6 +42,19 @@ class S3:
     endpoint: str = ""
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    chance: tuple[str, float, Random] | None = None
+    n_reset: int = 0
+
+    def reset_at_random(self, where: str, *, share: float, seed: int) -> None:
+        """Reset a share of the requests whose path holds `where`, half of them after they have taken effect."""
+        self.chance, self.n_reset = (where, share, Random(seed)), 0
+
+    def lot(self, path: str) -> str:
+        """The fault that chance gives a request, or none."""
+        if self.chance is None or self.chance[0] not in unquote(path) or self.chance[2].random() > self.chance[1]:
+            return ""
+        self.n_reset += 1
+        return self.chance[2].choice(["reset", "reset after"])
 
     def fail(self, where: str, kind: str, *, times: int = 1, method: str = "GET") -> None:
         self.faults.append(Fault(where, kind, times, method))
@@ -49,6 +66,7 @@ class S3:
         self.filesystem().mkdir(BUCKET)
         self.faults.clear()
         self.requests.clear()
+        self.chance = None
 
     def filesystem(self) -> s3fs.S3FileSystem:
         return s3fs.S3FileSystem(use_listings_cache=False)
@@ -68,10 +86,15 @@ class Proxy(BaseHTTPRequestHandler):
 
     def handle_one(self) -> None:
         self.state.requests.append((self.command, self.path))
-        body = self.body()
+        body, lot = self.body(), self.state.lot(self.path)
         fault = next(
             (f for f in self.state.faults if f.times and f.method == self.command and f.where in self.path), None
         )
+        if lot == "reset" or (fault and fault.kind == "reset"):
+            if not lot and fault:
+                fault.times -= 1
+            self.hang_up()
+            return
         if fault:
             fault.times -= 1
             if fault.kind.isdigit():
@@ -83,10 +106,17 @@ class Proxy(BaseHTTPRequestHandler):
         connection.request(self.command, self.path, body=body, headers=headers)
         answer = connection.getresponse()
         content = answer.read()
+        if lot or (fault and fault.kind == "reset after"):
+            self.hang_up()
+            return
         self.send(answer.status, answer.getheaders(), content, fault.kind if fault else "")
         connection.close()
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_one
+
+    def hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(SHUT_RDWR)
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "") != "chunked":

@@ -118,7 +118,7 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
     return materialize_shards(context, settings, make)
 
 
-# Its pool has one place: LanceDB has one writer at a time.
+# Its pool has one place, so that runs of one instance wait in the queue; the index has a lock for all others.
 @dg.asset(group_name="corpus", kinds={"lancedb"}, deps=[context_chunks], code_version="1", pool="index_writer")
 @with_seen_settings("retrieval_index")
 def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
