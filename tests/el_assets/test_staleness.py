@@ -237,15 +237,15 @@ def test_a_pool_that_grew_makes_the_ranking_stale(workspace: Workspace) -> None:
 
 def test_every_stamp_is_read_once(unchanged: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[str, str]] = []
-    plain = ShardTables.stamp
+    plain = ShardTables._sound_stamp
 
-    def counted(self: ShardTables, asset: str, partition: str = "all") -> Any:
+    def counted(self: ShardTables, asset: str, partition: str) -> Any:
         read.append((asset, partition))
         return plain(self, asset, partition)
 
-    monkeypatch.setattr(ShardTables, "stamp", counted)
+    monkeypatch.setattr(ShardTables, "_sound_stamp", counted)
     corpus(unchanged)
-    assert len(read) == len(set(read)) == 2 * len((*CORPUS_TABLES, *SEQUENCE_TABLES))
+    assert len(read) == len(set(read)) == 2 * len((*CORPUS_TABLES, *SEQUENCE_TABLES, "packing_leftovers"))
 
 
 def test_the_check_passes_where_all_is_done_and_else_says_what_is_not(unchanged: Workspace) -> None:
@@ -301,12 +301,12 @@ class TestCommand:
         monkeypatch.setenv("EL_INFLUENCE_ALPHA", "high")
         assert main(["status"]) == 2
 
-    def test_what_cannot_be_read_is_neither_done_nor_missing(
+    def test_a_damaged_table_is_missing_and_a_source_that_cannot_be_listed_is_an_error(
         self, home: Workspace, capsys: pytest.CaptureFixture[str]
     ) -> None:
         home.tables.path("hmg_scores", A).write_bytes(b"PAR1 cut")
-        assert main(["status", "--select", "gateau"]) == 2
-        assert "'hmg_scores' of 'a.jsonl' cannot be read" in capsys.readouterr().err
+        assert main(["status", "--select", "gateau"]) == 1
+        assert "hmg_scores: missing: its file is cut short, or is no Parquet file: a.jsonl" in capsys.readouterr().out
         assert main(["status", "--instructions", "jsonl:absent"]) == 2
 
     def test_json_holds_the_same_for_machines(self, home: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,7 +314,12 @@ class TestCommand:
         found = json.loads(capsys.readouterr().out)
         assert found["done"] is False
         assert found["sources"][0]["not_registered"] == [A]
-        assert found["sources"][1]["assets"]["hmg_scores"] == {"done": 1, "missing": [], "stale": {}}
+        assert found["sources"][1]["assets"]["hmg_scores"] == {
+            "done": 1,
+            "missing": [],
+            "missing_because": {},
+            "stale": {},
+        }
         assert registered_shards(home.instance, instruction_shards) == [A]
 
     def test_help_documents_the_codes(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from el_assets.__main__ import flags_of, main, parser
+from el_assets.__main__ import main
+from el_assets.command_line import flags_of, parser
 
 
 def test_bad_settings_are_told_before_a_server_starts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
