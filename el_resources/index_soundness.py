@@ -1,9 +1,9 @@
 """A record of the files that a build of the retrieval index consists of, and what is wrong with them now.
 
 After a build its files are listed with their sizes and, on disk, hashes. LanceDB has no checksums of its own: a flipped
-byte in a vector is another vector to it. The record lies beside the table, as `builds/<tag>.json`.
+byte in a vector is another vector to it. The record is stored next to the table, as `builds/<tag>.json`.
 
-Which files belong to a build is read off its manifest, in which their names stand: data files by name, indices as the
+Which files belong to a build is read off its manifest, which names them: data files by name, indices as the
 bytes of their UUIDs, deletions as the varint of their numbers. Files that only older builds use are not looked at.
 
 Costs: one listing; hashes of at most `LOOK_BYTES` for a look, `OPEN_BYTES` before the build is used, smallest first.

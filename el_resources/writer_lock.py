@@ -2,8 +2,8 @@
 
 Algorithm: the object's content names its holder and a beat, which the holder changes every few seconds. It is written
 only if it still has the content that was read: with a conditional put in S3, under `flock` on disk. A holder whose beat
-stands still for `EXPIRES_SECONDS`, by the clock of the one who waits, is taken for dead, and so is one of this machine
-whose process is gone.
+stays the same for `EXPIRES_SECONDS`, by the clock of the one who waits, is taken for dead, and so is one of this
+machine whose process is gone.
 
 Guarantees: at most one holder, unless one is stopped for longer than that and then goes on: it asks `still_held` before
 each commit. A killed writer blocks nobody for good. Other object stores than S3 have no conditional put here: the lock

@@ -273,3 +273,14 @@ def test_digests_tell_values_apart() -> None:
     assert len({digest(value) for value in values}) == len(values)
     with pytest.raises(ValueError):
         digest(float("nan"))
+
+
+def test_many_tables_are_read_in_one_scan(tmp_path: Path) -> None:
+    """A plan with a scan for each table costs the square of their number."""
+    tables = ShardTables(str(tmp_path))
+    names = [f"{number}" for number in range(40)]
+    for name in names:
+        tables.write(pl.DataFrame({"n": [int(name)]}), Stamp(asset="numbers", partition=name, recipe="r"))
+    frame = tables.scan_many("numbers", names)
+    assert frame.explain().count("SCAN") == 1
+    assert frame.collect().rows() == [(int(name), name) for name in names]
