@@ -34,7 +34,6 @@ SMALL = {
 }
 PARTITIONS = {"influence_scores": "all", "selected_subsets": "top_10_percent"}
 TABLES = [
-    
     "documents",
     "context_chunks",
     "entropy_maps",
@@ -48,7 +47,6 @@ TABLES = [
     "cam_scores",
     "influence_scores",
     "selected_subsets",
-,
 ]
 
 
