@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from el_resources.scoring.body import hidden_states
+
 _PROBE_TOKENS = 8
 
 _Scores = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -86,7 +88,7 @@ class VocabularyHead:
     def _probe(self, model: Any, inputs_BN: Tensor) -> tuple[Tensor, Tensor]:
         """The model's own logits and this head's, a row for each input."""
         expected = model(input_ids=inputs_BN, use_cache=False).logits
-        logits = self.logits(model.base_model(input_ids=inputs_BN, use_cache=False).last_hidden_state.flatten(0, 1))
+        logits = self.logits(hidden_states(model, inputs_BN).flatten(0, 1))
         return expected.flatten(0, 1).float(), logits.float()
 
     @torch.inference_mode()
@@ -107,7 +109,8 @@ class VocabularyHead:
                 )
             expected_NV, logits_NV = expected_NV[fine_N], logits_NV[fine_N]
         # Both ways round alike; what is looked for is a factor or a cap that this module does not know of.
-        tolerance = 1e-2 * float(expected_NV.abs().max()) + 1e-6
+        rounding = 1e-5 if model.dtype == torch.float32 else 1e-2
+        tolerance = rounding * float(expected_NV.abs().max()) + 1e-6
         gap = float((expected_NV - logits_NV).abs().max())
         if not gap <= tolerance:
             raise ValueError(
