@@ -105,7 +105,6 @@ class ScoringEngine:
         """
         refuse_unfit(model)
         self._model = model.eval()
-        self._head = VocabularyHead.from_model(model)
         self._rope = LengthScaledRope.of(model)
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.window = readable_window(model.config, window)
@@ -115,6 +114,7 @@ class ScoringEngine:
         self.bos_id = bos_id
         with _current(self.device), self._rope.reading(1):
             reading = choose_reading(model, bos_id, self.window)
+            self._head = VocabularyHead.from_model(model)
         self._reader, self.why_not_watched = reading.reader, reading.why_not_watched
         self._compiled = compiled
         on_cpu = self.device.type == "cpu"

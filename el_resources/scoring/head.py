@@ -40,7 +40,7 @@ class VocabularyHead:
             raise ValueError(f"{type(model).__name__} has no output embeddings; give a causal language model")
         config = model.config.get_text_config()
         head = cls(
-            projection=projection, scale=_scale(config), softcap=getattr(config, "final_logit_softcapping", None)
+            projection=projection, scale=_scale(config), softcap=_softcap(config)
         )
         head._check_against(model)
         return head
@@ -143,3 +143,11 @@ def _scale(config: Any) -> float:
             return float(getattr(config, name))
     divisor = getattr(config, "logits_scaling", None)
     return 1.0 if divisor is None else 1.0 / float(divisor)
+
+
+def _softcap(config: Any) -> float | None:
+    """The cap of the logits, by the names that Gemma, RecurrentGemma and xLSTM give it."""
+    for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
+        if getattr(config, name, None) is not None:
+            return float(getattr(config, name))
+    return None

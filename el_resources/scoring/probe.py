@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from el_resources.scoring.asked_masks import asking, windows_named_in
+from el_resources.scoring.asked_masks import AskedMask, asking, windows_named_in
 from el_resources.scoring.attention import Piece
 from el_resources.scoring.body import hidden_states
 from el_resources.scoring.fitness import FAILURES, told
@@ -131,10 +131,9 @@ class _Probe:
 
     def why_not_packed(self, model: Any) -> tuple[str, int]:
         """Why packed batches would not be exact, in words, or empty; and how often its layers attend."""
-        config = model.config.get_text_config()
-        strange = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_TYPES)
-        if strange or getattr(config, "attention_chunk_size", None):
-            return f"it has layers of the kind {', '.join(strange) or 'chunked_attention'}", 0
+        strange = _strange_layers(model.config.get_text_config())
+        if strange:
+            return strange, 0
         try:
             with asking(model, self.second.shape[1]) as calls:
                 asked_ND = hidden_states(model, self.second)[0]
@@ -142,7 +141,7 @@ class _Probe:
         except torch.OutOfMemoryError:
             raise
         except FAILURES as error:
-            return (str(error) if isinstance(error, ValueError) else f"packed, it fails ({told(error)})"), 0
+            return _why_packing_fails(error), 0
         first, second = (hidden_states(model, one)[0] for one in (self.first, self.second))
         n_first, n_second = first.shape[0], second.shape[0]
         same = (
@@ -180,6 +179,7 @@ class _Probe:
         found_TD, expected_TD = found_TD.float(), expected_TD.float()
         gap_T = (found_TD - expected_TD).abs().amax(dim=-1)
         strange_T = ~(gap_T <= _ROUNDING[expected_dtype(model)] * expected_TD.abs().amax(dim=-1) + 1e-6)
+        strange_T &= expected_TD.isfinite().all(dim=-1)  # rows that overflow are the head's to judge (head.py)
         exact = expected_dtype(model) == torch.float32 and not _chooses_experts(model)
         few = 0.0 if exact else _FEW_ROWS
         return all(float(part.float().mean()) <= few for part in (strange_T[:n_near], strange_T[n_near:]) if len(part))
@@ -201,6 +201,23 @@ def _length(model: Any, max_inputs: int) -> tuple[int, int]:
         break
     n_inputs = min(_LONGER, bound)
     return n_inputs, n_inputs
+
+
+def _strange_layers(config: Any) -> str:
+    """Kinds of layers, named by a configuration, that packed attention does not do, in words; empty without any."""
+    strange = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_TYPES)
+    if strange or getattr(config, "attention_chunk_size", None):
+        return f"it has layers of the kind {', '.join(strange) or 'chunked_attention'}"
+    return ""
+
+
+def _why_packing_fails(error: BaseException) -> str:
+    """The reason that a model which fails when it is packed gives, in words."""
+    if isinstance(error, IndexError):
+        return "its masks depend on the tokens that are read"
+    if AskedMask.__name__ in str(error):
+        return "it applies attention masks itself"
+    return str(error) if isinstance(error, ValueError) else f"packed, it fails ({told(error)})"
 
 
 def _chooses_experts(model: Any) -> bool:

@@ -86,6 +86,7 @@ def readable_window(config: Any, override: int | None) -> int:
     """Inputs that a model may read at once: the override, else what its config states."""
     text = config.get_text_config()
     stated = getattr(text, "max_position_embeddings", None)
+    stated = stated if isinstance(stated, int) and stated > 0 else None  # XLNet says -1 for any length
     window = stated if override is None else override
     if not isinstance(window, int):
         raise ValueError("the model's config states no max_position_embeddings; give the window explicitly")

@@ -13,7 +13,7 @@ VOCABULARY, POSITIONS, WINDOW, BOS = 128, 192, 16, 1
 
 _LAYERS = (
     "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_encoder_layers num_decoder_layers"
-    " num_blocks num_layers_per_stack"
+    " num_blocks"
 )
 _WIDTHS = (
     "hidden_size n_embd d_model embedding_size emb_dim embedding_dim word_embed_proj_dim input_embedding_size"
@@ -29,7 +29,7 @@ _INNER = (
 _HEADS = (
     "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads attention_heads"
     " num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads linear_num_heads"
-    " linear_num_value_heads index_n_heads mamba_num_heads mamba_n_heads indexer_n_heads"
+    " linear_num_value_heads mamba_num_heads mamba_n_heads indexer_n_heads"
 )
 _KEY_HEADS = "num_key_value_heads num_kv_heads kv_n_heads swa_num_key_value_heads linear_num_key_heads"
 _HEAD_WIDTHS = (
@@ -38,12 +38,19 @@ _HEAD_WIDTHS = (
 )
 _RANKS = "kv_lora_rank q_lora_rank o_lora_rank laurel_rank gated_norm_rank adapter_rank hc_lowrank time_step_rank"
 _EXPERTS = "num_experts num_local_experts n_routed_experts moe_num_experts num_experts_per_layer"
-_TOP_K = "num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts experts_per_token"
+_TOP_K = (
+    "num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts experts_per_token"
+    " index_topk_blocks"
+)
 _ONES = "n_group topk_group n_groups mamba_n_groups num_query_groups n_shared_experts first_k_dense_replace"
 _PLACES = (
     "max_position_embeddings n_positions n_ctx max_seq_len context_length max_target_positions model_max_length"
     " max_source_positions original_max_position_embeddings"
 )
+# As many as make ties impossible: what few rectified heads find is often exactly 0, and which of equal tokens a sparse
+# layer keeps depends on the length of what is read, in transformers' own forward too.
+_INDEX_HEADS = "index_n_heads"
+_BLOCKS = "index_block_size"
 _WINDOWS = (
     "sliding_window window_size attention_window_size sliding_window_size local_attention attention_chunk_size"
     " keep_window_size local_attention_window_len index_topk chunk_size mamba_chunk_size"
@@ -63,6 +70,8 @@ SIZES: dict[str, int] = {
         (_ONES, 1),
         (_PLACES, POSITIONS),
         (_WINDOWS, WINDOW),
+        (_INDEX_HEADS, 32),
+        (_BLOCKS, 8),
     )
     for name in names.split()
 }
@@ -103,7 +112,7 @@ def _shrunk(config_class: Any, changes: Mapping[str, Any], default: Any = None) 
     for name in getattr(config_class, "sub_configs", {}):
         part = getattr(default, name, None)
         if part is not None:
-            options[name] = _shrunk(type(part), SPECIAL.get(part.model_type, {}), part).to_dict()
+            options[name] = _shrunk(type(part), SPECIAL.get(part.model_type, {}), part)
     tokens = {"bos_token_id": BOS, "eos_token_id": 2, "pad_token_id": 0}
     return config_class(**{**tokens, **options, **changes})
 
@@ -116,27 +125,38 @@ def _spread_weights(model: Any) -> None:
 
 
 # What a class asks for before its default configuration can be made.
-NEEDED: dict[str, dict[str, Any]] = {
-    "gemma4_assistant": {},
+_INDEXER = {
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 4,
 }
+NEEDED: dict[str, dict[str, Any]] = {}
 # What shrinking by name does not get right.
 _FOUR_LAYERS = {"num_hidden_layers": 4}
+_BOTH_KINDS = {"layer_types": ["linear_attention", "full_attention"]}
 SPECIAL: dict[str, dict[str, Any]] = {
-    "bailing_hybrid": _FOUR_LAYERS,
+    "bailing_hybrid": _BOTH_KINDS,
     "bamba": {"attn_layer_indices": [1]},
-    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "cohere_compass_text": _FOUR_LAYERS,
+    "granitemoehybrid": _BOTH_KINDS,
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
-    "kimi_linear": _FOUR_LAYERS,
+    "kimi_linear": _BOTH_KINDS,
     "lfm3": _FOUR_LAYERS,
-    "qwen3_5_text": _FOUR_LAYERS,
-    "qwen3_5_moe_text": _FOUR_LAYERS,
-    "qwen3_next": _FOUR_LAYERS,
+    "qwen3_5_text": _BOTH_KINDS,
+    "qwen3_5_moe_text": _BOTH_KINDS,
+    "qwen3_next": _BOTH_KINDS,
+    "qwen4_exp_text": {"layer_types": ["linear_attention", "indexed_attention"], **_INDEXER},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "lfm2_moe": {"layer_types": ["full_attention", "conv"]},
     "mamba2": {"num_heads": 8},
+    "minimax_m3_vl_text": {"layer_types": ["minimax_m3_sparse", "full_attention"]},
+    "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [12, 16]},
     "xmod": {"default_language": "en_XX"},
+    "zamba": {"num_hidden_layers": 3},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"]},
     "zaya": {"num_experts_per_tok": 1},
-    "reformer": {"is_decoder": True},
 }
