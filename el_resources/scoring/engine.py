@@ -162,14 +162,11 @@ class ScoringEngine:
             rope_scaling=rope_scaling,
             window=window,
         )
-        return cls(
-            model,
-            bos_id=bos_id,
-            window=window,
-            max_batch_tokens=max_batch_tokens,
-            head_rows=head_rows,
-            compiled=compiled,
-        )
+        sizes = {"max_batch_tokens": max_batch_tokens, "head_rows": head_rows}
+        try:
+            return cls(model, bos_id=bos_id, window=window, compiled=compiled, **sizes)
+        except ValueError as error:
+            raise ValueError(f"the model in {folder}: {error}") from error
 
     @property
     def max_batch_tokens(self) -> int:

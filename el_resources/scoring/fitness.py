@@ -61,8 +61,8 @@ def why_forward_fails(model: Any) -> str:
 
 def told(error: BaseException) -> str:
     """An error in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:200]}{'…' if len(words) > 200 else ''}" if words else type(error).__name__
 
 
 def reads_an_encoder(model: Any) -> bool:
