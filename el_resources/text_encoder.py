@@ -275,9 +275,7 @@ def _sentence_transformers_folder(name: str, revision: str | None) -> Path:
     if folder.is_file():
         raise ValueError(f"encoder {name!r} is a file; give the folder that holds it, its config and its tokenizer")
     # As sentence-transformers itself reads a name without an owner.
-    return _encoder_folder(
-        _download(name, model if "/" in model else f"sentence-transformers/{model}", revision), name
-    )
+    return _encoder_folder(_download(name, model if "/" in model else f"sentence-transformers/{model}", revision), name)
 
 
 def _encoder_folder(folder: Path, name: str) -> Path:

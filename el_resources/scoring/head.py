@@ -39,9 +39,7 @@ class VocabularyHead:
         if projection is None:
             raise ValueError(f"{type(model).__name__} has no output embeddings; give a causal language model")
         config = model.config.get_text_config()
-        head = cls(
-            projection=projection, scale=_scale(config), softcap=_softcap(config)
-        )
+        head = cls(projection=projection, scale=_scale(config), softcap=_softcap(config))
         head._check_against(model)
         return head
 

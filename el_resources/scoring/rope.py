@@ -106,13 +106,16 @@ def check_scaling(rope_scaling: str) -> None:
 @contextmanager
 def _fixed_frequencies(rotary: Any, n_inputs: int) -> Iterator[None]:
     """Read with the frequencies of one length; transformers' own choice rests."""
-    rope_type, inv_freq = rotary.rope_type, rotary.inv_freq
+    rope_type, inv_freq, parameters = rotary.rope_type, rotary.inv_freq, rotary.config.rope_parameters
     rotary.inv_freq = _inverse_frequencies(rotary, n_inputs)
+    if "long_mscale" in parameters:  # PhiMoE scales its rotations, too, by the length that it reads
+        scale = parameters["long_mscale" if n_inputs > _trained_window(rotary) else "short_mscale"]
+        rotary.config.rope_parameters = {**parameters, "long_mscale": scale, "short_mscale": scale}
     rotary.rope_type = "default"  # of the types that transformers' forward looks at, none
     try:
         yield
     finally:
-        rotary.rope_type, rotary.inv_freq = rope_type, inv_freq
+        rotary.rope_type, rotary.inv_freq, rotary.config.rope_parameters = rope_type, inv_freq, parameters
 
 
 def _inverse_frequencies(rotary: Any, n_inputs: int) -> torch.Tensor:

@@ -141,7 +141,10 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "an unknown activation": (config(hidden_act="nope"), r"cannot load .*nope.*; fetch the model again"),
     "an unknown RoPE": (config(rope_parameters={"rope_type": "nope"}), r"cannot (load|read) .*nope.*; "),
     "another vocabulary": (config(vocab_size=9000), r"lm_head\.weight is 8192 × 32, .* has 9000 × 32 .*; fetch"),
-    "another width": (config(hidden_size=64), r"do not fit its config\.json: .* × 64 \(\d+ such tensors\); fetch config"),
+    "another width": (
+        config(hidden_size=64),
+        r"do not fit its config\.json: .* × 64 \(\d+ such tensors\); fetch config",
+    ),
     "layers that the weights lack": (
         config(num_hidden_layers=5),
         r"lack 18 tensors of LlamaForCausalLM, such as model\.layers\.3\.input_layernorm\.weight.*; fetch the model",

@@ -38,10 +38,7 @@ _HEAD_WIDTHS = (
 )
 _RANKS = "kv_lora_rank q_lora_rank o_lora_rank laurel_rank gated_norm_rank adapter_rank hc_lowrank time_step_rank"
 _EXPERTS = "num_experts num_local_experts n_routed_experts moe_num_experts num_experts_per_layer"
-_TOP_K = (
-    "num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts experts_per_token"
-    " index_topk_blocks"
-)
+_TOP_K = "num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts experts_per_token index_topk_blocks"
 _ONES = "n_group topk_group n_groups mamba_n_groups num_query_groups n_shared_experts first_k_dense_replace"
 _PLACES = (
     "max_position_embeddings n_positions n_ctx max_seq_len context_length max_target_positions model_max_length"
@@ -80,7 +77,9 @@ SIZES: dict[str, int] = {
 @functools.cache
 def model_types() -> list[str]:
     """Every model type that transformers loads as a causal LM."""
-    return sorted(model_type for model_type in CONFIG_MAPPING if CONFIG_MAPPING[model_type] in MODEL_FOR_CAUSAL_LM_MAPPING)
+    return sorted(
+        model_type for model_type in CONFIG_MAPPING if CONFIG_MAPPING[model_type] in MODEL_FOR_CAUSAL_LM_MAPPING
+    )
 
 
 def tiny_config(model_type: str, **changes: Any) -> Any:
@@ -165,7 +164,18 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "minimax_m3_vl_text": {"layer_types": ["minimax_m3_sparse", "full_attention"], "index_n_heads": 2},
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [12, 16]},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"num_hidden_layers": 5, "attn_layer_period": 2, "attn_layer_offset": 1, "attention_head_dim": 16, "attention_hidden_size": 64},
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "num_key_value_heads": 4, "attention_head_dim": 16, "attention_hidden_size": 64},
+    "zamba": {
+        "num_hidden_layers": 5,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "attention_head_dim": 16,
+        "attention_hidden_size": 64,
+    },
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid"],
+        "num_key_value_heads": 4,
+        "attention_head_dim": 16,
+        "attention_hidden_size": 64,
+    },
     "zaya": {"num_experts_per_tok": 1},
 }
