@@ -125,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a folder without whole safetensors weights, or whose weights are integers that nothing says how to read."""
+    """Refuse a folder without whole safetensors weights, or with integers that nothing says how to read."""
     dtypes = {dtype for file in _weight_files(folder) for dtype in _check_safetensors(file)}
     whole_numbers = dtypes and not any("F" in dtype for dtype in dtypes)
     if whole_numbers and not read_config(folder).get("quantization_config"):

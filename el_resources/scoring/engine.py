@@ -13,7 +13,7 @@ So `entropy[t]` belongs to the distribution that predicts token t: it comes from
 predicted from BOS. `nll[t]` is -ln of what that distribution gives to token t. Positions count from 0, as sequences do.
 
 Algorithm: each sequence is cut behind its last wanted position; batches of whole sequences, packed without padding, run
-through the model's body without a cache or a mask (batching.py, attention.py; probe.py tries each model and says which are padded
+through the model's body without a cache or a mask (batching.py, attention.py; probe.py says which are padded
 instead). The head runs on the wanted rows alone, in bounded chunks. While a GPU works on one batch, the next is made
 and handed over, and the one before is read back. A batch that does not fit a GPU's memory is halved and run again, and
 the smaller size is kept. Segment attention is watched in such a forward, one sequence at a time (segment_mass.py).

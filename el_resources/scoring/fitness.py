@@ -21,16 +21,14 @@ def refuse_unfit(model: Any) -> None:
     Raises:
         ValueError: it is half of an encoder-decoder model, has no head, or holds weights that are not finite.
     """
-    name, config = type(model).__name__, model.config
+    name = type(model).__name__
     if reads_an_encoder(model):
         raise ValueError(
             f"{name} is the decoder of an encoder-decoder model, whose predictions need its encoder's states; "
             "use a decoder-only causal language model"
         )
     if model.get_output_embeddings() is None:
-        raise ValueError(
-            f"{name} has no output embeddings (its configuration is {type(config).__name__}); give a causal language model"
-        )
+        raise ValueError(f"{name} has no output embeddings; give a causal language model")
     for tensor_name, tensor in model.named_parameters():
         # A sum is one pass without a copy; it is finite unless a number is not, or the numbers are very large.
         if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
@@ -42,7 +40,8 @@ def refuse_unfit(model: Any) -> None:
     why_fails = why_forward_fails(model)
     if why_fails:
         raise ValueError(
-            f"{name} cannot be scored: a plain forward fails ({why_fails}); use another decoder-only causal language model"
+            f"{name} cannot be scored: a plain forward fails ({why_fails}); "
+            "use another decoder-only causal language model"
         )
 
 
@@ -50,7 +49,7 @@ def why_forward_fails(model: Any) -> str:
     """What a model raises when it reads a few tokens, in one line; empty if it gives logits."""
     n_tokens = min(_FEW_TOKENS, model.get_input_embeddings().weight.shape[0])
     try:
-        model(input_ids=torch.arange(n_tokens, device=model.device)[None], use_cache=False).logits.shape
+        _ = model(input_ids=torch.arange(n_tokens, device=model.device)[None], use_cache=False).logits
         hidden_states(model, torch.arange(n_tokens, device=model.device)[None])
     except torch.OutOfMemoryError:
         raise

@@ -11,7 +11,7 @@ a window, the first reaches beyond the smallest one.
    warning says why: it mixes tokens elsewhere than in attention (recurrent models), or asks for attention that is not
    done here (capped scores, sinks, biases, chunks, sparse attention).
 3. Watched: packed, and each layer attends once.
-Guarantees: nothing is scored by a reading that was not compared with the plain one. Where experts are chosen, or in half
+Guarantees: nothing is scored by a reading that was not compared with the plain one. If experts are chosen, or in half
 precision, rounding may move a few rows by more than rounding; a quarter of the rows may.
 Costs: six times the longer sequence. Its length is bounded, on a CPU to some 3e10 operations (half a second), on a GPU
 to 1e14; windows beyond that are checked by the masks alone.

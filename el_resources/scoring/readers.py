@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from el_resources.scoring.attention import Layout, Piece, reading, to_device

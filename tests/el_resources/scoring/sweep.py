@@ -1,4 +1,4 @@
-"""One architecture, tried: the engine's scores and attention are those of a plain forward, or it is refused in words."""
+"""One architecture, tried: the engine's scores and attention are those of a plain forward, or it is refused."""
 
 import warnings
 from dataclasses import dataclass

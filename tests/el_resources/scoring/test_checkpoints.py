@@ -1,4 +1,4 @@
-"""Faulty model folders are refused before anything is scored, by an error that names the folder, the fault, the remedy."""
+"""Faulty model folders are refused before anything is scored, by an error that names folder, fault and remedy."""
 
 import json
 import shutil
