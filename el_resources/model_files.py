@@ -143,6 +143,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_weights(folder: Path) -> None:
+    """Refuse a folder without whole safetensors weights, or with integers that nothing says how to read."""
+    dtypes = {dtype for file in _weight_files(folder) for dtype in _check_safetensors(file)}
+    whole_numbers = dtypes and not any("F" in dtype for dtype in dtypes)
+    if whole_numbers and not read_config(folder).get("quantization_config"):
+        raise ValueError(
+            f"the weights in {folder} are integers ({', '.join(sorted(dtypes))}), and its config.json has no "
+            "quantization_config that says how to read them; fetch the model's weights in float32, float16 or bfloat16"
+        )
+
+
 def _local_folder(name: str) -> Path | None:
     """The folder that a name stands for on this machine, or None where it can only be a hub id."""
     if name.startswith(REFERENCE_PREFIX):
@@ -190,10 +201,14 @@ def _download(name: str, revision: str | None) -> Path:
 
 def _checked(folder: Path, name: str) -> Path:
     """The folder, once it is known to hold a config, whole weights and a tokenizer."""
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"model {name!r}: {folder} holds an adapter (adapter_config.json), which is part of a model; merge it into "
+            "its base model with peft's `merge_and_unload()`, and save that with `save_pretrained(folder)`"
+        )
     if not (folder / "config.json").is_file():
         raise ValueError(f"model {name!r}: {folder} holds no config.json; give a folder in Hugging Face format")
-    for weights in _weight_files(folder):
-        _check_safetensors(weights)
+    check_weights(folder)
     for file in [folder / "config.json", folder / "tokenizer_config.json", *_tokenizer_files(folder)]:
         if file.is_file():
             refuse_other_than_data(file)
@@ -206,10 +221,13 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        weight_map = read_json(index).get("weight_map")
+        names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
-            raise ValueError(f"{index} lists weights that are not there ({missing}); fetch the model again")
+            raise ValueError(
+                f"{index} lists weights that are not there ({missing or 'it lists none'}); fetch the model again"
+            )
         return [folder / name for name in names]
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickled:
@@ -222,8 +240,10 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _check_safetensors(path: Path) -> None:
+def _check_safetensors(path: Path) -> set[str]:
     """Refuse a file that is not all there, a download that broke off, or is another: a pointer, an error page, …
+
+    Returns the dtypes of its tensors.
 
     Layout: 8 bytes of header length, little endian; the header, a JSON object with each tensor's offsets; the tensors.
     """
@@ -232,12 +252,14 @@ def _check_safetensors(path: Path) -> None:
         header_bytes = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(header_bytes) if header_bytes <= size - 8 else "")
-        except ValueError as error:
+            tensors = [entry for key, entry in header.items() if key != "__metadata__"]
+            end = max((entry["data_offsets"][1] for entry in tensors), default=0)
+        except (ValueError, AttributeError, TypeError, LookupError) as error:
             refuse_other_than_data(path)
             raise ValueError(f"{path} is not a whole safetensors file ({size} bytes); fetch it again") from error
-    ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-    if 8 + header_bytes + max(ends, default=0) != size:
+    if 8 + header_bytes + end != size:
         raise ValueError(f"{path} is not a whole safetensors file ({size} bytes); fetch it again")
+    return {str(entry.get("dtype")) for entry in tensors}
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from el_resources.file_kinds import refuse_pointers
-from el_resources.model_files import REFERENCE_FOLDER
+from el_resources.model_files import REFERENCE_FOLDER, read_config
 from el_resources.shard_tables import digest
 from el_resources.tokenization import ModelTokenizer
 
@@ -158,9 +158,15 @@ class SentenceTransformersEncoder:
                 f"or set EL_ENCODER={REFERENCE_IDF}"
             ) from error
         self.name = name
-        self._model: Any = SentenceTransformer(
-            str(folder), device=None if device == "auto" else device, trust_remote_code=trust_remote_code
-        )
+        place = None if device == "auto" else device
+        try:
+            self._model: Any = SentenceTransformer(str(folder), device=place, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"encoder {name!r}: sentence-transformers cannot open {folder} "
+                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); fetch the model again, or set "
+                f"EL_ENCODER={REFERENCE_IDF}"
+            ) from error
         self.dimension = int(self._model.get_embedding_dimension())
         self.window_tokens = self._window()
 
@@ -265,9 +271,23 @@ def _sentence_transformers_folder(name: str, revision: str | None) -> Path:
         refuse_pointers(folder)
         if revision:
             raise ValueError(f"encoder {name!r} is local and has no revision {revision!r}; leave the revision empty")
-        return folder
+        return _encoder_folder(folder, name)
+    if folder.is_file():
+        raise ValueError(f"encoder {name!r} is a file; give the folder that holds it, its config and its tokenizer")
     # As sentence-transformers itself reads a name without an owner.
-    return _download(name, model if "/" in model else f"sentence-transformers/{model}", revision)
+    return _encoder_folder(_download(name, model if "/" in model else f"sentence-transformers/{model}", revision), name)
+
+
+def _encoder_folder(folder: Path, name: str) -> Path:
+    """The folder, unless it holds a causal language model: sentence-transformers makes an encoder of that too."""
+    described = (folder / "modules.json").is_file() or not (folder / "config.json").is_file()
+    architectures = [] if described else [str(one) for one in read_config(folder).get("architectures") or []]
+    if any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in architectures):
+        raise ValueError(
+            f"encoder {name!r}: {folder} holds a causal language model ({architectures[0]}), which was not trained to "
+            f"encode texts; give a sentence-transformers model, or set EL_ENCODER={REFERENCE_IDF}"
+        )
+    return folder
 
 
 def _download(name: str, model: str, revision: str | None) -> Path:

@@ -122,15 +122,24 @@ _layout: ContextVar[Layout | None] = ContextVar("_layout", default=None)
 @contextmanager
 def reading(model: Any, layout: Layout) -> Iterator[None]:
     """Let a model's forwards attend by this layout; it is left as it was found, after an error too."""
+    token = _layout.set(layout)
+    try:
+        with implementation(model, PACKED):
+            yield
+    finally:
+        _layout.reset(token)
+
+
+@contextmanager
+def implementation(model: Any, name: str) -> Iterator[None]:
+    """Let a model's forwards attend by a registered implementation."""
     config = model.config.get_text_config()
     before = config._attn_implementation
-    token = _layout.set(layout)
-    config._attn_implementation = PACKED
+    config._attn_implementation = name
     try:
         yield
     finally:
         config._attn_implementation = before
-        _layout.reset(token)
 
 
 @torch.compiler.disable

@@ -13,7 +13,7 @@ So `entropy[t]` belongs to the distribution that predicts token t: it comes from
 predicted from BOS. `nll[t]` is -ln of what that distribution gives to token t. Positions count from 0, as sequences do.
 
 Algorithm: each sequence is cut behind its last wanted position; batches of whole sequences, packed without padding, run
-through the model's body without a cache or a mask (batching.py, attention.py; readers.py says which models are padded
+through the model's body without a cache or a mask (batching.py, attention.py; probe.py says which are padded
 instead). The head runs on the wanted rows alone, in bounded chunks. While a GPU works on one batch, the next is made
 and handed over, and the one before is read back. A batch that does not fit a GPU's memory is halved and run again, and
 the smaller size is kept. Segment attention is watched in such a forward, one sequence at a time (segment_mass.py).
@@ -37,10 +37,12 @@ import numpy as np
 import torch
 
 from el_resources.scoring.batching import Family, IntArray, ScoreRequest
+from el_resources.scoring.fitness import refuse_unfit
 from el_resources.scoring.head import VocabularyHead, rows_at_once
 from el_resources.scoring.loading import load_causal_lm
 from el_resources.scoring.memory import half_of, tokens_that_fit
-from el_resources.scoring.readers import PackedReader, choose_reader
+from el_resources.scoring.probe import choose_reading
+from el_resources.scoring.readers import PackedReader
 from el_resources.scoring.requests import check_ids, checked_requests
 from el_resources.scoring.results import OnItsWay, TokenScores, split_scores
 from el_resources.scoring.rope import LengthScaledRope, RopeScaling, readable_window
@@ -69,6 +71,7 @@ class ScoringEngine:
         bos_id: what stands before every sequence.
         device: where the model is.
         dtype: of the weights in memory, such as `float32`.
+        why_not_watched: why `segment_attention` is refused for this model, in words; empty if it is not.
         max_batch_tokens: inputs of a batch; less after a GPU's memory ran out.
         forwards: sequences put through the model since construction.
         tokens: input tokens put through the model, BOS included, padding excluded; what sequences share counts once.
@@ -99,8 +102,8 @@ class ScoringEngine:
             head_rows: rows of logits alive at once; a default for device and vocabulary if None.
             compiled: run the model's layers compiled; if None, on a GPU from the first call that is worth it.
         """
+        refuse_unfit(model)
         self._model = model.eval()
-        self._head = VocabularyHead.from_model(model)
         self._rope = LengthScaledRope.of(model)
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.window = readable_window(model.config, window)
@@ -108,8 +111,10 @@ class ScoringEngine:
         self.dtype = str(model.dtype).removeprefix("torch.")
         check_ids(np.array([bos_id]), "bos_id", self.vocab_size)
         self.bos_id = bos_id
-        with _current(self.device):
-            self._reader, self._not_packed = choose_reader(model, bos_id)
+        with _current(self.device), self._rope.reading(1):
+            reading = choose_reading(model, bos_id, self.window)
+            self._head = VocabularyHead.from_model(model)
+        self._reader, self.why_not_watched = reading.reader, reading.why_not_watched
         self._compiled = compiled
         on_cpu = self.device.type == "cpu"
         self.head_rows = _at_least_1("head_rows", head_rows, rows_at_once(self.vocab_size, on_cpu=on_cpu))
@@ -154,19 +159,11 @@ class ScoringEngine:
             rope_scaling=rope_scaling,
             window=window,
         )
-        return cls(
-            model,
-            bos_id=bos_id,
-            window=window,
-            max_batch_tokens=max_batch_tokens,
-            head_rows=head_rows,
-            compiled=compiled,
-        )
-
-    @property
-    def why_not_watched(self) -> str:
-        """Why `segment_attention` is refused for this model, in words; empty if it is not."""
-        return self._not_packed
+        sizes = {"max_batch_tokens": max_batch_tokens, "head_rows": head_rows}
+        try:
+            return cls(model, bos_id=bos_id, window=window, compiled=compiled, **sizes)
+        except ValueError as error:
+            raise ValueError(f"the model in {folder}: {error}") from error
 
     @property
     def max_batch_tokens(self) -> int:
@@ -227,11 +224,12 @@ class ScoringEngine:
 
         Raises:
             ValueError: as in `score`; or a response is empty or not there, or segments are not as above; or the model
-                cannot be read packed (see readers.py). Nothing has run then.
+                cannot be watched (see `why_not_watched`). Nothing has run then.
         """
         with self._timed():
-            if self._not_packed:
-                raise ValueError(f"the attention of {type(self._model).__name__} cannot be watched: {self._not_packed}")
+            if self.why_not_watched:
+                name = type(self._model).__name__
+                raise ValueError(f"the attention of {name} cannot be watched: {self.why_not_watched}")
             pieces = [pieces_of(response) for response in responses]
             check_spans(sequences, segments, pieces)
             wanted = [np.concatenate([np.arange(start, end) for start, end in spans]) for spans in pieces]

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from el_resources.scoring.body import hidden_states
+
 _PROBE_TOKENS = 8
 # Logits alive at once. What fits its caches suits a CPU; a GPU wants to be filled.
 CPU_LOGITS, CUDA_LOGITS = 2**20, 2**29
@@ -42,9 +44,7 @@ class VocabularyHead:
         if projection is None:
             raise ValueError(f"{type(model).__name__} has no output embeddings; give a causal language model")
         config = model.config.get_text_config()
-        head = cls(
-            projection=projection, scale=_scale(config), softcap=getattr(config, "final_logit_softcapping", None)
-        )
+        head = cls(projection=projection, scale=_scale(config), softcap=_softcap(config))
         head._check_against(model)
         return head
 
@@ -91,7 +91,7 @@ class VocabularyHead:
     def _probe(self, model: Any, inputs_BN: Tensor) -> tuple[Tensor, Tensor]:
         """The model's own logits and this head's, a row for each input."""
         expected = model(input_ids=inputs_BN, use_cache=False).logits
-        logits = self.logits(model.base_model(input_ids=inputs_BN, use_cache=False).last_hidden_state.flatten(0, 1))
+        logits = self.logits(hidden_states(model, inputs_BN).flatten(0, 1))
         return expected.flatten(0, 1).float(), logits.float()
 
     @torch.inference_mode()
@@ -112,7 +112,8 @@ class VocabularyHead:
                 )
             expected_NV, logits_NV = expected_NV[fine_N], logits_NV[fine_N]
         # Both ways round alike; what is looked for is a factor or a cap that this module does not know of.
-        tolerance = 1e-2 * float(expected_NV.abs().max()) + 1e-6
+        rounding = 1e-5 if model.dtype == torch.float32 else 1e-2
+        tolerance = rounding * float(expected_NV.abs().max()) + 1e-6
         gap = float((expected_NV - logits_NV).abs().max())
         if not gap <= tolerance:
             raise ValueError(
@@ -153,3 +154,11 @@ def _scale(config: Any) -> float:
             return float(getattr(config, name))
     divisor = getattr(config, "logits_scaling", None)
     return 1.0 if divisor is None else 1.0 / float(divisor)
+
+
+def _softcap(config: Any) -> float | None:
+    """The cap of the logits, by the names that Gemma, RecurrentGemma and xLSTM give it."""
+    for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
+        if getattr(config, name, None) is not None:
+            return float(getattr(config, name))
+    return None

@@ -16,13 +16,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from el_resources.scoring.body import body_of
+
 # What transformers calls these parts in the decoders that name their layers `layers`.
 _PARTS = ("self_attn.o_proj", "mlp")
 
 
 def decoder_layers(model: Any) -> Sequence[Any]:
     """The layers of a model's body; none where it does not keep them in a list called `layers`."""
-    return list(getattr(model.base_model, "layers", ()))
+    return list(getattr(body_of(model), "layers", ()))
 
 
 def parts_by_row(model: Any) -> list[nn.Module]:

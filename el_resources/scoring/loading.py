@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
+from el_resources.scoring.checkpoints import checked_config, load_checkpoint
 from el_resources.scoring.rope import LengthScaledRope, RopeScaling, check_scaling, extend_window
 
 
@@ -21,15 +21,13 @@ def load_causal_lm(
     """Load a model folder's safetensors weights; arguments as in `ScoringEngine.from_folder`."""
     place = torch_device(device)
     check_scaling(rope_scaling)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    config = checked_config(folder, trust_remote_code=trust_remote_code)
     if rope_scaling == "dynamic":
         extend_window(config, window)
-    model = AutoModelForCausalLM.from_pretrained(
+    model = load_checkpoint(
         folder,
-        config=config,
+        config,
         dtype="float32" if dtype == "auto" and place.type == "cpu" else dtype,
-        use_safetensors=True,
-        local_files_only=True,
         trust_remote_code=trust_remote_code,
     )
     if rope_scaling == "dynamic" and not LengthScaledRope.of(model).rotaries:

@@ -3,28 +3,22 @@
 Shapes: T inputs of a packed batch, B sequences of a padded one, N inputs of the longest of them, R wanted rows, D
 hidden width.
 
-Packed is the default (attention.py, batching.py). A model is read padded where packing is not exact: what mixes tokens
-elsewhere than in attention (recurrent models), asks for attention that is not done here (capped scores, sinks, biases,
-chunked layers), or gives other hidden states on a probe of two short sequences than it gives for each alone. That costs
-padding, and such a model cannot be watched; one warning says why.
+Packed is the default (attention.py, batching.py); padded is for models for which packing is not exact. probe.py tries a
+model and chooses.
 """
 
-import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from el_resources.scoring.attention import Layout, Piece, reading, to_device
 from el_resources.scoring.batching import Family, ScoreRequest, pack, plan_batches
-from el_resources.scoring.last_layer import decoder_layers, on_rows_alone, parts_by_row
+from el_resources.scoring.body import hidden_states
+from el_resources.scoring.last_layer import decoder_layers, on_rows_alone
 from el_resources.scoring.segment_mass import AttentionWatcher
-
-_ATTENTION_TYPES = {"full_attention", "sliding_attention"}
-_PROBE_LENGTHS = (7, 5)
 
 # Share of a batch's inputs up to which its wanted rows alone go through the last layer.
 FEW_ROWS = 0.5
@@ -45,16 +39,17 @@ class Reader(Protocol):
 
 
 class PackedReader:
-    """Reads a batch as one row, without padding, and runs the last layer on the wanted rows where these are few.
+    """Reads a batch as one row, without padding, and runs the last layer on the wanted rows if these are few.
 
     Attributes:
         compiled: whether the layers run compiled, which pays on a GPU and costs ten seconds at first.
     """
 
-    def __init__(self, model: Any, bos_id: int) -> None:
+    def __init__(self, model: Any, bos_id: int, parts_by_row: Sequence[nn.Module] = ()) -> None:
+        """Wrap a model and the parts of its last layer that may work on the wanted rows alone."""
         self._model = model
         self._bos_id = bos_id
-        self._parts_by_row = parts_by_row(model) if last_layer_runs_by_row(model) else []
+        self._parts_by_row = parts_by_row
         self.compiled = False
 
     def compile(self) -> None:
@@ -115,17 +110,8 @@ class PaddedReader:
         rows_R = np.concatenate([row * n_inputs + request.positions for row, request in enumerate(chosen)])
         targets_R = np.concatenate([request.token_ids[request.positions] for request in chosen])
         device = self._model.device
-        hidden_BND = self._model.base_model(input_ids=to_device(inputs_BN, device), use_cache=False).last_hidden_state
+        hidden_BND = hidden_states(self._model, to_device(inputs_BN, device))
         return hidden_BND.flatten(0, 1)[to_device(rows_R, device)], to_device(targets_R, device)
-
-
-def choose_reader(model: Any, bos_id: int) -> tuple[PackedReader | PaddedReader, str]:
-    """A packed reader and no reason; or a padded one and why, after a warning."""
-    reason = why_not_packed(model)
-    if not reason:
-        return PackedReader(model, bos_id), ""
-    warnings.warn(f"{type(model).__name__} is read in padded batches, which is slower: {reason}", stacklevel=3)
-    return PaddedReader(model, bos_id), reason
 
 
 def read_packed(
@@ -133,52 +119,4 @@ def read_packed(
 ) -> Tensor:
     """Hidden states T × D of a packed row."""
     with reading(model, Layout.of(pieces, model.device, watcher)):
-        output = model.base_model(input_ids=inputs_1T, position_ids=places_1T, use_cache=False)
-    hidden_TD: Tensor = output.last_hidden_state[0]
-    return hidden_TD
-
-
-@torch.inference_mode()
-def why_not_packed(model: Any) -> str:
-    """Why packed batches would not be exact for this model, in words; empty where they are."""
-    config = model.config.get_text_config()
-    strange = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_TYPES)
-    if strange or getattr(config, "attention_chunk_size", None):
-        return f"it has layers of the kind {', '.join(strange) or 'chunked_attention'}"
-    alone, row = _probe(model)
-    try:
-        found_TD = read_packed(model, *row)
-    except (ValueError, TypeError, AssertionError) as error:
-        return str(error) or type(error).__name__
-    states = [model.base_model(input_ids=one, use_cache=False).last_hidden_state[0] for one in alone]
-    return "" if _alike(found_TD, torch.cat(states)) else "its hidden states depend on what stands before a sequence"
-
-
-@torch.inference_mode()
-def last_layer_runs_by_row(model: Any) -> bool:
-    """Whether the last layer gives the same for wanted rows when its parts work on these alone."""
-    parts, (_, row) = parts_by_row(model), _probe(model)
-    rows_R = torch.tensor([1, 4, 8], device=model.device)
-    try:
-        with on_rows_alone(model, parts, rows_R):
-            found_TD = read_packed(model, *row)
-    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError):
-        return False  # parts of these names that are something else
-    return _alike(found_TD[rows_R], read_packed(model, *row)[rows_R])
-
-
-def _probe(model: Any) -> tuple[list[Tensor], tuple[Tensor, Tensor, list[Piece]]]:
-    """Two short sequences, each 1 × N; and the row of both: inputs, places and pieces."""
-    generator = np.random.default_rng(0)
-    n_tokens = model.get_input_embeddings().weight.shape[0]
-    alone = [torch.from_numpy(generator.integers(0, n_tokens, (1, n))).to(model.device) for n in _PROBE_LENGTHS]
-    places = [torch.arange(one.shape[1], device=model.device)[None] for one in alone]
-    first, second = _PROBE_LENGTHS
-    pieces = [Piece(0, first), Piece(first, first + second)]
-    return alone, (torch.cat(alone, dim=1), torch.cat(places, dim=1), pieces)
-
-
-def _alike(found: Tensor, expected: Tensor) -> bool:
-    """Whether nothing but rounding differs; a token that sees another sequence moves by far more."""
-    gap, largest = float((found.float() - expected.float()).abs().max()), float(expected.float().abs().max())
-    return gap <= (1e-3 if expected.dtype == torch.float32 else 5e-2) * largest + 1e-6
+        return hidden_states(model, inputs_1T, position_ids=places_1T)[0]

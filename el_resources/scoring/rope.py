@@ -89,6 +89,7 @@ def readable_window(config: Any, override: int | None) -> int:
     """Return the inputs that a model may read at once: the override, else the number that its config states."""
     text = config.get_text_config()
     stated = getattr(text, "max_position_embeddings", None)
+    stated = stated if isinstance(stated, int) and stated > 0 else None  # XLNet says -1 for any length
     window = stated if override is None else override
     if not isinstance(window, int):
         raise ValueError("the model's config states no max_position_embeddings; give the window explicitly")
@@ -108,13 +109,16 @@ def check_scaling(rope_scaling: str) -> None:
 @contextmanager
 def _fixed_frequencies(rotary: Any, n_inputs: int) -> Iterator[None]:
     """Set the frequencies of one length, and switch off transformers' own choice, inside the context."""
-    rope_type, inv_freq = rotary.rope_type, rotary.inv_freq
+    rope_type, inv_freq, parameters = rotary.rope_type, rotary.inv_freq, rotary.config.rope_parameters
     rotary.inv_freq = _inverse_frequencies(rotary, n_inputs)
+    if "long_mscale" in parameters:  # PhiMoE scales its rotations, too, by the length that it reads
+        scale = parameters["long_mscale" if n_inputs > _trained_window(rotary) else "short_mscale"]
+        rotary.config.rope_parameters = {**parameters, "long_mscale": scale, "short_mscale": scale}
     rotary.rope_type = "default"  # a type that transformers' forward ignores
     try:
         yield
     finally:
-        rotary.rope_type, rotary.inv_freq = rope_type, inv_freq
+        rotary.rope_type, rotary.inv_freq, rotary.config.rope_parameters = rope_type, inv_freq, parameters
 
 
 def _inverse_frequencies(rotary: Any, n_inputs: int) -> torch.Tensor:

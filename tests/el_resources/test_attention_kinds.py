@@ -37,7 +37,7 @@ NOT_WATCHED = {
 
 
 def engine_says(config: Any) -> str:
-    from el_resources.scoring.readers import why_not_packed
+    from el_resources.scoring.probe import why_not_packed
 
     return why_not_packed(build_model(config))
 

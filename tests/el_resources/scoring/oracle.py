@@ -59,7 +59,7 @@ def build_model(architecture: str, **changes: object) -> Any:
 def plain_scores(model: Any, token_ids: NDArray[np.integer[Any]], bos_id: int = BOS) -> TokenScores:
     """The naive way: the whole model over one sequence, and log-softmax over its full logits."""
     inputs = torch.tensor([[bos_id, *token_ids.tolist()]], device=model.device)
-    log_p = torch.log_softmax(model(input_ids=inputs).logits[0, :-1].double(), dim=-1)
+    log_p = torch.log_softmax(model(input_ids=inputs, use_cache=False).logits[0, :-1].double(), dim=-1)
     entropy = -(log_p.exp() * log_p).sum(dim=-1)
     nll = -log_p.gather(-1, inputs[0, 1:, None])[:, 0]
     return TokenScores(entropy_nats=entropy.float().cpu().numpy(), nll_nats=nll.float().cpu().numpy())

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from el_resources.scoring import ScoringEngine, TokenScores
 from el_resources.scoring.last_layer import decoder_layers
-from el_resources.scoring.readers import PackedReader, last_layer_runs_by_row
+from el_resources.scoring.probe import last_layer_runs_by_row
+from el_resources.scoring.readers import PackedReader
 from tests.el_resources.scoring.oracle import (
     BOS,
     DTYPES,

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import pad
 
 from el_resources.scoring import ScoringEngine, input_lengths
 from el_resources.scoring.memory import tokens_that_fit
-from el_resources.scoring.readers import PackedReader, why_not_packed
+from el_resources.scoring.probe import why_not_packed
+from el_resources.scoring.readers import PackedReader
 from tests.el_resources.scoring.oracle import (
     ARCHITECTURES,
     BOS,
@@ -134,8 +136,8 @@ def test_models_are_read_packed(architecture: str) -> None:
 def test_a_model_that_mixes_tokens_elsewhere_is_padded() -> None:
     model = build_model("llama-tied")
     for layer in model.model.layers:  # every token also reads the one before it
-        layer.mlp.register_forward_pre_hook(lambda _, inputs: (inputs[0] + inputs[0].roll(1, dims=1),))
-    with pytest.warns(UserWarning, match=r"LlamaForCausalLM is read in padded batches, .* what stands before"):
+        layer.mlp.register_forward_pre_hook(lambda _, inputs: (inputs[0] + pad(inputs[0], (0, 0, 1, -1)),))
+    with pytest.warns(UserWarning, match=r"LlamaForCausalLM is read in padded batches, .* of each sequence alone"):
         engine = ScoringEngine(model, bos_id=BOS)
     with pytest.raises(ValueError, match="the attention of LlamaForCausalLM cannot be watched"):
         engine.segment_attention([np.array([5, 6, 7])], [[]], [(1, 3)])

@@ -22,6 +22,7 @@ from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.scoring import ScoringEngine, TokenScores
 from el_resources.scoring.rope import LengthScaledRope
 from el_resources.tokenization import ModelTokenizer
+from tests.el_resources.scoring.tiny_models import tiny_model
 
 BOS = 1
 VOCABULARY = 97
@@ -266,6 +267,30 @@ def test_longrope_follows_each_sequences_own_length() -> None:
     sequences = [random_sequence(length) for length in LENGTHS]
     expected = [plain_nll(model, sequence) for sequence in sequences]  # this scaling forgets what it has read
     assert largest_gap(ScoringEngine(model, bos_id=BOS).score(sequences), expected) <= 1e-4
+
+
+@pytest.mark.parametrize("model_type", ["llama", "phi3", "phimoe", "minicpm3"])
+def test_longrope_at_its_switch_follows_the_whole_sequence(model_type: str) -> None:
+    """One input more than was trained on, BOS included, is read with the long factors, wherever it is cut.
+
+    A plain forward that leaves out the last token, which predicts nothing, reads one input less, and with the short
+    factors: another model by tenths of a nat, by the comparison's fault.
+    """
+    factors = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.5, 3.0, 5.0, 8.0], "rope_theta": 1e4}
+    scales = {"short_mscale": 1.1, "long_mscale": 1.3} if model_type == "phimoe" else {}
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": TRAINED, **factors, **scales}
+    changes = {"original_max_position_embeddings": TRAINED} if model_type == "phi3" else {}
+    model = tiny_model(model_type, rope_parameters=rope, sliding_window=None, **changes)
+    engine = ScoringEngine(model, bos_id=BOS, window=120)
+    generator = np.random.default_rng(11)
+    sequences = [generator.integers(3, 97, TRAINED + more, dtype=np.int32) for more in (-2, -1, 0, 1, 40)]
+    expected = [plain_nll(model, sequence) for sequence in sequences]
+    assert largest_gap(engine.score(sequences), expected) <= 1e-4
+    first = engine.score(sequences, [np.array([5])] * len(sequences))
+    assert max(abs(float(one.nll_nats[0]) - float(nll[5])) for one, nll in zip(first, expected, strict=True)) <= 1e-4
+    at_switch = sequences[2]
+    cut = plain_nll(model, at_switch[:-1])
+    assert np.abs(cut - expected[2][:-1]).max() > 1e-2, "the comparison that leaves the last token out"
 
 
 # --- what is refused

@@ -1,0 +1,116 @@
+"""The masks that a model asks for, compared with the packed attention that would stand in for them.
+
+A model states a sliding window twice: to the function that makes its masks, and to its attention. Packed attention
+knows the second only. Some models state it in the mask alone (PhiMoE), or to the attention of layers whose mask has
+none.
+
+Algorithm: the model reads a few tokens under an attention implementation of its own, whose masks are the rules that
+transformers composed (`AskedMask`). Each attention layer evaluates its rule on rows and keys around every window that
+the configuration names, and around its own, and compares what is seen.
+Guarantees: windows of any size are checked exactly, however short the text that is read.
+Costs: a forward of a few tokens, and a few thousand comparisons a layer.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_utils import AttentionInterface
+
+from el_resources.scoring.attention import Layout, Piece, implementation, packed_attention, reading
+
+PROBING = "packed_sequences_probe"
+
+_WINDOW_WORDS = ("window", "chunk", "local_attention", "index_topk", "block_size", "extent")
+# Rows and keys of the comparison without any window: near the beginning, and where long contexts end.
+_PLACES = (0, 1, 2, 5, 127, 4097, 131_071)
+
+
+@dataclass(frozen=True)
+class AskedMask:
+    """The rule of a mask: which keys a row sees. Models may cut it to their keys before they hand it on."""
+
+    rule: Callable[..., Tensor]
+
+    def __getitem__(self, _: object) -> "AskedMask":
+        return self
+
+    def shows(self, window: int | None, places: set[int], device: torch.device) -> bool:
+        """Whether rows see what causal attention shows them, as far back as the window."""
+        near = {place + step for place in places for step in (-1, 0, 1)}
+        behind = {place - (window or 0) + step for place in places for step in (-1, 0, 1, 2)}
+        rows = torch.tensor(sorted(places), device=device)[:, None]
+        keys = torch.tensor(sorted(one for one in near | behind if one >= 0), device=device)[None]
+        expected = keys <= rows
+        if window is not None:
+            expected = expected & (keys > rows - window)
+        zero = torch.zeros((), dtype=torch.long, device=device)
+        found = self.rule(zero, zero, rows, keys)
+        return bool((found.expand_as(expected) == expected).all())
+
+
+@dataclass
+class AttentionCalls:
+    """What the attention layers of one forward asked for, in their order."""
+
+    windows_named: list[int]
+    windows: list[int | None] = field(default_factory=list)
+
+
+_calls: ContextVar[AttentionCalls | None] = ContextVar("_calls", default=None)
+
+
+def windows_named_in(config: Any) -> list[int]:
+    """Every window, chunk or budget of attention that a configuration names, smallest first."""
+    found = set()
+    for name, value in config.to_dict().items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if any(word in name for word in _WINDOW_WORDS):
+            found |= {one for one in values if isinstance(one, int) and not isinstance(one, bool) and one > 1}
+    return sorted(found)
+
+
+@contextmanager
+def asking(model: Any, n_inputs: int) -> Iterator[AttentionCalls]:
+    """Let the forward of one sequence check the masks that it asks for.
+
+    Raises, in the forward:
+        ValueError: an attention layer sees something else by its mask than packed attention would show it.
+    """
+    calls = AttentionCalls(windows_named_in(model.config.get_text_config()))
+    token = _calls.set(calls)
+    try:
+        with reading(model, Layout.of([Piece(0, n_inputs)], model.device)), implementation(model, PROBING):
+            yield calls
+    finally:
+        _calls.reset(token)
+
+
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
+) -> tuple[Tensor, None]:
+    calls, window = _calls.get(), options.get("sliding_window")
+    assert calls is not None, "the model is read inside `asking`"
+    places = {*_PLACES}
+    for named in {*calls.windows_named, *([] if window is None else [window])}:
+        places |= {named - 1, named, named + 1, 2 * named + 1}
+    if isinstance(attention_mask, AskedMask):
+        if not attention_mask.shows(window, places, query.device):
+            raise ValueError("its masks show an attention layer other tokens than the window that the layer names")
+    elif attention_mask is not None:
+        raise ValueError("it makes attention masks of its own")
+    calls.windows.append(window)
+    return packed_attention(module, query, key, value, None, **options)
+
+
+def _ask(*_: Any, mask_function: Callable[..., Tensor], **__: Any) -> AskedMask:
+    return AskedMask(mask_function)
+
+
+AttentionInterface.register(PROBING, _attend)
+AttentionMaskInterface.register(PROBING, _ask)

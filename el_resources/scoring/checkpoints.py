@@ -1,0 +1,185 @@
+"""A model folder's configuration and weights, refused in words unless they are those of a whole causal language model.
+
+transformers fills what a checkpoint lacks with random numbers, and leaves out what it has no place for, with a log
+message. Both would be scored, so both are errors here; so is a tokenizer with more ids than the model.
+Costs: reads the configuration, the headers of the weights and tokenizer.json before the weights.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from el_resources.model_files import check_weights, read_config, read_json
+from el_resources.scoring.fitness import FAILURES, told
+
+_OTHER_HEADS = ("ForMaskedLM", "Classification", "ForQuestionAnswering", "ForMultipleChoice", "ForPreTraining")
+_DECODER_ONLY = "give a decoder-only causal language model"
+_LAYER = re.compile(r"(?P<before>.*\b(?:layers|h|blocks|layer))\.(?P<index>\d+)\.(?P<part>.+)")
+
+
+def checked_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The configuration of a folder that holds a causal language model.
+
+    Raises:
+        ValueError: the folder holds something else, or its configuration or tokenizer does not fit.
+    """
+    _check_folder(folder)
+    stated = read_config(folder)
+    _check_type(folder, stated, trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (*FAILURES, ImportError, OSError, StrictDataclassError) as error:
+        raise ValueError(
+            f"transformers {transformers.__version__} cannot read {folder / 'config.json'} ({told(error)}); "
+            "correct it, or fetch the file again"
+        ) from error
+    _check_kind(folder, config, stated)
+    _check_tokenizer(folder, getattr(config.get_text_config(decoder=True), "vocab_size", None))
+    return config
+
+
+def load_checkpoint(folder: Path, config: Any, **options: Any) -> Any:
+    """The model of a folder, every tensor of which was read from it.
+
+    Raises:
+        ValueError: tensors are missing, of another shape, or of layers that the configuration does not have.
+    """
+    check_weights(folder)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (*FAILURES, ImportError, OSError) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        quantized = getattr(config, "quantization_config", None)
+        hint = "it is quantized: install what that needs, or use the model's plain weights" if quantized else ""
+        raise ValueError(
+            f"transformers {transformers.__version__} cannot load {folder} ({told(error)}); "
+            f"{hint or 'fetch the model again, or use another one'}"
+        ) from error
+    _check_tensors(folder, model, found)
+    return model
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        what = "is a file; give the folder that holds it" if folder.is_file() else "does not exist; give a model folder"
+        raise ValueError(f"{folder} {what}, its config and its tokenizer")
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{folder} holds an adapter (adapter_config.json), which is part of a model; merge it into its base "
+            "model with peft's `merge_and_unload()`, and save that with `save_pretrained(folder)`"
+        )
+
+
+def _check_type(folder: Path, stated: dict[str, Any], trust_remote_code: bool) -> None:
+    """Refuse a configuration of no known type, and code of the folder's own that may not run."""
+    file, model_type = folder / "config.json", stated.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        raise ValueError(
+            f"{file} names no model_type, so that nothing can be made of it; fetch the model's own config.json"
+        )
+    if model_type in CONFIG_MAPPING or (stated.get("auto_map") and trust_remote_code):
+        return
+    if stated.get("auto_map"):
+        raise ValueError(
+            f"the model in {folder} needs Python code that its folder ships ({', '.join(stated['auto_map'])}); read "
+            "that code, then set EL_TRUST_REMOTE_CODE=true (`trust_remote_code`), or use another model"
+        )
+    raise ValueError(
+        f"{file} names the model_type {model_type!r}, which transformers {transformers.__version__} does not know; "
+        "correct it, or use a model of a known type"
+    )
+
+
+def _check_kind(folder: Path, config: Any, stated: dict[str, Any]) -> None:
+    """Refuse what is no decoder-only causal language model."""
+    architectures = [one for one in stated.get("architectures") or [] if isinstance(one, str)]
+    what = f"{folder} holds a {config.model_type} model{f' ({architectures[0]})' if architectures else ''}"
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{what}, an encoder-decoder; {_DECODER_ONLY}")
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in (stated.get("auto_map") or {})
+    if not known or (architectures and all(one.endswith(_OTHER_HEADS) for one in architectures)):
+        raise ValueError(
+            f"{what}, which is no causal language model; {_DECODER_ONLY} (an encoder of texts is set by EL_ENCODER)"
+        )
+
+
+def _check_tokenizer(folder: Path, n_rows: int | None) -> None:
+    """Refuse a tokenizer that gives ids beyond the model's vocabulary; added tokens may lie there, text may not."""
+    file = folder / "tokenizer.json"
+    if not file.is_file() or not isinstance(n_rows, int):
+        return
+    model = read_json(file).get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict):
+        largest = max((one for one in vocabulary.values() if isinstance(one, int)), default=-1)
+    else:
+        largest = len(vocabulary or ()) - 1
+    if largest >= n_rows:
+        raise ValueError(
+            f"{file} is another model's tokenizer: its ids reach {largest}, and {folder / 'config.json'} states a "
+            f"vocabulary of {n_rows}; copy the tokenizer's files and the config from the model's origin"
+        )
+
+
+def _check_tensors(folder: Path, model: Any, found: dict[str, Any]) -> None:
+    name = type(model).__name__
+    if found["mismatched_keys"]:
+        key, in_file, in_model = min(found["mismatched_keys"])
+        raise ValueError(
+            f"the weights in {folder} do not fit its config.json: {key} is {_shape(in_file)}, and {name} with this "
+            f"configuration has {_shape(in_model)} ({len(found['mismatched_keys'])} such tensors); "
+            "fetch config and weights of one model"
+        )
+    if found["missing_keys"]:
+        raise ValueError(
+            f"the weights in {folder} lack {len(found['missing_keys'])} tensors of {name}, such as "
+            f"{_some(found['missing_keys'])}; fetch the model again, or correct its config.json"
+        )
+    extra = _layers_beyond(model, found["unexpected_keys"])
+    if extra:
+        raise ValueError(
+            f"the weights in {folder} have layers that {name} with its config.json has not: {_some(extra)}; "
+            "correct num_hidden_layers, or fetch config and weights of one model"
+        )
+    if found.get("error_msgs"):
+        raise ValueError(f"the weights in {folder} cannot be read ({found['error_msgs'][0]}); fetch the model again")
+
+
+def _layers_beyond(model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Unread tensors of whole further layers; layers with parts of their own, which predict further tokens, are not."""
+    parts: dict[str, set[str]] = {}
+    for key in model.state_dict():
+        if match := _LAYER.match(key):
+            parts.setdefault(match["before"], set()).add(match["part"])
+    further: dict[tuple[str, str], set[str]] = {}
+    for key in unexpected:
+        if match := _LAYER.match(key):
+            further.setdefault((match["before"], match["index"]), set()).add(match["part"])
+    known = {part for every in parts.values() for part in every}
+    return [f"{before}.{index}" for (before, index), found in further.items() if found <= known]
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first three of some names."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (", …" if len(ordered) > 3 else "")

@@ -1,0 +1,224 @@
+"""A model is tried before it scores: how may it be read, and are its scores those that it would give itself?
+
+Shapes: T inputs of a packed batch, B sequences of a padded one, N inputs of the longest of them, D hidden width.
+
+Algorithm: two sequences of random tokens are read, each alone, by transformers' own forward. If the configuration names
+a window, the first reaches beyond the smallest one.
+1. Causality: with another last token, and with padding after it, no earlier row moves. Otherwise the model is refused:
+   it sees what it is to predict.
+2. Packed: both sequences in one row give what each gives alone, and the masks that the model asks for show what packed
+   attention shows (asked_masks.py), which holds for windows of any size. Otherwise the model is read padded, and one
+   warning says why: it mixes tokens elsewhere than in attention (recurrent models), or asks for attention that is not
+   done here (capped scores, sinks, biases, chunks, sparse attention).
+3. Watched: packed, and each layer attends once.
+Guarantees: nothing is scored by a reading that was not compared with the plain one. If experts are chosen, or in half
+precision, rounding may move a few rows by more than rounding; a quarter of the rows may.
+Costs: six times the longer sequence. Its length is bounded, on a CPU to some 3e10 operations (half a second), on a GPU
+to 1e14; windows beyond that are checked by the masks alone.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from el_resources.scoring.asked_masks import AskedMask, asking, windows_named_in
+from el_resources.scoring.attention import Piece
+from el_resources.scoring.body import hidden_states
+from el_resources.scoring.fitness import FAILURES, told
+from el_resources.scoring.last_layer import decoder_layers, on_rows_alone, parts_by_row
+from el_resources.scoring.readers import PackedReader, PaddedReader, read_packed
+
+_ATTENTION_TYPES = {"full_attention", "sliding_attention"}
+# Inputs of the two sequences, without a window.
+_LONGER, _SHORTER = 12, 7
+_CPU_OPERATIONS, _CUDA_OPERATIONS, _MOST_INPUTS = 3e10, 1e14, 1280
+# Largest difference of a row, as a share of its largest number, and the share of rows that may differ by more.
+_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+_FEW_ROWS = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a model is read.
+
+    Attributes:
+        why_padded: why packed batches would not be exact, in words; empty if they are.
+        why_not_watched: why the attention of its layers cannot be watched; empty if it can.
+    """
+
+    reader: PackedReader | PaddedReader
+    why_padded: str
+    why_not_watched: str
+
+
+@torch.inference_mode()
+def choose_reading(model: Any, bos_id: int, max_inputs: int) -> Reading:
+    """Try a model with at most so many inputs, and choose its reader; a warning says so if it is padded.
+
+    Raises:
+        ValueError: the model cannot be read, or not without seeing what it is to predict.
+    """
+    name = type(model).__name__
+    probe = _Probe.of(model, max_inputs)
+    why_refused = probe.why_refused(model)
+    if why_refused:
+        raise ValueError(f"{name} cannot be scored: {why_refused}; use a decoder-only causal language model")
+    why_padded, n_attending = probe.why_not_packed(model)
+    if why_padded:
+        warnings.warn(f"{name} is read in padded batches, which is slower: {why_padded}", stacklevel=3)
+        return Reading(reader=PaddedReader(model, bos_id), why_padded=why_padded, why_not_watched=why_padded)
+    parts = parts_by_row(model)
+    reader = PackedReader(model, bos_id, parts if probe.runs_by_row(model, parts) else [])
+    n_layers = model.config.get_text_config().num_hidden_layers
+    watched = "" if n_attending == n_layers else f"its {n_layers} layers attend {n_attending} times"
+    return Reading(reader=reader, why_padded="", why_not_watched=watched)
+
+
+def why_not_packed(model: Any) -> str:
+    """Why packed batches would not be exact for this model, in words; empty if they are."""
+    with torch.inference_mode():
+        return _Probe.of(model, _MOST_INPUTS).why_not_packed(model)[0]
+
+
+def last_layer_runs_by_row(model: Any) -> bool:
+    """Whether the last layer of a model gives the same for wanted rows when its parts work on these alone."""
+    with torch.inference_mode():
+        return _Probe.of(model, _MOST_INPUTS).runs_by_row(model, parts_by_row(model))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    """Two sequences, each 1 × N, and how many inputs of the first lie within the smallest window."""
+
+    first: Tensor
+    second: Tensor
+    n_near: int
+
+    @classmethod
+    def of(cls, model: Any, max_inputs: int) -> "_Probe":
+        n_longer, n_near = _length(model, max_inputs)
+        n_tokens, generator = model.get_input_embeddings().weight.shape[0], np.random.default_rng(0)
+        first, second = (
+            torch.from_numpy(generator.integers(0, n_tokens, (1, n))).to(model.device)
+            for n in (n_longer, min(_SHORTER, n_longer))
+        )
+        return cls(first=first, second=second, n_near=n_near)
+
+    def why_refused(self, model: Any) -> str:
+        """Why the model cannot even be read padded; empty if it can."""
+        changed = self.first.clone()
+        changed[0, -1] = (changed[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
+        padded = torch.zeros_like(self.first)
+        padded[0, : self.second.shape[1]] = self.second[0]
+        try:
+            first, second = (hidden_states(model, one)[0] for one in (self.first, self.second))
+            found_BND = hidden_states(model, torch.cat([self.first, changed, padded]))
+        except torch.OutOfMemoryError:
+            raise
+        except FAILURES as error:
+            return f"a plain forward fails ({told(error)})"
+        if not self._alike(model, found_BND[1][:-1], first[:-1]):
+            return "it is not causal: what it makes of a token changes with a later one"
+        same = self._alike(model, found_BND[0], first) and self._alike(
+            model, found_BND[2][: second.shape[0]], second, near=second.shape[0]
+        )
+        return "" if same else "it gives other hidden states in a padded batch than for each sequence alone"
+
+    def why_not_packed(self, model: Any) -> tuple[str, int]:
+        """Why packed batches would not be exact, in words, or empty; and how often its layers attend."""
+        strange = _strange_layers(model.config.get_text_config())
+        if strange:
+            return strange, 0
+        try:
+            with asking(model, self.second.shape[1]) as calls:
+                asked_ND = hidden_states(model, self.second)[0]
+            found_TD = read_packed(model, *self._row())
+        except torch.OutOfMemoryError:
+            raise
+        except FAILURES as error:
+            return _why_packing_fails(error), 0
+        first, second = (hidden_states(model, one)[0] for one in (self.first, self.second))
+        n_first, n_second = first.shape[0], second.shape[0]
+        same = (
+            self._alike(model, asked_ND, second, near=n_second)
+            and self._alike(model, found_TD[:n_first], first)
+            and self._alike(model, found_TD[n_first:], second, near=n_second)
+        )
+        return "" if same else "packed, its hidden states are not those of each sequence alone", len(calls.windows)
+
+    def runs_by_row(self, model: Any, parts: Sequence[Any]) -> bool:
+        """Whether the last layer gives the same for wanted rows when these parts of it work on them alone."""
+        n_inputs = self.first.shape[1] + self.second.shape[1]
+        rows_R = torch.tensor(sorted({1, 4, n_inputs - 4, n_inputs - 1}), device=model.device)
+        if not decoder_layers(model):
+            return False
+        try:
+            with on_rows_alone(model, parts, rows_R):
+                found_TD = read_packed(model, *self._row())
+        except torch.OutOfMemoryError:
+            raise
+        except FAILURES:
+            return False  # parts of these names that are something else
+        return self._alike(model, found_TD[rows_R], read_packed(model, *self._row())[rows_R], near=len(rows_R))
+
+    def _row(self) -> tuple[Tensor, Tensor, list[Piece]]:
+        """Both sequences in one row: inputs, places and pieces."""
+        n_first, n_inputs = self.first.shape[1], self.first.shape[1] + self.second.shape[1]
+        places = [torch.arange(one.shape[1], device=one.device)[None] for one in (self.first, self.second)]
+        pieces = [Piece(0, n_first), Piece(n_first, n_inputs)]
+        return torch.cat([self.first, self.second], dim=1), torch.cat(places, dim=1), pieces
+
+    def _alike(self, model: Any, found_TD: Tensor, expected_TD: Tensor, near: int | None = None) -> bool:
+        """Whether only rounding differs, in the rows within the smallest window and in those beyond."""
+        n_near = self.n_near if near is None else near
+        found_TD, expected_TD = found_TD.float(), expected_TD.float()
+        gap_T = (found_TD - expected_TD).abs().amax(dim=-1)
+        strange_T = ~(gap_T <= _ROUNDING[expected_dtype(model)] * expected_TD.abs().amax(dim=-1) + 1e-6)
+        strange_T &= expected_TD.isfinite().all(dim=-1)  # rows that overflow are the head's to judge (head.py)
+        exact = expected_dtype(model) == torch.float32 and not _chooses_experts(model)
+        few = 0.0 if exact else _FEW_ROWS
+        return all(float(part.float().mean()) <= few for part in (strange_T[:n_near], strange_T[n_near:]) if len(part))
+
+
+def expected_dtype(model: Any) -> torch.dtype:
+    """The precision to which hidden states are alike: that of the weights; bfloat16 for any that is not listed."""
+    return model.dtype if model.dtype in _ROUNDING else torch.bfloat16
+
+
+def _length(model: Any, max_inputs: int) -> tuple[int, int]:
+    """Inputs of the longer sequence, and how many of them lie within the smallest window."""
+    operations = _CUDA_OPERATIONS if model.device.type == "cuda" else _CPU_OPERATIONS
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    bound = min(_MOST_INPUTS, max(_LONGER, int(operations / (12 * n_parameters))), max_inputs)
+    for window in windows_named_in(model.config.get_text_config()):
+        if window + max(8, window // 2) <= bound:
+            return window + max(8, window // 2), window
+        break
+    n_inputs = min(_LONGER, bound)
+    return n_inputs, n_inputs
+
+
+def _strange_layers(config: Any) -> str:
+    """Kinds of layers, named by a configuration, that packed attention does not do, in words; empty without any."""
+    strange = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_TYPES)
+    if strange or getattr(config, "attention_chunk_size", None):
+        return f"it has layers of the kind {', '.join(strange) or 'chunked_attention'}"
+    return ""
+
+
+def _why_packing_fails(error: BaseException) -> str:
+    """The reason that a model which fails when it is packed gives, in words."""
+    if isinstance(error, IndexError):
+        return "its masks depend on the tokens that are read"
+    if AskedMask.__name__ in str(error):
+        return "it applies attention masks itself"
+    return str(error) if isinstance(error, ValueError) else f"packed, it fails ({told(error)})"
+
+
+def _chooses_experts(model: Any) -> bool:
+    return any("expert" in name and value for name, value in model.config.get_text_config().to_dict().items())
