@@ -37,8 +37,10 @@ _ATTENTION_TYPES = {"full_attention", "sliding_attention"}
 # Inputs of the two sequences, without a window.
 _LONGER, _SHORTER = 12, 7
 _CPU_OPERATIONS, _CUDA_OPERATIONS, _MOST_INPUTS = 3e10, 1e14, 1280
-# Largest difference of a row, as a share of its largest number, and the share of rows that may differ by more.
-_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+# Largest difference of a row, as a share of its largest number, and the share of rows that may differ by more. Rounding
+# in bfloat16 moves a row of 32 layers with random weights by 0.06, in padded and packed batches alike (8B, one H100);
+# another token anywhere before it, or a shift, moves it by 1.
+_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
 _FEW_ROWS = 0.25
 
 
