@@ -15,6 +15,7 @@ Guarantees:
 import io
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -160,6 +161,8 @@ class ShardTables:
         if not self.exists(asset, partition):
             return None
         with self._unreadable_named(asset, partition) as path:
+            if not is_remote(path):
+                _refuse_no_file(Path(path))
             if self._verify and (fault := fault_of(Path(path))):
                 raise DamagedTableError(fault)
             return stamp_in(self._metadata(path), asset, partition)
@@ -272,6 +275,14 @@ class KnownStamps(ShardTables):
             keys = [(asset, partition) for asset in assets for partition in partitions]
             with ThreadPoolExecutor(max_workers=READERS) as readers:
                 list(readers.map(lambda key: self.stamp(*key), keys))
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Raise DamagedTableError for a folder, or a file that may not be read."""
+    if path.is_dir():
+        raise DamagedTableError("a folder is in its place")
+    if not os.access(path, os.R_OK):
+        raise DamagedTableError("its file may not be read; give this user the permission, or have it made again")
 
 
 def _upload(frame: pl.DataFrame, metadata: dict[str, str], path: UPath) -> None:

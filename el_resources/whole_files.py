@@ -28,6 +28,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(temporary)
         _flush(temporary)
+        if path.is_dir():  # nothing of ours; it is kept under another name
+            path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside"))
         temporary.replace(path)
         _flush(path.parent)
     finally:

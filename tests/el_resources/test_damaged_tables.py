@@ -45,6 +45,11 @@ def of_text(path: Path) -> None:
     path.write_text("not a table " * 100)
 
 
+def a_folder(path: Path) -> None:
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+
+
 def a_page_flipped(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[50] ^= 1
@@ -73,6 +78,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut short": (cut_short, "cut short"),
     "empty": (emptied, "its file is empty"),
     "text": (of_text, "no Parquet file"),
+    "folder": (a_folder, "a folder is in its place"),
     "page": (a_page_flipped, "digest differs"),
     "forged": (forged, "digest differs"),
     "no stamp": (without_stamp, "no stamp of this project"),
@@ -102,6 +108,11 @@ def test_a_damaged_table_counts_as_missing_and_its_fault_is_named(
     assert tables.read("documents", "a").equals(FRAME)
 
 
+def test_a_table_that_may_not_be_read_is_named(tables: ShardTables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root, who may read all
+    assert "its file may not be read" in tables.damage("documents", "a")
+
+
 def test_a_flipped_bit_is_noticed_in_whichever_byte_it_is(tables: ShardTables) -> None:
     tables.write(FRAME.head(3), stamped(rows=3))
     path, picks = place(tables), random.Random(0)
@@ -124,7 +135,7 @@ def test_a_table_cut_anywhere_is_noticed(tables: ShardTables) -> None:
         assert tables.damage("documents", "a"), length
 
 
-@pytest.mark.parametrize("fault", ["cut short", "empty", "text", "newer", "json"])
+@pytest.mark.parametrize("fault", ["cut short", "empty", "text", "folder", "newer", "json"])
 def test_a_look_at_stamps_alone_names_files_that_are_no_tables(tables: ShardTables, tmp_path: Path, fault: str) -> None:
     damage, words = FAULTS[fault]
     damage(place(tables))
