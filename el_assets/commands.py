@@ -24,7 +24,7 @@ from el_assets.automation import range_tags
 from el_assets.backfills import submit_backfill
 from el_assets.before_a_run import refuse_what_cannot_run
 from el_assets.failures import told_of_step, trace_kept
-from el_assets.home import opened_instance
+from el_assets.homes import opened_instance
 from el_assets.in_process import execute_here
 from el_assets.interrupts import Interrupts
 from el_assets.partitions import (

@@ -1,12 +1,20 @@
-"""The Dagster instance that a command uses: the working directory's, the one of deploy/, or that of DAGSTER_HOME."""
+"""The Dagster instance that a command uses: the working directory's, the one of deploy/, or that of DAGSTER_HOME.
+
+One process at a time opens it: opening makes the instance's databases if there are none, and two processes that make
+the same SQLite files at once break them for good (two heads in `alembic_version`). They take turns by a lock file in
+the home, which the system releases when its holder dies; it costs a millisecond.
+"""
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import yaml
+from filelock import FileLock, Timeout
 
 from el_resources.other_variables import refuse_bad_values
 
@@ -14,6 +22,11 @@ from el_resources.other_variables import refuse_bad_values
 HOMES = {"local": Path(), "ray": Path("deploy")}
 # What an instance's file names -> modules of the extra `cluster`.
 NEEDS = {"dagster_ray": ("dagster_ray", "ray"), "postgres_url": ("dagster_postgres", "psycopg2")}
+
+# Git ignores the folder, which also holds the databases of the repository's own dagster.yaml.
+LOCK = Path(".dagster") / "opening.lock"
+# A first opening takes a second or two on a busy machine.
+LONGEST_WAIT_SECONDS = 120.0
 
 
 def set_home(variables: Mapping[str, str]) -> None:
@@ -64,3 +77,35 @@ def _variables(asked: Any) -> Iterator[str]:
             yield str(asked["env"])
         for value in asked.values():
             yield from _variables(value)
+
+
+@contextmanager
+def opened_instance() -> Iterator[dg.DagsterInstance]:
+    """Yield the instance of DAGSTER_HOME; its databases are there, and another process may open it meanwhile.
+
+    Raises:
+        ValueError: another process has been opening the instance for two minutes; the error names the lock file.
+    """
+    with opening(Path(os.environ["DAGSTER_HOME"])):
+        opened = dg.DagsterInstance.get()
+    with opened as instance:
+        yield instance
+
+
+@contextmanager
+def opening(home: Path) -> Iterator[None]:
+    """Hold the lock of a home while its instance is opened."""
+    path = home / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=LONGEST_WAIT_SECONDS)
+    except Timeout:
+        raise ValueError(
+            f"another process has been opening the Dagster instance of {str(home)!r} for "
+            f"{LONGEST_WAIT_SECONDS:.0f} s; end it, or delete {str(path)!r} if there is none"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

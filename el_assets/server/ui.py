@@ -32,7 +32,7 @@ from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
-from el_assets.home import opened_instance
+from el_assets.homes import opened_instance
 from el_assets.in_process import LOCATION, MODULE
 from el_assets.server.door import Door
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from el_assets import home
+from el_assets import homes
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = 5
@@ -50,12 +50,12 @@ def test_five_commands_at_once_in_a_new_home_leave_its_databases_whole(new_home:
 def test_a_home_that_another_process_never_finishes_opening_is_named(
     new_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(home, "LONGEST_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(homes, "LONGEST_WAIT_SECONDS", 0.1)
     (new_home / ".dagster").mkdir()
-    held = FileLock(new_home / home.LOCK)
+    held = FileLock(new_home / homes.LOCK)
     with (
         held,
         pytest.raises(ValueError, match=r"another process has been opening .*opening\.lock"),
-        home.opening(new_home),
+        homes.opening(new_home),
     ):
         pass
