@@ -1,7 +1,7 @@
 """The corpus and its retrieval index, as assets."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 
 import dagster as dg
@@ -11,7 +11,7 @@ import pyarrow as pa
 from el_assets.corpus.chunks import chunks_table, with_vectors
 from el_assets.corpus.documents import document_facts, documents_table, usable
 from el_assets.entropylong.diagnosis import why_nothing
-from el_assets.partitions import corpus_shards, registered_shards
+from el_assets.partitions import corpus_shards, listed, registered_shards
 from el_assets.progress import progress
 from el_assets.schemas import dagster_schema
 from el_assets.shard_assets import shard_asset, with_seen_settings
@@ -128,7 +128,9 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
     what it was retrieved from. Building it again over the same chunks changes nothing. The only writer of the store.
     """
     tables = ShardTables(settings.store)
-    stamps = tables.stamps("context_chunks", registered_shards(context.instance))
+    registered = registered_shards(context.instance)
+    stamps = tables.stamps("context_chunks", registered)
+    _refuse_damaged(tables, [shard for shard in registered if shard not in stamps])
     if not stamps:
         raise ValueError(f"no shard has context_chunks in store {settings.store!r}; materialize context_chunks first")
     refuse_mixed_settings(stamps)
@@ -185,6 +187,17 @@ def index_tag(settings: Settings, chunks: Mapping[str, Stamp]) -> str:
     """The tag of the build over these shards of `context_chunks`."""
     fingerprints = {shard: stamp.fingerprint for shard, stamp in chunks.items()}
     return build_tag(fingerprints, _index_settings(chunks), settings.exact_search_rows, settings.full_text_tokenizer)
+
+
+def _refuse_damaged(tables: ShardTables, without_stamp: Sequence[str]) -> None:
+    """Raise ValueError if chunks of a shard are damaged: the index would lose its rows, and other shards candidates."""
+    damaged = {shard: damage for shard in without_stamp if (damage := tables.damage("context_chunks", shard))}
+    if damaged:
+        shard, damage = next(iter(damaged.items()))
+        raise ValueError(
+            f"context_chunks of {listed(list(damaged))} are damaged (of {shard!r}: {damage}), and the index would lose "
+            "their rows; run build_index for them too, which makes them again"
+        )
 
 
 def _index_settings(chunks: Mapping[str, Stamp]) -> dict[str, str]:

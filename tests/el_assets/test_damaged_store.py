@@ -179,3 +179,13 @@ def test_orphans_of_killed_writers_are_cleaned_by_the_next_run(folder: Path, mon
     os.utime(orphan, (1, 1))
     assert main(["run", "--select", "entropylong", "--force"]) == 0
     assert not orphan.exists()
+
+
+def test_an_index_loses_no_rows_of_a_shard_whose_chunks_are_damaged(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page_flipped(file_of(folder, "context_chunks"))
+    capsys.readouterr()
+    assert main(["run", "--select", "index", "--shards", B]) == 1
+    assert f"retrieval_index: context_chunks of {A} are damaged" in capsys.readouterr().err
+    assert main(["run", "--select", "index"]) == 0
