@@ -119,8 +119,8 @@ class ModelRoles:
         plain = partial(model_fingerprint, self.scorer.folder(), window=self.scorer.window_tokens or None)
         if model == plain(dtype="auto"):
             dtype = stored.facts.get("dtype")
-            known = f" (it was {dtype})" if dtype else ""
-            return f"an earlier version recorded the dtype of the weights as `auto`, not what it was{known}"
+            known = f" ({dtype} then)" if dtype else ""
+            return f"the fingerprint of an earlier version has `auto` in the place of the dtype of the weights{known}"
         of_dtype = {plain(dtype=dtype): dtype for dtype in DTYPES}
         if model not in of_dtype:
             return f"model changed: {role}"
