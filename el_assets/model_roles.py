@@ -120,7 +120,7 @@ class ModelRoles:
         if model == plain(dtype="auto"):
             dtype = stored.facts.get("dtype")
             known = f" ({dtype} then)" if dtype else ""
-            return f"the fingerprint of an earlier version has `auto` in the place of the dtype of the weights{known}"
+            return f"an earlier version's fingerprint has `auto` in place of the weights' dtype{known}"
         of_dtype = {plain(dtype=dtype): dtype for dtype in DTYPES}
         if model not in of_dtype:
             return f"model changed: {role}"

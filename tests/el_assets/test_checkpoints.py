@@ -160,9 +160,7 @@ def test_a_table_that_was_stamped_with_auto_says_what_is_not_known(scored_on_a_g
     tables.write(tables.read("entropy_maps", A), old)
     (status,) = (s for s in corpus_status(workspace.instance, settings).assets if s.asset == "entropy_maps")
     assert status.stale == {
-        A: (
-            "the fingerprint of an earlier version has `auto` in the place of the dtype of the weights (bfloat16 then)",
-        )
+        A: ("an earlier version's fingerprint has `auto` in place of the weights' dtype (bfloat16 then)",)
     }
 
 
