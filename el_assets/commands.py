@@ -133,8 +133,9 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
         return 1
     stages = added_by_name(stages)
     look = advice(flags) or ["make ui, then http://127.0.0.1:3000"]
+    passed = _print_failed(checks)
     readable = print_summary(settings, corpus, stages, pool=pool, reports=reports, seconds=seconds, look=look)
-    return 0 if _print_failed(checks) and readable else 1
+    return 0 if passed and readable else 1
 
 
 def _print_failed(checks: Sequence[dg.AssetCheckEvaluation]) -> bool:

@@ -21,7 +21,7 @@ from el_resources.other_variables import refuse_bad_values
 # Where runs are executed -> folder of the Dagster instance whose launcher does that.
 HOMES = {"local": Path(), "ray": Path("deploy")}
 # What an instance's file names -> modules of the extra `cluster`.
-NEEDS = {"dagster_ray": ("dagster_ray", "ray"), "postgres_url": ("dagster_postgres", "psycopg2")}
+NEEDS = {"ray_launcher": ("dagster_ray", "ray"), "postgres_url": ("dagster_postgres", "psycopg2")}
 
 # Git ignores the folder, which also holds the databases of the repository's own dagster.yaml.
 LOCK = Path(".dagster") / "opening.lock"

@@ -144,8 +144,9 @@ class ShardTables:
             return self._sound_stamp(asset, partition)
         except DamagedTableError as error:
             line = f"table {asset!r} of {partition!r} counts as missing: {error}"
-            if line not in _told:
-                _told.add(line)
+            key = f"{self.store}: {line}"
+            if key not in _told:
+                _told.add(key)
                 LOG.warning(line)
             return None
 

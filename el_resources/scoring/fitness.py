@@ -31,8 +31,12 @@ def refuse_unfit(model: Any) -> None:
         raise ValueError(f"{name} has no output embeddings; give a causal language model")
     for tensor_name, tensor in model.named_parameters():
         # A sum is one pass without a copy; it is finite unless a number is not, or the numbers are very large.
-        if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
-            n_faulty = int((~tensor.isfinite()).sum())
+        if tensor.sum(dtype=torch.float32).isfinite():
+            continue
+        # Numbers beyond the range of float16 are infinite in it: their scores are set aside, and the dtype is named.
+        faulty = tensor.isnan() if tensor.dtype == torch.float16 else ~tensor.isfinite()
+        if faulty.any():
+            n_faulty = int(faulty.sum())
             raise ValueError(
                 f"the weights of {name} are faulty: {n_faulty} of {tensor.numel()} numbers of {tensor_name} are NaN or "
                 "infinite; fetch the model again, or use another checkpoint"

@@ -38,14 +38,13 @@ def test_a_failed_run_ends_in_our_outermost_message_and_the_trace_is_in_a_file(
 ) -> None:
     assert command("run", "--select", "index", "--shards", "a.jsonl") == 0
     capsys.readouterr()
-    (tmp_path / "store/tables/context_chunks/b.jsonl.parquet").mkdir(
-        parents=True
-    )  # a table can be neither read nor put there
+    (tmp_path / "store/tables/context_chunks").rename(tmp_path / "store/tables/elsewhere")
+    (tmp_path / "store/tables/context_chunks").write_text("no folder")  # a table can be neither read nor put there
     assert command("run", "--select", "index") == 1
     first, *rest = capsys.readouterr().err.splitlines()
     assert first.startswith(f"the run failed; the whole trace is in {tmp_path / failures.FOLDER}")
     assert rest[-1].startswith("  context_chunks")
-    assert "b.jsonl" in rest[-1]
+    assert "a.jsonl" in rest[-1]
     assert str(tmp_path / "store") in rest[-1] or "'store'" in rest[-1] or "store/tables" in rest[-1]
     assert not any("Traceback" in line or line.lstrip().startswith("File ") for line in rest)
     assert "Stack Trace" in the_trace(tmp_path)
