@@ -205,12 +205,17 @@ class _Maker:
 
 
 def _outcome(tables: ShardTables, maker: _Maker, laps: Laps, task: _Task) -> _Outcome:
-    """Make the shard's table and write it, unless it is up to date or would wipe scores."""
+    """Make the shard's table unless it is up to date; an error names the shard."""
     if task.kept and task.stored:
         return _Outcome(task.stored, skipped=True)
-    started = time.monotonic()
     with shard_named(task.new.partition):
-        made = maker.make(task.new.partition)
+        return _made(tables, maker, laps, task)
+
+
+def _made(tables: ShardTables, maker: _Maker, laps: Laps, task: _Task) -> _Outcome:
+    """Make the shard's table and write it, unless it would wipe scores."""
+    started = time.monotonic()
+    made = maker.make(task.new.partition)
     stop_if_abandoned()
     seconds = round(laps.end(started), 3)
     facts = {"rows": made.frame.height, "seconds": seconds, **made.facts}
