@@ -41,6 +41,8 @@ def store(place: str) -> str:
             raise ValueError(f"tables cannot be kept in {scheme}://; name a folder or s3://BUCKET/PREFIX")
         if not rest.strip("/"):
             raise ValueError(f"no bucket is named; write {scheme}://BUCKET/PREFIX")
+        if scheme in ("s3", "s3a") and ("@" in rest or "?" in rest):
+            raise ValueError("a store's address holds no credentials or queries; set the AWS_* variables instead")
         refuse_without_driver(place)
         return place
     return at_home(place)

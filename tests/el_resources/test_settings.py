@@ -233,3 +233,10 @@ def test_a_step_sees_the_settings_that_it_names_and_no_other() -> None:
             read()
     assert all_settings(seen).alpha == 1.5
     assert all_settings(settings) is settings
+
+
+@pytest.mark.parametrize("place", ["s3://KEY:SECRET@bucket/x", "s3://bucket/x?sig=SECRET"])
+def test_a_store_whose_address_holds_credentials_is_refused_and_not_printed(place: str) -> None:
+    with pytest.raises(ValueError, match=r"a store's address holds no credentials .* AWS_\* variables") as raised:
+        Settings.load({"EL_STORE": place})
+    assert "SECRET" not in str(raised.value)
