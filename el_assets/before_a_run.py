@@ -54,7 +54,7 @@ def _make_store(place: str) -> None:
     """Make the folder of a store on this machine; the first table would be the first to find that it cannot be."""
     if is_remote(place):
         return
-    folder = Path(place.removeprefix("file://"))
+    folder = Path(place)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"the store {place!r} is a file; set EL_STORE to a folder, which is made if it is not there")
     try:

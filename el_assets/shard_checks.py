@@ -189,6 +189,12 @@ def result(
     )
 
 
+def _why(result: dg.AssetCheckEvaluation) -> str:
+    """Return a failed result's description, else what its metadata advise."""
+    advice = result.metadata.get("what_to_do")
+    return result.description or (str(advice.value) if advice else "it failed, and says no more")
+
+
 def failed_in_words(
     evaluations: Iterable[dg.AssetCheckEvaluation], severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
 ) -> list[str]:
@@ -198,7 +204,7 @@ def failed_in_words(
     for key, found in groupby(failed, key=lambda one: one.asset_check_key):
         name, results = f"{key.asset_key.to_user_string()}: {key.name}", list(found)
         shards = [one for one in results if one.partition is not None]
-        lines += [f"{name}: {one.description}" for one in (shards or results)[:SHARDS_NAMED]]
+        lines += [f"{name}: {_why(one)}" for one in (shards or results)[:SHARDS_NAMED]]
         if len(shards) > SHARDS_NAMED:
             lines.append(f"{name}: and {len(shards) - SHARDS_NAMED} more shards")
     return lines

@@ -45,7 +45,7 @@ def store(place: str) -> str:
             raise ValueError("a store's address holds no credentials or queries; set the AWS_* variables instead")
         refuse_without_driver(place)
         return place
-    return at_home(place)
+    return at_home(place.removeprefix("file://"))
 
 
 def corpus(uri: str) -> str:

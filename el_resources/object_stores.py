@@ -39,7 +39,7 @@ def store_path(place: str) -> UPath:
     """Return a folder on disk or an address such as `s3://bucket/prefix`. Raises ValueError for a file."""
     if is_remote(place):
         return UPath(place, use_listings_cache=False)
-    path = UPath(place)
+    path = UPath(place.removeprefix("file://"))
     if path.exists() and not path.is_dir():
         raise ValueError(f"the store {place!r} is a file; set EL_STORE to a folder, which is made if it is not there")
     return path

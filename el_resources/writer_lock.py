@@ -10,6 +10,7 @@ each commit. A killed writer blocks nobody for good. Other object stores than S3
 is written and read back after a pause, which two writers within that pause could both pass.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -97,8 +98,12 @@ class WriterLock:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if not self._is_lost:
-            self._object.replace(self._content(), b"{}")
+        if self._is_lost:
+            return
+        with contextlib.suppress(OSError):  # what was done stays done; the lock expires by itself
+            content = self._object.read()
+            if self._is_mine(content):
+                self._object.replace(content, b"{}")
 
     def still_held(self) -> None:
         """Raise LockedError if another writer may have taken the lock over."""
@@ -107,22 +112,19 @@ class WriterLock:
 
     def _keep(self) -> None:
         while not self._stop.wait(self._every):
-            before, self._beat = self._content(), self._beat + 1
-            try:
-                if not self._object.replace(before, self._content()):
+            # A store that does not answer does so before the lock expires, or `still_held` says so.
+            with contextlib.suppress(OSError):
+                content = self._object.read()
+                if not self._is_mine(content):
                     self._is_lost = True
                     return
-                self._last_beat = time.monotonic()
-            except OSError:  # the store answers again before the lock expires, or `still_held` says so
-                held = _holder(self._object_or_nothing())
-                if held is not None and held.get("token") == self._me["token"]:
-                    self._beat = int(held["beat"])
+                self._beat += 1
+                if self._object.replace(content, self._content()):
+                    self._last_beat = time.monotonic()
 
-    def _object_or_nothing(self) -> bytes:
-        try:
-            return self._object.read()
-        except OSError:
-            return b""
+    def _is_mine(self, content: bytes) -> bool:
+        holder = _holder(content)
+        return holder is not None and holder["token"] == self._me["token"]
 
     def _content(self) -> bytes:
         return json.dumps({**self._me, "beat": self._beat}).encode()

@@ -18,7 +18,7 @@ to 1e14; windows beyond that are checked by the masks alone.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,9 @@ _CPU_OPERATIONS, _CUDA_OPERATIONS, _MOST_INPUTS = 3e10, 1e14, 1280
 # another token anywhere before it, or a shift, moves it by 1.
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
 _FEW_ROWS = 0.25
+# The same where both rows come from one batch, whose shape moves them alike: rows of causal models are equal there in
+# any precision, and those of XLM, BERT and CPM-Ant move by 0.06 to 0.3.
+_ROUNDING_IN_A_BATCH = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +127,7 @@ class _Probe:
             raise
         except FAILURES as error:
             return f"a plain forward fails ({told(error)})"
-        if not self._alike(model, found_BND[1][:-1], first[:-1]):
+        if not self._alike(model, found_BND[1][:-1], found_BND[0][:-1], bounds=_ROUNDING_IN_A_BATCH):
             return "it is not causal: what it makes of a token changes with a later one"
         same = self._alike(model, found_BND[0], first) and self._alike(
             model, found_BND[2][: second.shape[0]], second, near=second.shape[0]
@@ -175,12 +178,19 @@ class _Probe:
         pieces = [Piece(0, n_first), Piece(n_first, n_inputs)]
         return torch.cat([self.first, self.second], dim=1), torch.cat(places, dim=1), pieces
 
-    def _alike(self, model: Any, found_TD: Tensor, expected_TD: Tensor, near: int | None = None) -> bool:
+    def _alike(
+        self,
+        model: Any,
+        found_TD: Tensor,
+        expected_TD: Tensor,
+        near: int | None = None,
+        bounds: Mapping[torch.dtype, float] = _ROUNDING,
+    ) -> bool:
         """Whether only rounding differs, in the rows within the smallest window and in those beyond."""
         n_near = self.n_near if near is None else near
         found_TD, expected_TD = found_TD.float(), expected_TD.float()
         gap_T = (found_TD - expected_TD).abs().amax(dim=-1)
-        strange_T = ~(gap_T <= _ROUNDING[expected_dtype(model)] * expected_TD.abs().amax(dim=-1) + 1e-6)
+        strange_T = ~(gap_T <= bounds[expected_dtype(model)] * expected_TD.abs().amax(dim=-1) + 1e-6)
         strange_T &= expected_TD.isfinite().all(dim=-1)  # rows that overflow are the head's to judge (head.py)
         exact = expected_dtype(model) == torch.float32 and not _chooses_experts(model)
         few = 0.0 if exact else _FEW_ROWS

@@ -235,6 +235,10 @@ def test_a_step_sees_the_settings_that_it_names_and_no_other() -> None:
     assert all_settings(settings) is settings
 
 
+def test_a_store_may_be_named_by_a_file_address(tmp_path: Path) -> None:
+    assert Settings.load({"EL_STORE": f"file://{tmp_path}/store"}).store == f"{tmp_path}/store"
+
+
 @pytest.mark.parametrize("place", ["s3://KEY:SECRET@bucket/x", "s3://bucket/x?sig=SECRET"])
 def test_a_store_whose_address_holds_credentials_is_refused_and_not_printed(place: str) -> None:
     with pytest.raises(ValueError, match=r"a store's address holds no credentials .* AWS_\* variables") as raised:

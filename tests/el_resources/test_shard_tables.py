@@ -284,3 +284,10 @@ def test_many_tables_are_read_in_one_scan(tmp_path: Path) -> None:
     frame = tables.scan_many("numbers", names)
     assert frame.explain().count("SCAN") == 1
     assert frame.collect().rows() == [(int(name), name) for name in names]
+
+
+def test_a_store_named_by_a_file_address_is_that_folder(tmp_path: Path) -> None:
+    named = ShardTables(f"file://{tmp_path}/store")
+    named.write(FRAME, made())
+    assert named.read("scores", "a").equals(FRAME)
+    assert ShardTables(str(tmp_path / "store")).has("scores", "a")

@@ -108,3 +108,24 @@ def test_a_writer_keeps_its_lock_by_its_beat_and_notices_its_loss(place: str) ->
         with pytest.raises(LockedError, match=r"another writer has taken .*context_store\.lock over"):
             held.still_held()
     assert files.cat_file(path) == b"{}", "what another holds is not given up"
+
+
+def test_a_store_that_does_not_answer_for_a_beat_takes_no_lock_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = WriterLock(str(tmp_path), beat_seconds=0.05, expires_seconds=20.0)
+    with lock:
+        read, replace = lock._object.read, lock._object.replace
+
+        def down(*_: object) -> None:
+            raise OSError("no answer")
+
+        monkeypatch.setattr(lock._object, "read", down)
+        monkeypatch.setattr(lock._object, "replace", down)
+        time.sleep(0.3)
+        monkeypatch.setattr(lock._object, "read", read)
+        monkeypatch.setattr(lock._object, "replace", replace)
+        before = lock._last_beat
+        time.sleep(0.3)
+        lock.still_held()
+        assert lock._last_beat > before

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -84,9 +85,12 @@ def test_what_a_configuration_switches_on_is_seen(model_type: str, changes: dict
         ("bart", "BartForCausalLM is the decoder of an encoder-decoder model"),
     ],
 )
-def test_a_model_that_scores_would_be_wrong_of_is_refused_by_name(model_type: str, message: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_that_scores_would_be_wrong_of_is_refused_by_name(
+    model_type: str, message: str, dtype: torch.dtype
+) -> None:
     with pytest.raises(ValueError, match=f"{message}.*use a decoder-only causal language model"):
-        ScoringEngine(tiny_model(model_type), bos_id=BOS, window=160)
+        ScoringEngine(tiny_model(model_type).to(dtype), bos_id=BOS, window=160)
 
 
 def test_few_index_heads_make_ties_that_transformers_too_breaks_by_length() -> None:
