@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from el_assets.gateau.steps import refuse_different_tokenizers, refuse_unwatchable
 from el_resources.causal_lm import ModelChoice
 from el_resources.checked_values import ENCODER_PREFIX
 from el_resources.object_stores import is_remote
@@ -33,6 +34,9 @@ def refuse_what_cannot_run(settings: Settings, parts: Sequence[str]) -> None:
         with _of("EL_SEPARATOR"):
             separator = len(tokenizer.joint_ids(settings.separator))
         _refuse_sizes(settings, parts, window, separator)
+    if "gateau" in parts:
+        refuse_different_tokenizers(settings)
+        refuse_unwatchable(settings)
 
 
 def _refuse_sizes(settings: Settings, parts: Sequence[str], window: int, separator: int) -> None:

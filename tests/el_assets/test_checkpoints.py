@@ -300,8 +300,10 @@ def test_gateau_without_cam_on_the_command_line(tmp_path: Path) -> None:
         words = [sys.executable, "-m", "el_assets", *arguments]
         return subprocess.run(words, env=environment | more, cwd=ROOT, capture_output=True, text=True, check=False)
 
-    refused = command("run", "--select", "gateau")
-    assert refused.returncode and "set EL_CAM=false" in refused.stderr + refused.stdout
+    refused = command("run")
+    assert refused.returncode == 2, "before the index and the sequences, which would come first"
+    assert "set EL_CAM=false" in refused.stderr
+    assert not (tmp_path / "store" / "tables").exists()
     done = command("run", "--select", "gateau", EL_CAM="off")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "influence is HMP alone" in done.stdout

@@ -113,7 +113,7 @@ def test_a_writer_keeps_its_lock_by_its_beat_and_notices_its_loss(place: str) ->
 def test_a_store_that_does_not_answer_for_a_beat_takes_no_lock_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = WriterLock(str(tmp_path), beat_seconds=0.05, expires_seconds=20.0)
+    lock = WriterLock(str(tmp_path / "lock"), beat_seconds=0.05, expires_seconds=20.0)
     with lock:
         read, replace = lock._object.read, lock._object.replace
 
