@@ -14,7 +14,7 @@ import dagster as dg
 from el_assets.inventories import corpus_inventory, pool_inventory
 from el_assets.jobs import Jobs
 from el_assets.partitions import selected_fractions
-from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, sample_tables
+from el_assets.recipes import CORPUS_TABLES, SEQUENCE_TABLES, sample_tables
 from el_assets.staleness import Inventory
 from el_assets.status import AssetStatus, names, problems
 from el_resources.settings import Settings
@@ -144,14 +144,14 @@ class Automated:
 
     Attributes:
         job: its name.
-        tables: those whose states a tick's log explains.
+        tables: returns the tables whose states a tick's log explains.
         waits_for: jobs whose runs must have ended first: sequences made from half an index stay as they are.
     """
 
     job: str
     ask: Callable[[Inventory], Asked]
     inventory_of: Callable[[dg.DagsterInstance, Settings], Inventory]
-    tables: tuple[str, ...]
+    tables: Callable[[Settings], Sequence[str]]
     waits_for: tuple[str, ...] = ()
 
     def answer(
@@ -170,25 +170,27 @@ class Automated:
                 return
         inventory = self.inventory_of(context.instance, settings)
         asked = list(self.ask(inventory))
-        for line in (*reasons(inventory, self.tables), *(in_words(one, self.job) for one in asked)):
+        for line in (*reasons(inventory, self.tables(inventory.settings)), *(in_words(one, self.job) for one in asked)):
             context.log.info(line)
         yield from (_with_key(one, f"{key}:{number}") for number, one in enumerate(asked))
 
 
-INDEX = Automated(job="build_index", ask=ask_for_index, inventory_of=corpus_inventory, tables=CORPUS_TABLES)
+INDEX = Automated(
+    job="build_index", ask=ask_for_index, inventory_of=corpus_inventory, tables=lambda settings: CORPUS_TABLES
+)
 SEQUENCES = Automated(
     job="build_sequences",
     ask=ask_for_sequences,
     inventory_of=corpus_inventory,
-    tables=SEQUENCE_TABLES,
+    tables=lambda settings: SEQUENCE_TABLES,
     waits_for=("build_index",),
 )
-SAMPLES = Automated(job="score_samples", ask=ask_for_samples, inventory_of=pool_inventory, tables=SAMPLE_TABLES)
+SAMPLES = Automated(job="score_samples", ask=ask_for_samples, inventory_of=pool_inventory, tables=sample_tables)
 SELECTION = Automated(
     job="select_samples",
     ask=ask_for_selection,
     inventory_of=pool_inventory,
-    tables=SAMPLE_TABLES,
+    tables=sample_tables,
     waits_for=("score_samples",),
 )
 

@@ -1,5 +1,4 @@
-"""What `python -m el_assets` does: register shards, run the jobs on the Dagster instance, say what came of it, and what
-is done, missing or stale.
+"""The commands of `python -m el_assets`: register shards, run jobs on the Dagster instance, tell their outcome.
 
 The runs execute in this process, on the instance that the UI reads, so that they stand there with lineage and metadata.
 """
@@ -48,7 +47,7 @@ from el_assets.workspace import build_definitions
 from el_resources.environment import Environment, field_of
 from el_resources.launching import shown_at_launch
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
+from el_resources.shard_tables import KnownStamps
 
 # Assets of the parts that `status` tells of.
 PARTS_OF_CORPUS = {"index": (*CORPUS_TABLES, "retrieval_index"), "entropylong": SEQUENCE_TABLES}
@@ -209,7 +208,7 @@ def _print_advice(environment: Environment) -> None:
 def _causes(settings: Settings, corpus: Sequence[str], pool: Sequence[str]) -> list[str]:
     """Return the files that could not be read, which is where a run's failure often begins."""
     try:
-        problems = unreadable_files(ShardTables(settings.store), corpus, pool)
+        problems = unreadable_files(KnownStamps(settings.store), corpus, pool)
     except (OSError, ValueError):  # the run's own failure, which is told next, is likely the same
         return []
     return ["these files could not be read:", *(f"  {problem}" for problem in problems)] * bool(problems)

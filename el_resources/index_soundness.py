@@ -18,6 +18,7 @@ from pathlib import Path
 from upath import UPath
 
 from el_resources.object_stores import is_remote, store_path
+from el_resources.whole_files import put_whole
 
 LOOK_BYTES = 64 * 2**20
 OPEN_BYTES = 8 * 2**30
@@ -33,9 +34,7 @@ def record_build(store: str, table: str, tag: str, version: int) -> None:
     files = {manifest: sizes[manifest], **_used_files(sizes, (folder / manifest).read_bytes())}
     hashes = {} if is_remote(store) else _hashes(folder, files, OPEN_BYTES)
     content = {"version": version, "files": {name: [size, hashes.get(name)] for name, size in files.items()}}
-    place = _record(store, tag)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(content))
+    put_whole(_record(store, tag), json.dumps(content).encode())
 
 
 def build_fault(store: str, table: str, tag: str, version: int, *, hash_bytes: int = LOOK_BYTES) -> str:

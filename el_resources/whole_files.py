@@ -11,6 +11,10 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from upath import UPath
+
+from el_resources.object_stores import is_remote
+
 ORPHAN_SECONDS = 24 * 3600
 # Folders that this process has looked through.
 _swept: set[Path] = set()
@@ -34,6 +38,18 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_whole(path: UPath, content: bytes) -> None:
+    """Put bytes in a file's place; an object store shows an upload when it is complete."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    if is_remote(str(path)):
+        path.write_bytes(content)
+    else:
+        write_whole(Path(str(path)), write)
 
 
 def remove_orphans(folder: Path) -> None:

@@ -14,12 +14,11 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from upath import UPath
 
-from el_resources.whole_files import write_whole
+from el_resources.whole_files import put_whole
 
 # The signs that HTML reads as markup, and the two line ends that JavaScript knows and JSON does not.
 ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
@@ -65,20 +64,12 @@ def write_page(path: UPath, html: str) -> bool:
     if path.exists() and path.read_bytes() == content:
         return False
     try:
-        if path.protocol not in ("", "file"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        else:
-            write_whole(Path(str(path)), lambda temporary: _put(temporary, content))
+        put_whole(path, content)
     except OSError as error:
         raise ValueError(
             f"the report {str(path)!r} cannot be written ({error}); set EL_STORE to a folder that you may write to"
         ) from error
     return True
-
-
-def _put(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _file(name: str) -> str:
