@@ -161,8 +161,9 @@ def test_status_names_every_damaged_table_and_run_makes_it_again(
 
 
 def test_a_shard_whose_input_is_damaged_is_named_and_stops_no_look(
-    folder: Path, caplog: pytest.LogCaptureFixture
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("el_resources.shard_tables._told", set())  # a run is a process of its own
     page_flipped(file_of(folder, "hmg_scores"))
     assert main(["status", "--select", "gateau"]) == 0, "a look without --verify reads no rows"
     assert main(["run", "--select", "gateau", "--shards", B]) == 0
