@@ -13,7 +13,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.storage.defs_state.base import set_defs_state_storage
 
 # The suite decides its settings; a developer's own, in the shell or in a `.env` here, would change what it tests.
 for name in [name for name in os.environ if name.startswith("EL_")]:
@@ -162,10 +161,7 @@ class Workspace:
 
 @cache
 def definitions_of(**environment: Any) -> dg.Definitions:
-    found = build_definitions(Settings.load({}, **environment))
-    with set_defs_state_storage(None):  # instances end in any order here, and Dagster would ask the last one
-        found.get_repository_def()
-    return found
+    return build_definitions(Settings.load({}, **environment))
 
 
 def write_json_lines(path: Path, documents: Sequence[dict[str, Any]]) -> None:
@@ -243,13 +239,6 @@ def forwards(result: dg.ExecuteInProcessResult) -> int:
 
 def failed_checks(result: dg.ExecuteInProcessResult) -> set[str]:
     return {check.check_name for check in result.get_asset_check_evaluations() if not check.passed}
-
-
-@pytest.fixture(autouse=True)
-def no_instance_of_an_earlier_test() -> Iterator[None]:
-    """Let definitions be built without the last test's instance, which Dagster may remember after its end."""
-    with set_defs_state_storage(None):
-        yield
 
 
 @pytest.fixture

@@ -29,25 +29,26 @@ def follow(workspace: Workspace, sensor: str = "follow_corpus", cursor: str | No
 def follow_up(workspace: Workspace, sensor: str, run: dg.DagsterRun) -> list[dg.RunRequest]:
     """What a sensor that watches runs asks for when this one has succeeded, and what it logs."""
     events = workspace.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_SUCCESS)
-    context = dg.build_run_status_sensor_context(
+    with dg.build_run_status_sensor_context(
         sensor_name=sensor,
         dagster_event=events[0].get_dagster_event(),
         dagster_instance=workspace.instance,
         dagster_run=run,
         resources={"settings": workspace.loaded()},
-    )
-    answer = defs.resolve_sensor_def(sensor)(context)
+    ) as context:
+        answer = defs.resolve_sensor_def(sensor)(context)
     return answer if isinstance(answer, list) else []
 
 
 def schedule_tick(workspace: Workspace, schedule: str, **changes: Any) -> Any:
     """A tick's answer."""
-    context = dg.build_schedule_context(
+    # Left open, it would be closed by the garbage collector, in the middle of another test's use of an instance.
+    with dg.build_schedule_context(
         instance=workspace.instance,
         scheduled_execution_time=datetime(2026, 1, 2, 4, tzinfo=UTC),
         resources={"settings": workspace.loaded(**changes)},
-    )
-    return defs.resolve_schedule_def(schedule).evaluate_tick(context)
+    ) as context:
+        return defs.resolve_schedule_def(schedule).evaluate_tick(context)
 
 
 def backfill(workspace: Workspace, schedule: str) -> list[dg.ExecuteInProcessResult]:

@@ -141,16 +141,16 @@ def test_a_tick_logs_which_shards_and_why(settings: Settings, instance: dg.Dagst
 def logged(instance: dg.DagsterInstance, settings: Settings, schedule: str) -> list[str]:
     """Lines of a tick's log."""
     lines = []
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC),
         resources={"settings": settings},
-    )
-    context.log.addHandler(handler := ListHandler(lines))
-    try:
-        defs.resolve_schedule_def(schedule).evaluate_tick(context)
-    finally:
-        context.log.removeHandler(handler)
+    ) as context:
+        context.log.addHandler(handler := ListHandler(lines))
+        try:
+            defs.resolve_schedule_def(schedule).evaluate_tick(context)
+        finally:
+            context.log.removeHandler(handler)
     return lines
 
 
@@ -174,12 +174,12 @@ def message(instance: dg.DagsterInstance, settings: Settings, schedule: str = "b
 
 
 def evaluated(instance: dg.DagsterInstance, settings: Settings, schedule: str) -> Any:
-    context = dg.build_schedule_context(
+    with dg.build_schedule_context(
         instance=instance,
         scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC),
         resources={"settings": settings},
-    )
-    found = defs.resolve_schedule_def(schedule).evaluate_tick(context)
+    ) as context:
+        found = defs.resolve_schedule_def(schedule).evaluate_tick(context)
     assert bool(found.run_requests) != bool(found.skip_message)
     return found
 

@@ -1,26 +1,15 @@
 """The daily schedules, evaluated against a real instance and store, and their requests executed."""
 
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any
 
 import dagster as dg
 
 from el_assets.definitions import defs
 from tests.conftest import Workspace, library_documents, library_samples
-from tests.ticks import asked_range, execute, follow_up
+from tests.ticks import asked_range, execute, follow_up, schedule_tick
 
 SHARDS = ("a.jsonl", "b.jsonl", "c.jsonl")
 SMALL = {"roots_per_shard": 1, "root_tokens_min": 64, "candidates_per_anchor": 2, "max_anchors": 2, "alpha": 0.5}
-
-
-def tick(workspace: Workspace, schedule: str) -> Any:
-    context = dg.build_schedule_context(
-        instance=workspace.instance,
-        scheduled_execution_time=datetime(2026, 1, 2, 4),
-        resources={"settings": workspace.loaded()},
-    )
-    return defs.resolve_schedule_def(schedule).evaluate_tick(context)
 
 
 def test_schedules_ask_for_what_is_missing_and_then_for_nothing(new_workspace: Callable[..., Workspace]) -> None:
@@ -28,18 +17,18 @@ def test_schedules_ask_for_what_is_missing_and_then_for_nothing(new_workspace: C
     for number, name in enumerate(SHARDS):
         workspace.write_shard(name, library_documents(2, offset=2 * number))
     workspace.register()
-    (request,) = tick(workspace, "backfill_index").run_requests
+    (request,) = schedule_tick(workspace, "backfill_index").run_requests
     execute(workspace, "build_index", request)
-    assert "all 3 registered shards are up to date" in (tick(workspace, "backfill_index").skip_message or "")
+    assert "all 3 registered shards are up to date" in (schedule_tick(workspace, "backfill_index").skip_message or "")
 
     workspace.run("build_sequences", SHARDS[1])
-    (request,) = tick(workspace, "backfill_sequences").run_requests
+    (request,) = schedule_tick(workspace, "backfill_sequences").run_requests
     asked = (request.tags["dagster/asset_partition_range_start"], request.tags["dagster/asset_partition_range_end"])
     assert asked == (SHARDS[0], SHARDS[2]), "one range that spans the finished shard"
     finished = workspace.files()["tables/packed_sequences/b.jsonl.parquet"]
     execute(workspace, "build_sequences", request)
     assert workspace.files()["tables/packed_sequences/b.jsonl.parquet"] == finished
-    assert not tick(workspace, "backfill_sequences").run_requests
+    assert not schedule_tick(workspace, "backfill_sequences").run_requests
 
 
 def test_a_changed_file_is_asked_for_again(new_workspace: Callable[..., Workspace]) -> None:
@@ -49,7 +38,7 @@ def test_a_changed_file_is_asked_for_again(new_workspace: Callable[..., Workspac
     workspace.register()
     workspace.run("build_index")
     workspace.write_shard(SHARDS[1], library_documents(1, offset=5))
-    (request,) = tick(workspace, "backfill_index").run_requests
+    (request,) = schedule_tick(workspace, "backfill_index").run_requests
     asked = {value for tag, value in request.tags.items() if "partition_range" in tag}
     assert asked == {SHARDS[1]}
 
