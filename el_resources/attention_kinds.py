@@ -2,7 +2,7 @@
 
 Attention is watched in a packed forward (scoring/segment_mass.py), which needs softmax attention in every layer, full
 or within a sliding window, without capped scores, sinks or position biases. The configs of the families below say that
-theirs is another; what a config does not say is found when the model is loaded (scoring/readers.py).
+theirs is another; what a config does not say is found when the model is loaded (scoring/probe.py).
 """
 
 from collections.abc import Mapping
