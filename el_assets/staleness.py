@@ -151,7 +151,8 @@ class Inventory:
     def index(self) -> Finding:
         """The state of `retrieval_index`."""
         if self._index is None:
-            return Finding("missing", (f"its files are broken: {self._index_fault}",)) if self._index_fault else MISSING
+            why = f"its files are broken: {self._index_fault}; job build_index makes it anew"
+            return Finding("missing", (why,)) if self._index_fault else MISSING
         chunks = self._chunk_stamps
         if not chunks:
             return Finding("stale", ("no registered shard has context_chunks",))

@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING
 from el_resources.choices import FullTextTokenizer
 from el_resources.index_building import build_indices
 from el_resources.index_rows import Differences, ShardChunks, delete_shards, groups, put_group, table_schema
-from el_resources.index_soundness import LOOK_BYTES, OPEN_BYTES, build_fault, record_build
+from el_resources.index_soundness import LOOK_BYTES, OPEN_BYTES, build_fault, fault_in_words, record_build
 from el_resources.index_tags import CURRENT, build_tag, builds_in, restore, set_tag, versions_of
 from el_resources.object_stores import client_options, faults_named, store_path
-from el_resources.passing_faults import LANCE_ERRORS, Again, Tell, in_short, is_passing, silent
+from el_resources.passing_faults import LANCE_ERRORS, Again, Tell, is_passing, silent
 from el_resources.pinned_index import PinnedIndex
 from el_resources.writer_lock import WriterLock
 
@@ -157,7 +157,7 @@ class ContextStore:
         first = self._again("reading the index", lambda _: Differences.of(table, build.wanted))
         versions = self._again("listing tags", lambda _: versions_of(table))
         is_whole = False
-        if build.tag in versions:
+        if build.tag in versions and not self.fault(build.tag, hash_bytes=OPEN_BYTES):
             self._again("restoring a build", lambda _: restore(table, versions[build.tag]))
             is_whole = self._again("reading the index", lambda _: Differences.of(table, build.wanted)).none
         if not is_whole:
@@ -237,8 +237,10 @@ class ContextStore:
         def look(_: int) -> str:
             try:
                 table = _open_table(self._connect())
-                versions = versions_of(table) if table is not None else {}
-                if table is None or (tag or CURRENT) not in versions:
+                if table is None:
+                    return fault_in_words(self.uri, TABLE, tag or CURRENT)
+                versions = versions_of(table)
+                if (tag or CURRENT) not in versions:
                     return ""
                 named = [one for one in builds_in(versions) if versions[one] == versions[tag or CURRENT]]
                 if not named:
@@ -249,7 +251,7 @@ class ContextStore:
             except LANCE_ERRORS as error:
                 if is_passing(error) or isinstance(error, PermissionError) or NOT_BROKEN.search(str(error)):
                     raise
-                return in_short(error)
+                return fault_in_words(self.uri, TABLE, tag or CURRENT, error)
 
         with faults_named(self.uri):
             return self._again("opening the index", look)

@@ -6,22 +6,27 @@ byte in a vector is another vector to it. The record is stored next to the table
 Which files belong to a build is read off its manifest, which names them: data files by name, indices as the
 bytes of their UUIDs, deletions as the varint of their numbers. Files that only older builds use are not looked at.
 
-Costs: one listing; hashes of at most `LOOK_BYTES` for a look, `OPEN_BYTES` before the build is used, smallest first.
+Costs: one listing; hashes of at most `LOOK_BYTES` for a look, `OPEN_BYTES` before the build is used, smallest first. A
+process hashes a file again only if its size or times changed.
 """
 
-import hashlib
 import json
+import logging
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
 from upath import UPath
 
 from el_resources.object_stores import is_remote, store_path
+from el_resources.shard_files import FileDigests
 from el_resources.whole_files import put_whole
 
+LOG = logging.getLogger("entropylong")
 LOOK_BYTES = 64 * 2**20
 OPEN_BYTES = 8 * 2**30
+TAGS = "_refs/tags/"
 NEWEST_VERSION = 2**64 - 1  # manifests are named by what is left to it, so that the newest is listed first
 
 
@@ -62,6 +67,55 @@ def build_fault(store: str, table: str, tag: str, version: int, *, hash_bytes: i
     now = _hashes(folder, {name: size for name, (size, made) in expected.items() if made}, hash_bytes)
     changed = next((name for name, made in now.items() if made != expected[name][1]), None)
     return f"the content of {folder / changed} changed" if changed else ""
+
+
+def fault_in_words(store: str, table: str, tag: str, error: Exception | None = None) -> str:
+    """Return why the library cannot read a table, which it says in words of its own: the file that is gone or broken.
+
+    Args:
+        tag: is looked at before the others.
+        error: the library's; None if it finds no table, which is no fault if no build was ever made of it.
+    """
+    folder = store_path(store) / f"{table}.lance"
+    sizes = _sizes(folder)
+    tags = _tags_in(sizes)
+    if error is None:
+        was_built = tags or _sizes(store_path(store) / "builds")
+        return f"{folder} {'has no manifest' if folder.exists() else 'is gone'}" if was_built else ""
+    LOG.debug("the library's words on %s", folder, exc_info=error)
+    ordered = sorted(tags, key=lambda name: (tags[name] != tag, name))
+    faults = (_fault_of_tag(folder, name, tags[name], sizes) for name in ordered)
+    return next(filter(None, faults), f"the files of {folder} are not those of a table that can be read")
+
+
+def _fault_of_tag(folder: UPath, name: str, tag: str, sizes: Mapping[str, int]) -> str:
+    """Return what is wrong with the file of a tag, or with the manifest that it names."""
+    version = _tagged_version((folder / name).read_bytes())
+    if version is None:
+        return f"{folder / name} is broken, which says what tag {tag} names"
+    manifest = _manifest(version)
+    if sizes.get(manifest):
+        return ""
+    return f"{folder / manifest} is {'empty' if manifest in sizes else 'gone'}, which tag {tag} names"
+
+
+def _tags_in(sizes: Mapping[str, int]) -> dict[str, str]:
+    """Tags by the file that says what each names."""
+    return {
+        name: name.removeprefix(TAGS).removesuffix(".json")
+        for name in sizes
+        if name.startswith(TAGS) and name.endswith(".json")
+    }
+
+
+def _tagged_version(content: bytes) -> int | None:
+    """Return the table version that a tag's file names; None if the file is broken."""
+    try:
+        found = json.loads(content)
+        version, size = found["version"], found["manifestSize"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return version if type(version) is int and type(size) is int and min(version, size) >= 0 else None
 
 
 def _record(store: str, tag: str) -> UPath:
@@ -113,6 +167,5 @@ def _hashes(folder: UPath, sizes: Mapping[str, int], most_bytes: int) -> dict[st
         most_bytes -= size
         if most_bytes < 0:
             break
-        with Path(str(folder / name)).open("rb") as file:
-            found[name] = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+        found[name] = FileDigests().of(LocalFileSystem(), str(folder / name))[:32]
     return found

@@ -1,9 +1,11 @@
 """The index on disks and object stores that fail: doubled rows, damaged files, connections that are reset."""
 
 import json
+import os
 import random
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ import pytest
 from el_resources.context_store import BrokenIndexError, ContextStore
 from el_resources.index_rows import COMMIT_ROWS, ShardChunks, groups, rows_in
 from el_resources.index_soundness import record_build
+from el_resources.index_tags import versions_of
+from el_resources.object_stores import store_path
 from tests.el_resources.made_chunks import DIMENSION, SETTINGS, as_chunks, chunks_frame, shard
 from tests.s3_server import BUCKET, S3, s3_server
 
@@ -86,6 +90,84 @@ def test_a_damaged_file_is_named_or_needless_and_a_sync_heals(whole: Path, tmp_p
     assert n_named or needless
 
 
+TABLE = "context_chunks.lance"
+NEWEST = f"{TABLE}/_versions/18446744073709551609.manifest"
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def written(content: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage", "words"),
+    [
+        (f"{TABLE}/_versions/*", remove, f"{TABLE} has no manifest"),
+        (f"{TABLE}/_versions", remove, f"{TABLE} has no manifest"),
+        (TABLE, remove, f"{TABLE} is gone"),
+        (NEWEST, remove, f"{NEWEST} is gone, which tag current names"),
+        (NEWEST, written(""), f"{NEWEST} is empty, which tag current names"),
+        (NEWEST, written("x" * 99), "are not those of a table that can be read"),
+        *(
+            (f"{TABLE}/_refs/tags/current.json", written(content), "current.json is broken, which says what tag")
+            for content in ("", "{", "[]", "{}", '{"version": "x", "manifestSize": 1}', '{"version": -1}', "6", "\0")
+        ),
+    ],
+)
+def test_an_index_that_cannot_be_read_is_told_in_words_of_ours_and_made_anew(
+    whole: Path, tmp_path: Path, pattern: str, damage: Callable[[Path], object], words: str
+) -> None:
+    place, told = tmp_path / "context_store", list[str]()
+    shutil.copytree(whole, place)
+    for path in place.glob(pattern):
+        damage(path)
+    store = ContextStore(str(place), tell=told.append)
+    with pytest.raises(BrokenIndexError, match=re.escape(words)) as raised:
+        store.open()
+    assert not re.search(r"(?i)lance ?error|arrow|\.rs:|cleaned up", str(raised.value))
+    assert store.sync(CONTENT, settings=SETTINGS).n_rows == 345
+    assert len(told) == 1
+    assert rows_in(store.open()._table) == ROWS
+
+
+def test_a_build_of_before_that_is_damaged_is_not_restored(whole: Path, tmp_path: Path) -> None:
+    place = tmp_path / "context_store"
+    shutil.copytree(whole, place)
+    before = {**CONTENT, "b": shard("b", 10)}
+    store = ContextStore(str(place))
+    tag = store.sync(before, settings=SETTINGS).tag
+    version = versions_of(store._open())[tag]
+    store.sync(CONTENT, settings=SETTINGS)
+    (place / TABLE / "_versions" / f"{2**64 - 1 - version}.manifest").unlink()
+    assert store.sync(before, settings=SETTINGS).tag == tag
+    assert rows_in(store.open(tag)._table) == {**ROWS, "b": {"1": 10}}
+
+
+def test_each_file_is_hashed_once_a_build_and_again_in_the_next_process(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    monkeypatch.setattr(
+        "el_resources.shard_files.file_digest", lambda f, kind: hashed.append(f.name) or blake2b(f.read())
+    )
+    place = tmp_path / "context_store"
+    shutil.copytree(whole, place)
+    store = ContextStore(str(place))
+    store.sync({**CONTENT, "b": shard("b", 10)}, settings=SETTINGS)
+    store.sync(CONTENT, settings=SETTINGS)
+    store.open()
+    assert len(hashed) == len(set(hashed)) > 3
+    data = next(place.glob(f"{TABLE}/data/*"))
+    times = data.stat()
+    data.write_bytes(damaged(data.read_bytes(), "flipped") or b"")
+    os.utime(data, ns=(times.st_atime_ns, times.st_mtime_ns))
+    monkeypatch.setattr("el_resources.shard_files._LOCAL_DIGESTS", {})  # what a process begins with
+    assert store.fault() == f"the content of {data} changed"
+
+
 def test_doubled_rows_are_replaced_though_their_build_was_tagged(tmp_path: Path) -> None:
     store = ContextStore(str(tmp_path / "context_store"))
     tag = store.sync({"a": shard("a"), "b": shard("b")}, settings=SETTINGS).tag
@@ -135,6 +217,14 @@ def s3(server: S3) -> S3:
 
 
 class TestObjectStore:
+    def test_an_index_whose_manifests_are_gone_is_told_and_made_anew(self, s3: S3) -> None:
+        store = ContextStore(f"s3://{BUCKET}/store/context_store")
+        store.sync(CONTENT, settings=SETTINGS)
+        manifests = store_path(store.uri) / TABLE / "_versions"
+        manifests.fs.rm(manifests.path, recursive=True)
+        assert store.fault() == f"{store.uri}/{TABLE} has no manifest"
+        assert store.sync(CONTENT, settings=SETTINGS).n_rows == 345
+
     @pytest.mark.parametrize("seed", [1, 2, 3])
     def test_resets_at_random_change_nothing(self, s3: S3, seed: int) -> None:
         store, told = f"s3://{BUCKET}/store/context_store", list[str]()
