@@ -4,15 +4,24 @@ A file is written with a blank digest among its metadata. `seal` then hashes all
 place of the blank; `fault_in` hashes them again with the place blanked. So pages, footer and stamp are covered alike,
 whichever library wrote the file, and a stamp that was copied into another file does not fit it.
 
+A file on disk that was found to be another is noted in a small file next to it, so that a look that hashes nothing (a
+schedule's, which asks for what is missing) learns what a run found. The note holds as long as the file is the same.
+
 Costs: one more read of the file after it was written, and one before its rows are used; SHA-256 takes about 1.5 GB/s on
 a core. A file is hashed once a process as long as its size and times stay as they are.
 """
 
+import contextlib
 import hashlib
+import json
 import os
 import re
 from pathlib import Path
 from typing import BinaryIO
+
+from upath import UPath
+
+from el_resources.object_stores import is_remote
 
 BLANK = "0" * 64
 # The first member of the JSON object that holds a table's stamp.
@@ -52,21 +61,53 @@ def fault_in(file: BinaryIO) -> str:
     return "its content is not what was written: its digest differs"
 
 
-def fault_of(path: Path) -> str:
-    """Return the fault of a file on disk, as `fault_in` does; one that has not changed since is not read again.
+def fault_of(place: str) -> str:
+    """Return the fault of a file, as `fault_in` does; one on disk that has not changed since is not read again.
 
     Raises:
         OSError: the file cannot be opened or read.
     """
-    status = path.stat()
-    state = (status.st_ino, status.st_size, status.st_mtime_ns)
-    known = _known.get(str(path))
+    if is_remote(place):
+        with UPath(place, use_listings_cache=False).open("rb") as file:
+            return fault_in(file)
+    path = Path(place)
+    state = _state(path)
+    known = _known.get(place)
     if known is not None and known[0] == state:
         return known[1]
     with path.open("rb") as file:
         fault = fault_in(file)
-    _known[str(path)] = (state, fault)
+    _known[place] = (state, fault)
+    if fault:
+        with contextlib.suppress(OSError):  # a store that may only be read
+            _note(path).write_text(json.dumps([*state, fault]))
     return fault
+
+
+def noted_fault(place: str) -> str:
+    """Return the fault that `fault_of` found in a file on disk, in this or another process, if the file is the same."""
+    path = Path(place)
+    if is_remote(place) or not _note(path).exists():
+        return ""
+    try:
+        *state, fault = json.loads(_note(path).read_text())
+    except (OSError, ValueError, TypeError):
+        return ""
+    return str(fault) if tuple(state) == _state(path) else ""
+
+
+def forget_fault(path: Path) -> None:
+    """Remove the note on a file that is replaced or removed."""
+    _note(path).unlink(missing_ok=True)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f".{path.name}.damaged")
 
 
 def _digest_in(file: BinaryIO) -> tuple[int, str] | None:

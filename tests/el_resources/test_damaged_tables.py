@@ -153,10 +153,28 @@ def test_a_table_from_before_there_were_digests_is_taken_as_it_is(tables: ShardT
     assert tables.read("documents", "a").equals(FRAME)
 
 
-def test_rows_that_are_not_those_of_the_stamp_are_refused_without_a_digest_too(tables: ShardTables) -> None:
+def test_rows_that_are_not_those_of_the_stamp_are_refused_without_a_digest_too(
+    tables: ShardTables, tmp_path: Path
+) -> None:
     stamp_of(place(tables), lambda stamp: {**stamp, "facts": {"rows": 7}})
-    with pytest.raises(ValueError, match="it has 200 rows, and 7 by its stamp"):
-        tables.read("documents", "a")
+    for look in (tables, KnownStamps(str(tmp_path))):
+        assert look.damage("documents", "a") == "it has 200 rows, and 7 by its stamp"
+        assert not look.has("documents", "a")
+        for use in (look.read, look.scan, look.require_stamp):
+            with pytest.raises(MissingTableError, match="it has 200 rows, and 7 by its stamp"):
+                use("documents", "a")
+        with pytest.raises(MissingTableError, match="has no partition yet"):
+            look.scan_many("documents", ["a"])
+
+
+def test_a_look_at_stamps_alone_knows_what_a_reader_of_bytes_found(tables: ShardTables, tmp_path: Path) -> None:
+    path = place(tables)
+    a_page_flipped(path)
+    assert "digest differs" in tables.damage("documents", "a")
+    assert "digest differs" in KnownStamps(str(tmp_path)).damage("documents", "a")
+    tables.write(FRAME, stamped())
+    assert KnownStamps(str(tmp_path)).has("documents", "a")
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_file_is_hashed_again_only_if_it_changed(tables: ShardTables, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,10 +182,10 @@ def test_a_file_is_hashed_again_only_if_it_changed(tables: ShardTables, monkeypa
     monkeypatch.setattr("el_resources.file_digests.fault_in", lambda file: hashed.append(file.name) or "")
     path = place(tables)
     os.utime(path, ns=(1, 1))
-    assert [fault_of(path), fault_of(path)] == ["", ""]
+    assert [fault_of(str(path)), fault_of(str(path))] == ["", ""]
     assert len(hashed) == 1
     os.utime(path, ns=(2, 2))
-    fault_of(path)
+    fault_of(str(path))
     assert len(hashed) == 2
 
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from el_resources.context_store import ContextStore
 from el_resources.corpus_source import CorruptShardError, open_corpus
 from el_resources.index_rows import ShardChunks
 from el_resources.object_stores import client_options
-from el_resources.shard_tables import MissingTableError, ShardTables, Stamp
+from el_resources.shard_tables import KnownStamps, MissingTableError, ShardTables, Stamp
 from tests.s3_server import BUCKET, S3, s3_server
 
 FRAME = pl.DataFrame({"doc_id": ["ä", "b"], "nats": [0.5, None]})
@@ -108,6 +109,20 @@ class TestTables:
         for read in (tables.read, tables.scan):
             with pytest.raises(MissingTableError, match=r"is damaged for partition .a. .its file is cut short"):
                 read("scores", "a")
+
+    def test_a_table_of_other_rows_is_damaged_and_other_bytes_are_found_if_asked_for(self, s3: S3) -> None:
+        tables = ShardTables(STORE)
+        tables.write(FRAME, replace(made(), facts={"rows": FRAME.height}))
+        path = tables.path("scores", "a")
+        content = bytearray(path.read_bytes())
+        content[20] ^= 1
+        path.write_bytes(content)
+        assert tables.has("scores", "a")
+        assert "digest differs" in KnownStamps(STORE, verify=True).damage("scores", "a")
+        tables.write(FRAME, replace(made(), facts={"rows": 7}))
+        assert not tables.has("scores", "a")
+        with pytest.raises(MissingTableError, match=f"it has {FRAME.height} rows, and 7 by its stamp"):
+            tables.scan("scores", "a")
 
     def test_a_write_that_fails_leaves_the_old_table(self, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
         tables = ShardTables(STORE)
