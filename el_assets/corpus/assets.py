@@ -1,5 +1,6 @@
 """The corpus and its retrieval index, as assets."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -32,6 +33,8 @@ from el_resources.text_splitting import Span, TextSplitter
 
 SPLIT_DOCUMENTS = 64
 BATCH_ROWS = 4096
+# Shards that a command names; one for more of them is for all.
+SHARDS_NAMED = 6
 INDEX_COLUMNS = ("chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vector")
 
 
@@ -196,8 +199,14 @@ def _refuse_damaged(tables: ShardTables, without_stamp: Sequence[str]) -> None:
         shard, damage = next(iter(damaged.items()))
         raise ValueError(
             f"context_chunks of {listed(list(damaged))} are damaged (of {shard!r}: {damage}), and the index would lose "
-            "their rows; run build_index for them too, which makes them again"
+            f"their rows; `{_mending(list(damaged))}` makes them again"
         )
+
+
+def _mending(shards: Sequence[str]) -> str:
+    """Return the command that makes the chunks of damaged shards again; it skips what is up to date."""
+    named = [f"--shard {shlex.quote(shard)}" for shard in shards] if len(shards) <= SHARDS_NAMED else []
+    return " ".join(["python -m el_assets run --select index", *named])
 
 
 def _index_settings(chunks: Mapping[str, Stamp]) -> dict[str, str]:

@@ -16,6 +16,7 @@ import pytest
 from el_assets.__main__ import main
 from el_resources.shard_tables import STAMP_KEY, ShardTables, Stamp
 from tests.conftest import Workspace, library_documents, library_samples, tiny_model
+from tests.ticks import asked_range, schedule_tick
 
 ROOT = Path(__file__).parents[2]
 A, B = "a.jsonl", "b.jsonl"
@@ -182,11 +183,23 @@ def test_orphans_of_killed_writers_are_cleaned_by_the_next_run(folder: Path, mon
     assert not orphan.exists()
 
 
-def test_an_index_loses_no_rows_of_a_shard_whose_chunks_are_damaged(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+def test_a_schedule_asks_for_the_chunks_in_whose_bytes_a_run_found_damage(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page_flipped(file_of(folder, "context_chunks"))
+    with dg.DagsterInstance.get() as instance:
+        workspace = Workspace(folder, instance, {**SMALL, "long_model": str(folder.parent / "model")})
+        assert not schedule_tick(workspace, "backfill_index").run_requests, "a tick reads no bytes"
     capsys.readouterr()
     assert main(["run", "--select", "index", "--shards", B]) == 1
-    assert f"retrieval_index: context_chunks of {A} are damaged" in capsys.readouterr().err
-    assert main(["run", "--select", "index"]) == 0
+    told = capsys.readouterr().err
+    assert f"retrieval_index: context_chunks of {A} are damaged" in told
+    command = f"python -m el_assets run --select index --shard {A}"
+    assert f"`{command}` makes them again" in told
+    monkeypatch.setattr("el_resources.file_digests._known", {})  # the schedule's is another process
+    with dg.DagsterInstance.get() as instance:
+        workspace = Workspace(folder, instance, {**SMALL, "long_model": str(folder.parent / "model")})
+        (request,) = schedule_tick(workspace, "backfill_index").run_requests
+    assert asked_range(request) == (A, A)
+    assert main(command.split()[3:]) == 0
+    assert main(["status", "--select", "index", "--verify"]) == 0
