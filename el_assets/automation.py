@@ -16,7 +16,8 @@ from el_assets.jobs import Jobs
 from el_assets.partitions import selected_fractions
 from el_assets.recipes import CORPUS_TABLES, SEQUENCE_TABLES, sample_tables
 from el_assets.staleness import Inventory
-from el_assets.status import AssetStatus, names, problems
+from el_assets.status import AssetStatus, problems
+from el_resources.listed_names import listed
 from el_resources.settings import Settings
 
 UNDER_WAY = (
@@ -71,7 +72,7 @@ def ask_for_sequences(inventory: Inventory) -> Asked:
     wanted = [shard for shard in inventory.unfinished(SEQUENCE_TABLES) if shard not in waiting]
     yield from _ranges(inventory, wanted, barred=waiting)
     if not wanted and waiting:
-        shown = names([shard for shard in inventory.registered if shard in waiting])
+        shown = listed([shard for shard in inventory.registered if shard in waiting])
         yield dg.SkipReason(
             f"{len(waiting)} of {len(inventory.registered)} registered shards wait for build_index: {shown}"
         )
@@ -94,7 +95,7 @@ def ask_for_selection(inventory: Inventory) -> Asked:
     stale = [s for s in inventory.registered if s not in scored and inventory.table(tables[-1], s).state == "stale"]
     fractions = selected_fractions.get_partition_keys()
     if not scored or stale:
-        shown = f": {names(stale)}" if stale else ""
+        shown = f": {listed(stale)}" if stale else ""
         yield dg.SkipReason(
             f"{len(scored)} registered shards are scored and {len(stale)} wait for score_samples{shown}"
         )
@@ -123,7 +124,7 @@ def reasons(inventory: Inventory, tables: Sequence[str]) -> Iterator[str]:
     for table in tables:
         status = AssetStatus.of(table, ((shard, inventory.table(table, shard)) for shard in inventory.registered))
         for reason, shards in problems(status).items():
-            yield f"{table}: {reason}: {len(shards)} shards: {names(shards)}"
+            yield f"{table}: {reason}: {len(shards)} shards: {listed(shards)}"
 
 
 def in_words(asked: dg.RunRequest | dg.SkipReason, job: str) -> str:

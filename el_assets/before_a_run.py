@@ -12,7 +12,7 @@ from pathlib import Path
 from el_assets.gateau.steps import refuse_different_tokenizers, refuse_unwatchable
 from el_resources.causal_lm import ModelChoice
 from el_resources.checked_values import ENCODER_PREFIX
-from el_resources.object_stores import is_remote
+from el_resources.object_stores import is_remote, store_path
 from el_resources.settings import Settings
 
 SCORING_PARTS = ("entropylong", "gateau")
@@ -58,11 +58,8 @@ def _make_store(place: str) -> None:
     """Make the folder of a store on this machine; the first table would be the first to find that it cannot be."""
     if is_remote(place):
         return
-    folder = Path(place)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"the store {place!r} is a file; set EL_STORE to a folder, which is made if it is not there")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        store_path(place).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
             f"EL_STORE={place!r} cannot be made ({error.strerror}); name a folder that you may write to"

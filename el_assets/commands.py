@@ -29,7 +29,6 @@ from el_assets.interrupts import Interrupts
 from el_assets.partitions import (
     ShardedSource,
     contiguous_ranges,
-    listed,
     register_shards,
     registered_shards,
 )
@@ -46,6 +45,7 @@ from el_assets.terminal import terminal
 from el_assets.workspace import build_definitions
 from el_resources.environment import Environment, field_of
 from el_resources.launching import shown_at_launch
+from el_resources.listed_names import listed
 from el_resources.settings import Settings
 from el_resources.shard_tables import KnownStamps
 

@@ -12,6 +12,7 @@ from typing import Protocol
 import dagster as dg
 
 from el_assets.parts import FRACTIONS
+from el_resources.listed_names import listed
 from el_resources.shard_files import still_there
 
 corpus_shards = dg.DynamicPartitionsDefinition(name="corpus_shards")
@@ -113,12 +114,6 @@ def registered_source(instance: dg.DagsterInstance, partitions: dg.DynamicPartit
 
 def _source_key(partitions: dg.DynamicPartitionsDefinition) -> str:
     return f"entropylong/source_of/{_name(partitions)}"
-
-
-def listed(shards: Sequence[str], shown: int = 6) -> str:
-    """Return the first few names, one with a comma in double quotes, as for `--shards`, and how many more there are."""
-    names = (f'"{name}"' if "," in name else name for name in shards[:shown])
-    return ", ".join(names) + (f" and {len(shards) - shown} more" if len(shards) > shown else "")
 
 
 def deregister_shards(

@@ -21,7 +21,7 @@ import dagster as dg
 from el_assets.automation import UNDER_WAY
 from el_assets.partitions import ShardedSource, registered_shards
 from el_assets.removal import KINDS, Departures, removal_of, remove_shards
-from el_assets.status import names
+from el_resources.listed_names import listed
 from el_resources.settings import Settings
 from el_resources.shard_files import still_there
 
@@ -45,7 +45,7 @@ class Changes:
 
     def in_words(self) -> str:
         found = [
-            f"{len(shards)} {what}: {names(shards)}"
+            f"{len(shards)} {what}: {listed(shards)}"
             for what, shards in (("came", self.came), ("changed", self.changed), ("went", self.went))
             if shards
         ]
@@ -127,7 +127,7 @@ def _answer(context: dg.SensorEvaluationContext, settings: Settings, name: str) 
     departures = Departures.of(kind, settings, changes.registered, changes.went)
     going, words, runs = departures.removable(settings), changes.in_words(), list[dg.RunRequest]()
     if departures.ghosts:
-        words += f". Without any table here, left from another source or store: {names(departures.ghosts)}"
+        words += f". Without any table here, left from another source or store: {listed(departures.ghosts)}"
     if len(going) < len(changes.went):
         words += f". No table is removed: {departures.refusal(source.uri)}"
     if going and not context.instance.get_runs_count(REMOVALS_UNDER_WAY):

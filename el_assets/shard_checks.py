@@ -16,7 +16,8 @@ import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
-from el_assets.partitions import corpus_shards, listed, registered_shards
+from el_assets.partitions import corpus_shards, registered_shards
+from el_resources.listed_names import listed
 from el_resources.settings import Settings
 from el_resources.shard_tables import MixedSettingsError, ShardTables
 

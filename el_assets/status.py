@@ -13,10 +13,9 @@ from el_assets.parts import FRACTIONS
 from el_assets.recipes import CORPUS_TABLES, SEQUENCE_TABLES, sample_tables
 from el_assets.staleness import Finding, Inventory
 from el_resources.addresses import without_secrets
+from el_resources.listed_names import NAMES_SHOWN, listed
 from el_resources.settings import Settings
 from el_resources.shard_tables import UNPARTITIONED
-
-NAMES_SHOWN = 5
 
 
 @dataclass(kw_only=True)
@@ -154,7 +153,7 @@ def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:
     yield f"{status.uri}: {status.shards} registered shards"
     for what, shards in (("not registered", status.not_registered), ("gone from the source", status.gone)):
         if shards:
-            yield f"  {len(shards)} {what}: {names(shards, shown)}"
+            yield f"  {len(shards)} {what}: {listed(shards, shown)}"
     for problem in list(status.unreadable.values())[:shown]:
         yield f"  not read: {problem}"
     if shown and (more := len(status.unreadable) - shown) > 0:
@@ -165,7 +164,7 @@ def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:
         yield f"  {asset.asset:<{width}}  {asset.done:>7,}  {len(asset.missing):>7,}  {len(asset.stale):>7,}"
     for asset in status.assets:
         for reason, partitions in problems(asset).items():
-            where = "" if partitions == [UNPARTITIONED] else f": {names(partitions, shown)}"
+            where = "" if partitions == [UNPARTITIONED] else f": {listed(partitions, shown)}"
             yield f"  {asset.asset}: {reason}{where}"
 
 
@@ -178,9 +177,3 @@ def problems(asset: AssetStatus) -> dict[str, list[str]]:
     for partition, why in asset.stale.items():
         found[f"stale: {'; '.join(why)}"].append(partition)
     return found
-
-
-def names(partitions: Sequence[str], shown: int | None = NAMES_SHOWN) -> str:
-    """The first few names, and how many more there are."""
-    more = len(partitions) - (shown or len(partitions))
-    return ", ".join(partitions[:shown]) + (f" and {more} more" if more > 0 else "")

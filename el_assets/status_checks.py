@@ -12,7 +12,8 @@ import dagster as dg
 from el_assets.entropylong.assets import packed_sequences
 from el_assets.gateau.assets import selected_subsets
 from el_assets.partitions import ShardedSource
-from el_assets.status import SourceStatus, corpus_status, names, pool_status, problems
+from el_assets.status import SourceStatus, corpus_status, pool_status, problems
+from el_resources.listed_names import listed
 from el_resources.settings import Settings
 
 
@@ -57,11 +58,11 @@ def cannot_look(error: Exception) -> dg.AssetCheckResult:
 
 def status_result(status: SourceStatus) -> dg.AssetCheckResult:
     """Passed where everything is done; else counts as metadata, and the first that is not."""
-    lines = [f"{a.asset}: {why}: {names(shards)}" for a in status.assets for why, shards in problems(a).items()]
+    lines = [f"{a.asset}: {why}: {listed(shards)}" for a in status.assets for why, shards in problems(a).items()]
     if status.not_registered:
-        lines.insert(0, f"not registered: {names(status.not_registered)}")
+        lines.insert(0, f"not registered: {listed(status.not_registered)}")
     if status.gone:
-        lines.insert(0, f"gone from the source: {names(status.gone)}")
+        lines.insert(0, f"gone from the source: {listed(status.gone)}")
     lines[:0] = [f"not read: {problem}" for problem in status.unreadable.values()]
     table = "\n".join(
         ["| asset | done | missing | stale |", "|---|---|---|---|"]

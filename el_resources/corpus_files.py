@@ -15,7 +15,7 @@ A row whose text cannot be read becomes a document that is set aside, with its l
 el_resources.bad_rows limits their number in a file.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,13 +24,14 @@ import pyarrow as pa
 from el_resources.corpus_source import SourceDocument
 from el_resources.file_formats import BadRow, cells, decoded, is_text, json_lines, label, parquet_batches
 from el_resources.file_source import FileSource
+from el_resources.listed_names import listed
 from el_resources.row_limits import RowLimits
 
 # Part of every fingerprint: raise it when the same bytes are read differently.
 READER_VERSION = 2
 DEFAULT_TEXT_COLUMN = "text"
 FIELDS = ("id", "url", "license")
-NAMES_SHOWN = 12
+COLUMNS_SHOWN = 12
 NAME_THE_COLUMN = "name the one that holds the text with EL_TEXT_COLUMN (text_column)"
 
 
@@ -57,7 +58,9 @@ class FileCorpus(FileSource[SourceDocument]):
     def _wanted(self, schema: pa.Schema) -> list[str]:
         column = self.text_column
         if column not in schema.names:
-            raise ValueError(f"it has no column {column!r} but {shortened(schema.names)}; {NAME_THE_COLUMN}")
+            raise ValueError(
+                f"it has no column {column!r} but {listed(schema.names, COLUMNS_SHOWN)}; {NAME_THE_COLUMN}"
+            )
         if not is_text(schema.field(column).type):
             raise ValueError(f"its column {column!r} holds {schema.field(column).type}, not text; {NAME_THE_COLUMN}")
         return [name for name in dict.fromkeys([column, *FIELDS]) if name in schema.names]
@@ -75,7 +78,9 @@ class FileCorpus(FileSource[SourceDocument]):
         """Return the flaw of a JSON object that has no text; None if it has one. A null is an empty text."""
         column = self.text_column
         if column not in row:
-            return BadRow("no_text", f"line {number} has no {column!r} but {shortened(row)}; {NAME_THE_COLUMN}")
+            return BadRow(
+                "no_text", f"line {number} has no {column!r} but {listed(row, COLUMNS_SHOWN)}; {NAME_THE_COLUMN}"
+            )
         text = row[column]
         if isinstance(text, str | None):
             return None
@@ -104,10 +109,3 @@ class FileCorpus(FileSource[SourceDocument]):
             "url": label(fields.get("url")),
             "license": label(fields.get("license")) or self.files.license,
         }
-
-
-def shortened(names: Iterable[str]) -> str:
-    """Return the first few names of columns or keys, for an error."""
-    listed = list(names)
-    more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
-    return ", ".join(map(str, listed[:NAMES_SHOWN])) + more if listed else "none"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from el_resources.addresses import secrets_kept, without_secrets
+from el_resources.listed_names import listed
 from el_resources.row_limits import RowLimits
 
 if TYPE_CHECKING:
@@ -131,8 +132,7 @@ def _open_source(uri: str, text_column: str | None, hub_endpoint: str, limits: R
 
 def unknown_shard(shard: str, uri: str, known: list[str]) -> ValueError:
     """Return the error for a shard that a source does not have."""
-    shown = ", ".join(repr(name) for name in known[:5])
-    return ValueError(f"source {uri!r} has no shard {shard!r}; it has {len(known)}: {shown}{', …' * (len(known) > 5)}")
+    return ValueError(f"source {uri!r} has no shard {shard!r}; it has {len(known)}: {listed(known)}")
 
 
 def _open_python_docs(uri: str, location: str, text_column: str | None) -> CorpusSource:

@@ -20,6 +20,7 @@ from typing import Any
 
 from el_resources import exact_encoding
 from el_resources.file_kinds import refuse_other_than_data
+from el_resources.listed_names import listed
 
 REFERENCE_PREFIX = "reference:"
 REFERENCE_FOLDER = Path(__file__).parent / "reference_models"
@@ -232,7 +233,7 @@ def _weight_files(folder: Path) -> list[Path]:
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickled:
         raise ValueError(
-            f"{folder} holds pickled weights only ({', '.join(pickled[:3])}), which can run code when loaded; "
+            f"{folder} holds pickled weights only ({listed(pickled)}), which can run code when loaded; "
             "convert the model with `model.save_pretrained(folder)`, which writes safetensors"
         )
     raise ValueError(

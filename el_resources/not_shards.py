@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
 from el_resources.file_kinds import POINTER_BYTES, pointer
+from el_resources.listed_names import listed
 
 Info = Mapping[str, Any]  # a file system's information about a file
 
@@ -32,7 +33,6 @@ BY_NAME = (HIDDEN, BOOKKEEPING, OTHERWISE_NAMED)
 OTHER_FORMAT = "neither Parquet nor JSON lines"
 BOOKKEEPING_NAME = re.compile(r"_SUCCESS|_(?:committed|started)_.*|_metadata|_common_metadata|_delta_log|_temporary")
 ANNEX_OBJECTS = "/annex/objects/"
-NAMES_SHOWN = 5
 
 
 def without_others(
@@ -132,5 +132,4 @@ def lines(others: Mapping[str, str]) -> Iterator[str]:
     """Yield a line for each reason."""
     for reason in dict.fromkeys(others.values()):
         names = sorted(name for name, why in others.items() if why == reason)
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        yield f"{len(names)} {reason} ({', '.join(names[:NAMES_SHOWN])}{more})"
+        yield f"{len(names)} {reason} ({listed(names)})"

@@ -12,7 +12,7 @@ import pyarrow as pa
 from el_assets.corpus.chunks import chunks_table, with_vectors
 from el_assets.corpus.documents import document_facts, documents_table, usable
 from el_assets.entropylong.diagnosis import why_nothing
-from el_assets.partitions import corpus_shards, listed, registered_shards
+from el_assets.partitions import corpus_shards, registered_shards
 from el_assets.progress import progress
 from el_assets.schemas import dagster_schema
 from el_assets.shard_assets import shard_asset, with_seen_settings
@@ -24,6 +24,7 @@ from el_resources.context_store import ContextStore
 from el_resources.corpus_source import CorpusSource, CorruptShardError, SourceDocument
 from el_resources.index_rows import ShardChunks
 from el_resources.index_tags import build_tag
+from el_resources.listed_names import listed
 from el_resources.long_texts import encode_whole
 from el_resources.passing_faults import Tell, silent
 from el_resources.settings import Settings

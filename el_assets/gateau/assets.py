@@ -27,6 +27,7 @@ from el_resources.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.corpus_source import CorruptShardError
 from el_resources.instruction_columns import PoolReading, parse_columns, parse_names
 from el_resources.instruction_source import InstructionSource, open_instructions
+from el_resources.listed_names import listed
 from el_resources.row_limits import RowLimits
 from el_resources.settings import Settings
 from el_resources.shard_tables import MissingTableError, MixedSettingsError, ShardTables, Stamp, refuse_mixed_settings
@@ -237,7 +238,7 @@ def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stam
     ]
     if changed:
         raise ValueError(
-            f"instruction_samples of shard {changed[0]!r} (and {len(changed) - 1} more) changed since they were "
+            f"instruction_samples of {listed(changed)} changed since they were "
             "scored; run job score_samples for them, then select_samples"
         )
 

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from el_resources.listed_names import listed
 from el_resources.model_files import check_weights, read_config, read_json
 from el_resources.scoring.fitness import FAILURES, told
 
@@ -149,12 +150,12 @@ def _check_tensors(folder: Path, model: Any, found: dict[str, Any]) -> None:
     if found["missing_keys"]:
         raise ValueError(
             f"the weights in {folder} lack {len(found['missing_keys'])} tensors of {name}, such as "
-            f"{_some(found['missing_keys'])}; fetch the model again, or correct its config.json"
+            f"{listed(sorted(found['missing_keys']))}; fetch the model again, or correct its config.json"
         )
     extra = _layers_beyond(model, found["unexpected_keys"])
     if extra:
         raise ValueError(
-            f"the weights in {folder} have layers that {name} with its config.json has not: {_some(extra)}; "
+            f"the weights in {folder} have layers that {name} with its config.json has not: {listed(sorted(extra))}; "
             "correct num_hidden_layers, or fetch config and weights of one model"
         )
     if found.get("error_msgs"):
@@ -177,9 +178,3 @@ def _layers_beyond(model: Any, unexpected: Iterable[str]) -> list[str]:
 
 def _shape(shape: Iterable[int]) -> str:
     return " × ".join(map(str, shape))
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first three of some names."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:3]) + (", …" if len(ordered) > 3 else "")

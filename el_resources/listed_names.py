@@ -1,0 +1,20 @@
+"""Names in words: the first few, and how many more there are."""
+
+from collections.abc import Iterable
+
+NAMES_SHOWN = 5
+
+
+def listed(names: Iterable[object], shown: int | None = NAMES_SHOWN) -> str:
+    """Return the first few names and how many more there are; one with a comma in double quotes, as for `--shards`.
+
+    Args:
+        shown: names at most; None for all.
+
+    Example:
+        >>> listed(["a", "b,c", "d"], shown=2)
+        'a, "b,c" and 1 more'
+    """
+    texts = [f'"{name}"' if "," in str(name) else str(name) for name in names]
+    more = len(texts) - len(texts[:shown])
+    return ", ".join(texts[:shown]) + (f" and {more} more" if more else "") if texts else "none"
