@@ -26,12 +26,7 @@ from el_assets.failures import told_of_step, trace_kept
 from el_assets.homes import opened_instance
 from el_assets.in_process import execute_here
 from el_assets.interrupts import Interrupts
-from el_assets.partitions import (
-    ShardedSource,
-    contiguous_ranges,
-    register_shards,
-    registered_shards,
-)
+from el_assets.partitions import ShardedSource, contiguous_ranges, register_shards, registered_shards
 from el_assets.parts import FRACTIONS, PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.passed_over import print_passed_over
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
@@ -39,7 +34,7 @@ from el_assets.removal import KINDS, Departures
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.settings_command import advice, seen_by_this_command_only
 from el_assets.shard_checks import failed_in_words
-from el_assets.status import corpus_status, in_words, pool_status
+from el_assets.status import corpus_status, in_words, made_again, pool_status
 from el_assets.summary import Stage, added_by_name, print_summary, stages_of, unreadable_files
 from el_assets.terminal import terminal
 from el_assets.workspace import build_definitions
@@ -105,7 +100,10 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
     refuse_what_cannot_run(settings, parts)
     with opened_instance() as instance:
         _close_lost_runs(instance)
-        chosen = _register(instance, settings, parts, options)
+        sources, chosen = _register(instance, settings, parts, options)
+        assets = [name for part in parts for name in {**PARTS_OF_CORPUS, **PARTS_OF_POOL}.get(part, ())]
+        for line in made_again(instance, settings, sources, chosen, assets):
+            print(line, flush=True)
         # Progress bars are this terminal's log, and what failed is said in the end.
         definitions = dg.Definitions.merge(build_definitions(settings), dg.Definitions(loggers={"console": terminal}))
         given = [field_of(variable) for variable in flags]
@@ -249,7 +247,7 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
         )
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     with opened_instance() as instance:
-        chosen = _register(instance, settings, parts, options)
+        _, chosen = _register(instance, settings, parts, options)
         launcher = type(instance.run_launcher).__name__
         for kind, shards in chosen.items():
             together = [part for part in parts if part in SHARDED_PARTS and SHARDED_PARTS[part][0] == kind]
@@ -262,8 +260,8 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
 
 def _register(
     instance: DagsterInstance, settings: Settings, parts: Sequence[str], options: argparse.Namespace
-) -> dict[str, list[str]]:
-    """Register the shards that the parts need; the chosen ones, by the kind of their source."""
+) -> tuple[dict[str, ShardedSource], dict[str, list[str]]]:
+    """Register the shards that the parts need; the opened sources and the chosen shards, by kind of source."""
     kinds = dict.fromkeys(SHARDED_PARTS[part][0] for part in parts if part in SHARDED_PARTS)
     found = {kind: _registered(instance, settings, kind) for kind in kinds}
     known = [shard for _, shards in found.values() for shard in shards]
@@ -272,7 +270,7 @@ def _register(
     for kind, (source, shards) in found.items():
         print(f"{len(chosen[kind])} of {len(shards)} shards of {source.uri}: {listed(chosen[kind])}", flush=True)
         print_passed_over(source)
-    return chosen
+    return {kind: source for kind, (source, _) in found.items()}, chosen
 
 
 def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> tuple[ShardedSource, list[str]]:

@@ -108,6 +108,23 @@ class ModelRoles:
         by_fingerprint = {self.fingerprint("scorer", place): self.scorer.weights_dtype(place) for place in PLACES}
         return (by_fingerprint[was], by_fingerprint[now]) if {was, now} <= by_fingerprint.keys() else None
 
+    def as_auto(self, models: Mapping[str, str], dtype: object) -> dict[str, str]:
+        """Return fingerprints as earlier versions wrote them: with the word `auto` in place of the weights' dtype.
+
+        They are returned as they are unless all that sets the scorer apart is that word. Only tables of scores recorded
+        the dtype that `auto` came to, so that no other table of those versions can be told to be of this one.
+
+        Args:
+            dtype: the recorded one.
+        """
+        plain = partial(model_fingerprint, self.scorer.folder(), window=self.scorer.window_tokens or None)
+        if dtype not in DTYPES:
+            return dict(models)
+        named, auto = plain(dtype=str(dtype)), plain(dtype="auto")
+        return {
+            role: auto + made.removeprefix(named) if made.startswith(named) else made for role, made in models.items()
+        }
+
     def why_other(self, role: str, stored: Stamp, now: str) -> str:
         """Return in words why the fingerprint of a role is not the one that a table was made with."""
         model, _, window = str(stored.settings.get(role)).partition(WITHIN)
@@ -120,6 +137,7 @@ class ModelRoles:
         if model == plain(dtype="auto"):
             dtype = stored.facts.get("dtype")
             known = f" ({dtype} then)" if dtype else ""
+            known += "; a run takes its scores over" if self.as_auto({role: now}, dtype) != {role: now} else ""
             return f"an earlier version's fingerprint has `auto` in place of the weights' dtype{known}"
         of_dtype = {plain(dtype=dtype): dtype for dtype in DTYPES}
         if model not in of_dtype:

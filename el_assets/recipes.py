@@ -141,6 +141,8 @@ CORPUS_TABLES = ("documents", "context_chunks")
 SEQUENCE_TABLES = ("entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")
 SAMPLE_TABLES = ("instruction_samples", "hmg_scores", "cam_scores")
 AWARENESS = "cam_scores"
+# Tables of scores of which no input holds scores.
+FIRST_SCORES = ("entropy_maps", "hmg_scores", AWARENESS)
 # Tables that are read from a source; the others are made from tables.
 READ_FROM_SOURCE = ("documents", "instruction_samples")
 
@@ -234,7 +236,13 @@ class Cookbook:
         self.roles = ModelRoles(settings)
 
     def draft(
-        self, asset: str, shard: str, inputs: Mapping[str, Stamp] | None = None, stored: Stamp | None = None
+        self,
+        asset: str,
+        shard: str,
+        inputs: Mapping[str, Stamp] | None = None,
+        stored: Stamp | None = None,
+        *,
+        auto_was: object = None,
     ) -> Stamp:
         """The stamp that a table made now would carry, before facts and pinned inputs.
 
@@ -242,6 +250,7 @@ class Cookbook:
             inputs: what the table is made from, where that is more than the same shard's tables.
             stored: the table that is compared with it. Weights of the dtype `auto` then count as those that it was made
                 with, whatever this machine would read.
+            auto_was: the dtype that the models' fingerprints call `auto` (ModelRoles.as_auto).
 
         Raises:
             MissingTableError: an input has not been made.
@@ -253,6 +262,7 @@ class Cookbook:
         own: dict[str, Any] = self.settings.subset(recipe.settings)
         lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}
         models = self.roles.fingerprints(recipe.models, lineage, stored)
+        models = self.roles.as_auto(models, auto_was) if auto_was else models
         parts: dict[str, Any] = {
             "asset": asset,
             "code_version": recipe.code_version,
@@ -286,6 +296,17 @@ class Cookbook:
             settings={**lineage, **models, **own},
             made_from=made_from,
         )
+
+    def takes_over(self, stored: Stamp) -> bool:
+        """Return true if a table holds the scores that would be made now, and its stamp an earlier version's name.
+
+        These are tables of the versions whose fingerprint of the scorer had `auto` as the weights' dtype. What is made
+        from them is made again, which costs no forward: `context_scores` reuse their pairs.
+        """
+        dtype = stored.facts.get("dtype")
+        if stored.asset not in FIRST_SCORES or not dtype:
+            return False
+        return stored.recipe == self.draft(stored.asset, stored.partition, auto_was=dtype).recipe
 
 
 def scored_texts(samples: Stamp) -> str:

@@ -107,14 +107,17 @@ def materialize_shards(
             new = cookbook.draft(asset, shard, inputs, stored)
             follows = stored is not None and still_follows(stored, new, all_settings(settings))
             kept = follows and not settings.force and still_valid(shard)
+            if kept:
+                return _Task(new, stored, kept=True)
             # A stored table is judged by the dtype that it was made in, a new one is made in this machine's.
-            return _Task(new if kept else cookbook.draft(asset, shard, inputs), stored, kept=kept)
+            is_renamed = stored is not None and not settings.force and cookbook.takes_over(stored)
+            return _Task(cookbook.draft(asset, shard, inputs), stored, kept=False, renamed=is_renamed)
 
     asked = cache(at_once)
     results = in_order(
         partial(_outcome, tables, _Maker(make, why_empty, may_empty=settings.replace_by_empty), Laps()),
         map(draft, shards),
-        lambda task: 1 if task.kept or len(shards) == 1 else asked(),
+        lambda task: 1 if task.kept or task.renamed or len(shards) == 1 else asked(),
     )
     fingerprints: dict[str, str] = {}
     withheld: dict[str, str] = {}
@@ -165,11 +168,12 @@ def open_corpus_of(settings: Settings) -> CorpusSource:
 
 @dataclass(frozen=True)
 class _Task:
-    """A shard's next stamp, the stored one, and whether its table still follows."""
+    """A shard's next stamp, the stored one, and whether its table still follows, or is the next one by another name."""
 
     new: Stamp
     stored: Stamp | None
     kept: bool
+    renamed: bool = False
 
     @property
     def rows_at_stake(self) -> int:
@@ -183,6 +187,7 @@ class _Outcome:
 
     stamp: Stamp
     skipped: bool = False
+    renamed: bool = False
     withheld: str = ""
 
     @property
@@ -191,6 +196,8 @@ class _Outcome:
             return f"left as it is: {self.withheld}"
         if OUTLIVED_AS in self.stamp.facts:
             return f"kept as it is, since its file cannot be read now: {self.stamp.facts['unreadable']}"
+        if self.renamed:
+            return "scores of this model and dtype, taken over from an earlier version"
         rows, seconds = self.stamp.facts["rows"], self.stamp.facts["seconds"]
         return "up to date" if self.skipped else f"{rows:,} rows in {seconds:.1f} s"
 
@@ -208,6 +215,10 @@ def _outcome(tables: ShardTables, maker: _Maker, laps: Laps, task: _Task) -> _Ou
     """Make the shard's table unless it is up to date; an error names the shard."""
     if task.kept and task.stored:
         return _Outcome(task.stored, skipped=True)
+    if task.renamed and task.stored:
+        stamp = replace(task.new, pinned=task.stored.pinned, facts=task.stored.facts)
+        tables.write(tables.read(stamp.asset, stamp.partition), stamp)
+        return _Outcome(stamp, skipped=True, renamed=True)
     with shard_named(task.new.partition):
         return _made(tables, maker, laps, task)
 

@@ -29,6 +29,7 @@ from el_assets.entropylong.verification import (
 )
 from el_assets.finite import is_finite, set_aside_facts
 from el_assets.meter import Meter
+from el_assets.model_roles import ModelRoles
 from el_assets.shard_assets import ShardStep
 from el_assets.shard_runs import Made
 from el_resources.causal_lm import ModelChoice
@@ -172,8 +173,13 @@ def _score_blocks(
 def _earlier_scores(step: ShardStep, shard: str, basis: Mapping[str, str]) -> pl.DataFrame | None:
     """Return the shard's present table if its scores may be reused: same scorer and separator, and not `force`."""
     stamp = step.tables.stamp("context_scores", shard)
-    if step.settings.force or stamp is None or stamp.facts.get("basis") != basis:
+    if step.settings.force or stamp is None:
         return None
+    if (made_on := stamp.facts.get("basis")) != basis:
+        # The scorer's name in tables of earlier versions (Cookbook.takes_over).
+        earlier = ModelRoles(step.settings).as_auto({"scorer": basis["scorer"]}, stamp.facts.get("dtype"))
+        if made_on != {**basis, **earlier}:
+            return None
     return step.tables.read("context_scores", shard)
 
 

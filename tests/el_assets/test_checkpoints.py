@@ -15,7 +15,7 @@ import transformers
 
 from el_assets.gateau.summary import gateau_rows
 from el_assets.model_roles import OtherModelError
-from el_assets.recipes import Cookbook
+from el_assets.recipes import SEQUENCE_TABLES, Cookbook
 from el_assets.reports.gateau_data import RankedPool, draw, report_data
 from el_assets.status import corpus_status
 from el_resources.causal_lm import CausalLM, ModelChoice, short_window
@@ -162,6 +162,36 @@ def test_a_table_that_was_stamped_with_auto_says_what_is_not_known(scored_on_a_g
     assert status.stale == {
         A: ("an earlier version's fingerprint has `auto` in place of the weights' dtype (bfloat16 then)",)
     }
+
+
+def test_scores_that_were_stamped_with_auto_are_taken_over_if_the_dtype_is_this_one(
+    new_workspace: NewWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = new_workspace(roots_per_shard=1, max_anchors=2, segment_tokens=64)
+    workspace.write_shard(A, library_documents(4))
+    workspace.write_instructions(A, library_samples(2))
+    workspace.register()
+    workspace.register_instructions()
+    jobs = ("build_index", "build_sequences", "score_samples")
+    with monkeypatch.context() as earlier:
+
+        def as_auto(self: ModelChoice, place: object = None) -> str:
+            return model_fingerprint(self.folder(), dtype="auto")
+
+        earlier.setattr(ModelChoice, "fingerprint", as_auto)
+        assert sum(forwards(workspace.run(job)) for job in jobs) > 0
+    before = {name: workspace.tables.read(name, A) for name in (*SEQUENCE_TABLES, "hmg_scores", "cam_scores")}
+    (status,) = (s for s in corpus_status(workspace.instance, workspace.loaded()).assets if s.asset == "entropy_maps")
+    assert status.stale[A][0].endswith("(float32 then); a run takes its scores over")
+
+    assert sum(forwards(workspace.run(job)) for job in jobs) == 0
+
+    for name, table in before.items():
+        assert workspace.tables.read(name, A).equals(table), name
+        scorer = workspace.tables.require_stamp(name, A).settings["scorer"]
+        assert scorer == ModelChoice.long(workspace.loaded()).fingerprint(), name
+    assert all(asset.is_done for asset in corpus_status(workspace.instance, workspace.loaded()).assets)
+    assert forwards(workspace.materialize("entropy_maps", partitions=[A], dtype="bfloat16")) > 0
 
 
 def test_the_dtype_is_resolved_without_torch() -> None:
