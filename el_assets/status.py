@@ -184,7 +184,8 @@ def _made_again(inventory: Inventory, shards: Sequence[str], tables: Sequence[st
         causes = Counter("; ".join(why) for why in (*status.stale.values(), *status.missing_because.values()))
         told = [cause if len(causes) == 1 else f"{cause} ({count})" for cause, count in causes.most_common()]
         if told:
-            yield f"{name}: {causes.total()} tables made again: {'; '.join(told)}"
+            n_tables = causes.total()
+            yield f"{name}: {n_tables} table{'s' * (n_tables > 1)} made again: {'; '.join(told)}"
 
 
 def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:

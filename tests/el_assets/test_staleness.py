@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from el_assets.partitions import instruction_shards, register_shards, registered
 from el_assets.recipes import CORPUS_TABLES, RECIPES, SAMPLE_TABLES, SEQUENCE_TABLES, Cookbook
 from el_assets.schemas import polars_schema
 from el_assets.shard_runs import open_corpus_of
-from el_assets.status import SourceStatus, corpus_status, in_words, pool_status
+from el_assets.status import SourceStatus, corpus_status, in_words, made_again, pool_status
 from el_assets.status_checks import status_result
 from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
@@ -103,6 +104,19 @@ def test_nothing_is_stale_after_a_run(unchanged: Workspace) -> None:
         "retrieval_index": (0, ["all"], {}),
     }
     assert pool(unchanged).is_done
+
+
+def test_a_run_says_of_each_asset_why_it_makes_tables_again(unchanged: Workspace) -> None:
+    settings = unchanged.loaded(epsilon=0.5)
+    sources, chosen = {"corpus": open_corpus_of(settings)}, {"corpus": [A, B]}
+    told = partial(made_again, unchanged.instance, settings, sources, chosen)
+    assert list(told(FROM_MAPS)) == [
+        "verified_pairs: 2 tables made again: setting epsilon was 0.4, is 0.5",
+        "packed_sequences: 2 tables made again: its input verified_pairs is stale",
+    ]
+    assert list(told(CORPUS_TABLES)) == []
+    chosen["corpus"] = [A]
+    assert "verified_pairs: 1 table made again: setting epsilon was 0.4, is 0.5" in told(FROM_MAPS)
 
 
 @pytest.mark.parametrize(
