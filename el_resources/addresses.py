@@ -14,14 +14,19 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>(?:(?!::[A-Za-z][\w+.-]*://)[^\s\"'<>`\\])*)")
 AUTHORITY = re.compile(r"[^/?#]*")
 # A host and a port, or a password's first part: `user:pa/ss@host` is no address, and shows what it should not.
 PORT = re.compile(r"[^:]*(\[[^\]]*\])?(:\d*)?")
 QUERY = re.compile(r"\?[\w.%-]+=.*", re.DOTALL)
+SPACE = re.compile(r"\s")
 WEB_SCHEMES = ("http", "https")
 WEB_ADDRESSES = tuple(f"{scheme}://" for scheme in WEB_SCHEMES)
+# Schemes whose addresses name a host that a program connects to.
+HOSTED_SCHEMES = (*WEB_SCHEMES, "ftp", "ftps", "sftp", "ssh", "smb", "hdfs", "webhdfs")
+NO_IPV6 = "an IPv6 host cannot be read from; write its name"
 PLACES_BEFORE_AT = ("github", "git")
 CONTAINERS_BEFORE_AT = ("abfs", "abfss", "adl", "wasb", "wasbs")
 
@@ -73,6 +78,52 @@ def _without_query(scheme: str, path: str) -> str:
     place, _, query = path.partition("?")
     fragment = query.partition("#")[1:]
     return place + "".join(fragment)
+
+
+def fault_of_address(address: str) -> str:
+    """Return the fault of an address that no program could connect to, with the remedy; empty if it has none.
+
+    Example:
+        >>> fault_of_address("http://host:99999/x")
+        'its port is no number from 1 to 65535; write http://HOST/PATH, or http://HOST:PORT/PATH'
+    """
+    scheme = address.partition("://")[0].lower()
+    if scheme not in HOSTED_SCHEMES:
+        return ""
+    remedy = f"write {scheme}://HOST/PATH, or {scheme}://HOST:PORT/PATH"
+    try:
+        parts = urlsplit(address)
+        is_named = bool(parts.hostname) and parts.port != 0
+    except ValueError as error:  # its own words may quote a password
+        is_port = "port" in str(error).lower()
+        return f"{'its port is no number from 1 to 65535' if is_port else 'its host is none'}; {remedy}"
+    if not is_named or SPACE.search(parts.netloc):
+        return f"it names no host; {remedy}"
+    return f"{NO_IPV6}, as in {scheme}://HOST:PORT/PATH" if ":" in (parts.hostname or "") else ""
+
+
+def is_web_address(address: str) -> bool:
+    """Return true for an address of http or https with a host: the one rule for all that a message or file is asked of.
+
+    Example:
+        >>> is_web_address("https://host/x"), is_web_address("http:///x"), is_web_address("ftp://host")
+        (True, False, False)
+    """
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in WEB_SCHEMES and bool(parts.hostname) and parts.port != 0 and not SPACE.search(address)
+    except ValueError:
+        return False
+
+
+def one_line(error: BaseException | None, longest: int = 0) -> str:
+    """Return an error's words on one line; those of its kind if it has none.
+
+    Args:
+        longest: characters after which the line is cut; 0 for none.
+    """
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if not longest or len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 class AddressError(OSError):

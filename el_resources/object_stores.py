@@ -105,12 +105,13 @@ def faults_named(place: str) -> Iterator[None]:
 
     No error of any file system shows credentials of an address.
     """
-    with secrets_kept(), _s3_faults_named(place) if is_s3(place) else nullcontext():
+    with secrets_kept(), s3_faults_named(place) if is_s3(place) else nullcontext():
         yield
 
 
 @contextmanager
-def _s3_faults_named(place: str) -> Iterator[None]:
+def s3_faults_named(place: str) -> Iterator[None]:
+    """Name an address of S3, its endpoint and the remedy in errors of its client; credentials are left to the caller."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
