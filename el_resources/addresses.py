@@ -6,7 +6,11 @@ credentials only have one name, so that a password that changes changes nothing 
 
 - The part before the `@` goes, but for schemes that name a place there (`github://OWNER:NAME@BRANCH/`,
   `abfs://CONTAINER@ACCOUNT/`, the latter without a password).
-- The query goes. Outside http(s) a question mark is a wildcard, unless a name and an equals sign follow it.
+- The query goes. Outside http(s) a question mark is a wildcard, unless a name and an equals sign follow it. Punctuation
+  that ends it stays if the address is a part of a text: it is likely the text's.
+- A parameter after `;` or `#` goes if its name is a secret's (`;sig=…`, `#access_token=…`).
+- Addresses as people misspell them are cleaned too: `https:/user:password@host`, `//user:password@host`, and a password
+  with a space or a quote in it.
 - What is no address (a path on this machine, `hf:OWNER/NAME@REVISION`) stays as it is.
 """
 
@@ -16,11 +20,23 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>(?:(?!::[A-Za-z][\w+.-]*://)[^\s\"'<>`\\])*)")
+# `scheme://`, a network's `scheme:/` or `scheme:`, and `//` that is no part of a path.
+START = r"(?P<start>[A-Za-z][A-Za-z0-9+.-]*://|\b(?:https?|ftps?|sftp|ssh|s3a?):/?(?![/\s])|(?<![\w:/.\\~-])//(?!/))"
+# A login whose password has a space or a quote. What follows the colon of a host is a port.
+LOGIN = (
+    r"(?P<login>[^\s/?#@:\[\"'<>`\\]{0,200}:(?!\d*(?:[\s/,;.)\]\"'<>`\\]|$))(?:"
+    r"(?:(?!://)[^\s@]){0,200}[\"'<>`\\](?:(?!://)[^\s@]){0,200}"
+    r"|(?:(?!://)[^\n\"'<>`@]){1,200}[ \t](?:(?!://)[^\n\"'<>`@]){0,200})@)?"
+)
+ADDRESS = re.compile(START + LOGIN + r"(?P<rest>(?:(?!::[A-Za-z][\w+.-]*://)[^\s\"'<>`\\])*)")
 AUTHORITY = re.compile(r"[^/?#]*")
 # A host and a port, or a password's first part: `user:pa/ss@host` is no address, and shows what it should not.
 PORT = re.compile(r"[^:]*(\[[^\]]*\])?(:\d*)?")
 QUERY = re.compile(r"\?[\w.%-]+=.*", re.DOTALL)
+WEB_QUERY = re.compile(r"\?[^#]*")
+SECRET_NAMES = "sig|token|secret|key|passw|pwd|credential|auth|session"
+SECRET_PART = re.compile(rf"[;#](?:[^;#]*&)?[\w.%-]*(?:{SECRET_NAMES})[\w.%-]*=.*", re.DOTALL | re.IGNORECASE)
+PUNCTUATION = re.compile(r"[)\]}.,;:!?]*$")
 SPACE = re.compile(r"\s")
 WEB_SCHEMES = ("http", "https")
 WEB_ADDRESSES = tuple(f"{scheme}://" for scheme in WEB_SCHEMES)
@@ -28,7 +44,8 @@ WEB_ADDRESSES = tuple(f"{scheme}://" for scheme in WEB_SCHEMES)
 HOSTED_SCHEMES = (*WEB_SCHEMES, "ftp", "ftps", "sftp", "ssh", "smb", "hdfs", "webhdfs")
 NO_IPV6 = "an IPv6 host cannot be read from; write its name"
 PLACES_BEFORE_AT = ("github", "git")
-CONTAINERS_BEFORE_AT = ("abfs", "abfss", "adl", "wasb", "wasbs")
+# The empty scheme is that of `//name@host`.
+CONTAINERS_BEFORE_AT = ("", "abfs", "abfss", "adl", "wasb", "wasbs")
 
 
 def without_secrets(text: str) -> str:
@@ -38,7 +55,22 @@ def without_secrets(text: str) -> str:
         >>> without_secrets("jsonl:https://me:hunter2@host/a.jsonl?sig=1 cannot be read")
         'jsonl:https://host/a.jsonl cannot be read'
     """
-    return ADDRESS.sub(lambda match: f"{match['scheme']}://{_cleaned(match['scheme'].lower(), match['rest'])}", text)
+    is_text = bool(SPACE.search(text))
+
+    def shown(match: re.Match[str]) -> str:
+        scheme = match["start"].partition(":")[0].strip("/").lower()
+        cleaned = _cleaned(scheme, match["rest"])
+        ends_in_text = is_text or match.end() < len(text)
+        end = _punctuation(match["rest"]) if ends_in_text else ""
+        return match["start"] + (cleaned if cleaned.endswith(end) else cleaned + end)
+
+    return ADDRESS.sub(shown, text)
+
+
+def _punctuation(rest: str) -> str:
+    found = PUNCTUATION.search(rest)
+    assert found, "it matches the empty text too"
+    return found[0]
 
 
 def without_query(address: str) -> str:
@@ -73,11 +105,8 @@ def _cleaned(scheme: str, rest: str) -> str:
 
 
 def _without_query(scheme: str, path: str) -> str:
-    if scheme not in WEB_SCHEMES:
-        return QUERY.sub("", path)
-    place, _, query = path.partition("?")
-    fragment = query.partition("#")[1:]
-    return place + "".join(fragment)
+    query = WEB_QUERY if scheme in WEB_SCHEMES else QUERY
+    return SECRET_PART.sub("", query.sub("", path, count=1))
 
 
 def fault_of_address(address: str) -> str:

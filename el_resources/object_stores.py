@@ -111,7 +111,7 @@ def faults_named(place: str) -> Iterator[None]:
 
 @contextmanager
 def s3_faults_named(place: str) -> Iterator[None]:
-    """Name an address of S3, its endpoint and the remedy in errors of its client; credentials are left to the caller."""
+    """Name an address of S3, its endpoint and the remedy in errors of its client; the caller cleans them."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:

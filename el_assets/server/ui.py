@@ -1,7 +1,7 @@
 """`entropylong ui`: Dagster's web server behind the door (el_assets.server.door), its daemon, and one code server.
 
 What `dagster dev` starts, but for the door. Both share the code server, so that reloading it in the UI reloads it for
-schedules too. All of them end with this process, by Ctrl-C or SIGTERM.
+schedules too. All of them end with this process, by Ctrl-C, SIGTERM or, unless it is ignored, SIGHUP.
 """
 
 import contextlib
@@ -77,6 +77,8 @@ def serve(*, address: str, port: int | None, hosts: Sequence[str], with_daemon: 
         raise OSError(f"port {port} of {address} is taken; give another with --port")
     configure_loggers(formatter="colored", log_level="INFO")
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under `nohup`
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     daemon: subprocess.Popen[bytes] | None = None
     with contextlib.suppress(KeyboardInterrupt), ExitStack() as running:
         instance = running.enter_context(opened_instance())

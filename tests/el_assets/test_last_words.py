@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,30 @@ def test_the_outermost_message_of_ours_is_told_whatever_is_around_it() -> None:
         told = failures.told_of(error)
     assert told.is_foreseen
     assert told.words.endswith("'A' is not NAME=VALUE; repair or remove it")
+
+
+def test_our_warnings_are_a_line_and_those_of_libraries_are_shown_with_debug_only(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from el_assets import commands
+
+    def of_a_library(*_: object) -> None:
+        warnings.warn("a library's own words", stacklevel=2)
+
+    (Path("pool")).mkdir()
+    Path("pool/q.jsonl").write_text("{}\n")
+    told = {"EL_CORPUS": "python-docs:", "EL_INSTRUCTIONS": "jsonl:pool", "EL_TEXT_COLUMN": "body"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(commands, "print_passed_over", of_a_library)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert command("register") == 0
+        ours = "warning: text column 'body' is not used: python-docs: has no columns"
+        assert set(capsys.readouterr().err.splitlines()) == {ours}
+        with pytest.warns(UserWarning) as shown:
+            assert command("register", "--debug") == 0
+    assert {"a library's own words", ours.removeprefix("warning: ")} <= {str(one.message) for one in shown}
 
 
 @pytest.mark.parametrize("arguments", [["settings"], ["status"]])
