@@ -4,6 +4,7 @@ Costs what a run pays anyway: models of the hub are downloaded, a tokenizer is l
 named.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from el_resources.checked_values import ENCODER_PREFIX
 from el_resources.object_stores import is_remote
 from el_resources.settings import Settings
 
+NAMES_A_SETTING = re.compile(r"EL_[A-Z_]+\b")
 SCORING_PARTS = ("entropylong", "gateau")
 
 
@@ -93,8 +95,10 @@ def _refuse_encoder(name: str, *, needed: bool) -> None:
 
 @contextmanager
 def _of(variable: str) -> Iterator[None]:
-    """Within it, an error names the variable whose value it is about."""
+    """Within it, an error names the variable whose value it is about, unless it names another one itself."""
     try:
         yield
     except ValueError as error:
+        if NAMES_A_SETTING.match(str(error)):
+            raise
         raise ValueError(f"{variable}: {error}") from error

@@ -27,13 +27,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from el_resources.addresses import one_line
 from el_resources.choices import FullTextTokenizer
 from el_resources.index_building import build_indices
 from el_resources.index_rows import Differences, ShardChunks, delete_shards, groups, put_group, table_schema
 from el_resources.index_soundness import LOOK_BYTES, OPEN_BYTES, build_fault, record_build
 from el_resources.index_tags import CURRENT, build_tag, builds_in, restore, set_tag, versions_of
 from el_resources.object_stores import client_options, faults_named, store_path
-from el_resources.passing_faults import LANCE_ERRORS, Again, Tell, in_short, is_passing, silent
+from el_resources.passing_faults import LANCE_ERRORS, SHOWN_CHARS, Again, Tell, is_passing, silent
 from el_resources.pinned_index import PinnedIndex
 from el_resources.writer_lock import WriterLock
 
@@ -249,7 +250,7 @@ class ContextStore:
             except LANCE_ERRORS as error:
                 if is_passing(error) or isinstance(error, PermissionError) or NOT_BROKEN.search(str(error)):
                     raise
-                return in_short(error)
+                return one_line(error, SHOWN_CHARS)
 
         with faults_named(self.uri):
             return self._again("opening the index", look)

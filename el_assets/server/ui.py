@@ -30,6 +30,8 @@ from dagster_shared.ipc import get_ipc_shutdown_pipe, send_ipc_shutdown_message
 from dagster_webserver.version import __version__
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from el_assets.homes import opened_instance
@@ -57,6 +59,15 @@ class GuardedWebserver(DagsterWebserver):
 
     def build_middleware(self) -> list[Middleware]:
         return [Middleware(Door, hosts=self._hosts), *super().build_middleware()]
+
+    async def download_debug_file_endpoint(self, request: Request) -> Response:
+        """Answer with a run's debug file; 404 if there is no such run, for which Dagster's own answer is a trace."""
+        run_id = request.path_params["run_id"]
+        with self.request_context(request) as context:
+            if context.instance.get_run_by_id(run_id) is None:
+                return PlainTextResponse(f"there is no run {run_id!r}\n", status_code=404)
+        answer: Response = await super().download_debug_file_endpoint(request)
+        return answer
 
 
 def serve(*, address: str, port: int | None, hosts: Sequence[str], with_daemon: bool) -> int:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,29 @@ def test_a_trace_that_cannot_be_written_is_printed(
     (tmp_path / ".dagster").write_text("a file, not a folder")
     assert "cannot be written" in failures.trace_kept("x", "the trace", on_screen=False)
     assert capsys.readouterr().err == "the trace\n"
+
+
+def test_the_newest_traces_stay_and_files_of_others_are_left(
+    command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from el_assets import commands
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("odd")
+
+    folder = tmp_path / failures.FOLDER
+    folder.mkdir(parents=True)
+    others = ["notes.txt", "run-mine.txt", "register-20260101-000000-7.txt.bak", "register-20260101.txt"]
+    runs = [f"run-{uuid.UUID(int=number)}.txt" for number in range(failures.TRACES_KEPT)]
+    for age, name in enumerate([*others, "status-20260101-000000-7.txt", *runs]):
+        (folder / name).write_text("a trace")
+        os.utime(folder / name, (1e9 + age, 1e9 + age))
+    monkeypatch.setattr(commands, "print_passed_over", broken)
+    assert command("register") == 1
+    left = {path.name for path in folder.iterdir()}
+    (newest,) = left - {*others, *runs}
+    assert newest.startswith("register-2")
+    assert left == {*others, *runs[1:], newest}
 
 
 def test_the_outermost_message_of_ours_is_told_whatever_is_around_it() -> None:

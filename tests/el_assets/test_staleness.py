@@ -12,7 +12,12 @@ import pytest
 
 from el_assets.__main__ import main
 from el_assets.gateau.assets import influence_inputs, open_instructions_of, scored_pool, subset_inputs
-from el_assets.partitions import instruction_shards, register_shards, registered_shards, selected_fractions
+from el_assets.partitions import (
+    instruction_shards,
+    register_shards,
+    registered_shards,
+    selected_fractions,
+)
 from el_assets.recipes import CORPUS_TABLES, RECIPES, SAMPLE_TABLES, SEQUENCE_TABLES, Cookbook
 from el_assets.schemas import polars_schema
 from el_assets.shard_runs import open_corpus_of
@@ -294,7 +299,9 @@ class TestCommand:
         assert "context_chunks" in index
         assert "entropy_maps" not in index
         assert main(["status"]) == 1, "the corpus's shard is not even registered"
-        assert "1 not registered: a.jsonl" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "1 not registered: a.jsonl; `python -m el_assets register` registers them" in said
+        assert "run job" not in said
         monkeypatch.setenv("EL_INFLUENCE_ALPHA", "0.5")
         assert main(["status", "--select", "gateau"]) == 1
         assert "influence_scores: stale: setting influence_alpha was 0.8, is 0.5\n" in capsys.readouterr().out

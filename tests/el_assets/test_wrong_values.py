@@ -66,6 +66,8 @@ VALUES = [
     ("EL_LONG_MODEL=/absent/model", "", "EL_LONG_MODEL: model '/absent/model' is neither an existing folder"),
     ("EL_LONG_MODEL=corpus", "", "EL_LONG_MODEL: "),
     ("EL_LONG_MODEL=dagster.yaml", "", "is a file; give the folder that holds it"),
+    ("EL_BOS_TOKEN=<nope>", "", "error: EL_BOS_TOKEN='<nope>': the tokenizer of"),
+    ("EL_END_OF_TEXT_TOKEN=<nope>", "", "error: EL_END_OF_TEXT_TOKEN='<nope>': the tokenizer of"),
     ("EL_LONG_MODEL_REVISION=main", "", "is local and has no revision 'main'; leave the revision empty"),
     ("EL_ENCODER=bge", "", "no such encoder; use reference-idf or sentence-transformers:NAME-OR-FOLDER"),
     ("EL_ENCODER=sentence-transformers:", "", "no such encoder"),
