@@ -74,8 +74,9 @@ class Again:
 
     def _pause(self, what: str, state: RetryCallState) -> str:
         assert state.outcome and state.next_action, "tenacity pauses after an outcome"
+        why = one_line(state.outcome.exception(), SHOWN_CHARS)
         return (
-            f"{self._place}: {what} failed ({one_line(state.outcome.exception(), SHOWN_CHARS)}); attempt {state.attempt_number + 1} "
+            f"{self._place}: {what} failed ({why}); attempt {state.attempt_number + 1} "
             f"of {ATTEMPTS} in {state.next_action.sleep:.1f} s"
         )
 
