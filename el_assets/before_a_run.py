@@ -20,10 +20,15 @@ NAMES_A_SETTING = re.compile(r"EL_[A-Z_]+\b")
 SCORING_PARTS = ("entropylong", "gateau")
 
 
-def refuse_what_cannot_run(settings: Settings, parts: Sequence[str]) -> None:
-    """Raise ValueError for a setting that this machine, its files or the model do not allow; names its variable."""
+def refuse_what_cannot_run(settings: Settings, parts: Sequence[str], *, runs_here: bool = True) -> None:
+    """Raise ValueError for a setting that this machine, its files or the model do not allow; names its variable.
+
+    Args:
+        runs_here: the runs execute on this machine; if false its devices are not looked at.
+    """
     _make_store(settings.store)
-    _refuse_device(settings.device)
+    if runs_here:
+        _refuse_device(settings.device)
     if not set(parts) & {"index", *SCORING_PARTS}:
         return
     _refuse_encoder(settings.encoder, needed="index" in parts or "entropylong" in parts)

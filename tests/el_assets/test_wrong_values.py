@@ -8,6 +8,7 @@ from threading import Thread
 import pytest
 
 from el_assets.__main__ import main
+from el_assets.before_a_run import refuse_what_cannot_run
 from el_assets.sensors import listing
 from el_resources.settings import Settings
 from tests.conftest import library_documents, library_samples, write_json_lines
@@ -234,6 +235,38 @@ def test_a_tick_over_a_source_that_cannot_be_reached_names_its_setting() -> None
     settings = Settings.load({}, corpus="jsonl:http://me:hunter2@127.0.0.1:1/a.jsonl")
     with pytest.raises(ConnectionError, match=r"^EL_CORPUS: http://127\.0\.0\.1:1/a\.jsonl cannot be reached"):
         listing("corpus", settings)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("EL_DEVICE=cuda:97", "EL_DEVICE='cuda:97' is not there: torch sees"),
+        ("EL_LONG_MODEL=/absent/model", "EL_LONG_MODEL: model '/absent/model' is neither an existing folder"),
+        ("EL_CHUNK_TOKENS=4096", "no root fits: EL_CHUNK_TOKENS=4096"),
+    ],
+)
+def test_a_backfill_of_what_cannot_run_is_refused_before_it_is_handed_over(
+    command: Callable[..., int],
+    folder: Path,
+    variable: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(name, value)
+    assert command("backfill") == 2
+    out, error = capsys.readouterr()
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert out == "", "nothing was registered"
+
+
+def test_the_devices_of_this_machine_are_not_looked_at_if_runs_are_elsewhere(tmp_path: Path) -> None:
+    settings = Settings.load({}, device="cuda:97", store=str(tmp_path))
+    refuse_what_cannot_run(settings, [], runs_here=False)
+    with pytest.raises(ValueError, match="is not there: torch sees"):
+        refuse_what_cannot_run(settings, [])
 
 
 def test_the_home_folder_is_written_out(
