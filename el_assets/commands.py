@@ -26,13 +26,7 @@ from el_assets.failures import told_of_step, trace_kept
 from el_assets.homes import opened_instance
 from el_assets.in_process import execute_here
 from el_assets.interrupts import Interrupts
-from el_assets.partitions import (
-    ShardedSource,
-    contiguous_ranges,
-    listed,
-    register_shards,
-    registered_shards,
-)
+from el_assets.partitions import ShardedSource, contiguous_ranges, listed, register_shards, registered_shards
 from el_assets.parts import FRACTIONS, PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.passed_over import print_passed_over
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
