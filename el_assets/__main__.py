@@ -7,13 +7,12 @@ import os
 import sys
 from typing import NoReturn
 
-from el_assets.interrupts import STATUS as INTERRUPTED
-from el_assets.interrupts import Interrupts
+from el_assets.interrupts import STATUSES, Interrupts
 from el_assets.streams import READER_GONE, drop_output_if_reader_gone
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 1 on failure, 2 for bad input, 130 if interrupted, 141 if its reader went away."""
+    """Run a command; 0 on success, 1 on failure, 2 for bad input, 128 + n for a signal, 141 if its reader went away."""
     with Interrupts() as interrupts:
         try:
             from el_assets.command_line import run_command
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 def program() -> NoReturn:
     """Run the command line and end the process with its status."""
     status = main()
-    if status == INTERRUPTED:
+    if status in STATUSES:
         os._exit(status)  # everything is closed; Python's own end would wait for threads and take signals again
     sys.exit(status)
 

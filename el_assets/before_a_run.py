@@ -4,6 +4,7 @@ Costs what a run pays anyway: models of the hub are downloaded, a tokenizer is l
 named.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,13 +16,19 @@ from el_resources.checked_values import ENCODER_PREFIX
 from el_resources.object_stores import is_remote, store_path
 from el_resources.settings import Settings
 
+NAMES_A_SETTING = re.compile(r"EL_[A-Z_]+\b")
 SCORING_PARTS = ("entropylong", "gateau")
 
 
-def refuse_what_cannot_run(settings: Settings, parts: Sequence[str]) -> None:
-    """Raise ValueError for a setting that this machine, its files or the model do not allow; names its variable."""
+def refuse_what_cannot_run(settings: Settings, parts: Sequence[str], *, runs_here: bool = True) -> None:
+    """Raise ValueError for a setting that this machine, its files or the model do not allow; names its variable.
+
+    Args:
+        runs_here: the runs execute on this machine; if false its devices are not looked at.
+    """
     _make_store(settings.store)
-    _refuse_device(settings.device)
+    if runs_here:
+        _refuse_device(settings.device)
     if not set(parts) & {"index", *SCORING_PARTS}:
         return
     _refuse_encoder(settings.encoder, needed="index" in parts or "entropylong" in parts)
@@ -90,8 +97,10 @@ def _refuse_encoder(name: str, *, needed: bool) -> None:
 
 @contextmanager
 def _of(variable: str) -> Iterator[None]:
-    """Within it, an error names the variable whose value it is about."""
+    """Within it, an error names the variable whose value it is about, unless it names another one itself."""
     try:
         yield
     except ValueError as error:
+        if NAMES_A_SETTING.match(str(error)):
+            raise
         raise ValueError(f"{variable}: {error}") from error

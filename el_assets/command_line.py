@@ -9,6 +9,7 @@ from typing import Any
 from el_assets.failures import Told, told_of, trace_of_command
 from el_assets.interrupts import Interrupted, Interrupts
 from el_assets.parts import FRACTIONS, PARTS
+from el_assets.streams import warnings_in_lines
 from el_resources.addresses import without_secrets
 from el_resources.environment import Environment
 
@@ -44,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
     _add_settings(commands)
     _add_ui(commands)
     for command in commands.choices.values():
-        command.add_argument("--debug", action="store_true", help="print the whole trace of an error too")
+        command.add_argument(
+            "--debug", action="store_true", help="print the whole trace of an error and libraries' warnings"
+        )
     return top
 
 
@@ -145,7 +148,8 @@ def run_command(arguments: list[str] | None, interrupts: Interrupts) -> int:
     """Run a command; 0 on success, 1 on failure, 2 for bad input. `status --help` says what its codes mean."""
     options = parser().parse_args(arguments)
     try:
-        return _dispatched(options, interrupts)
+        with warnings_in_lines(as_python_does=options.debug):
+            return _dispatched(options, interrupts)
     except (Interrupted, KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:

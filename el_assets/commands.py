@@ -32,6 +32,7 @@ from el_assets.passed_over import print_passed_over
 from el_assets.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.removal import KINDS, Departures
 from el_assets.reports.assets import makeable_reports, report_path
+from el_assets.run_needs import launches_on_ray
 from el_assets.settings_command import advice, seen_by_this_command_only
 from el_assets.shard_checks import failed_in_words
 from el_assets.status import corpus_status, in_words, made_again, pool_status
@@ -247,6 +248,7 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
         )
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     with opened_instance() as instance:
+        refuse_what_cannot_run(settings, parts, runs_here=not launches_on_ray(instance))
         _, chosen = _register(instance, settings, parts, options)
         launcher = type(instance.run_launcher).__name__
         for kind, shards in chosen.items():

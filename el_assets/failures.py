@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from dagster._utils.error import SerializableErrorInfo
 
 FOLDER = Path(".dagster", "failures")
+# Traces are for looking into what failed lately; those of runs are also in Dagster's own database.
+TRACES_KEPT = 50
+# Names that `trace_kept` is given: no other file is ever deleted.
+TRACE_NAME = re.compile(r"(run-[0-9a-f-]{36}|[a-z]+-\d{8}-\d{6}-\d+)\.txt")
 PACKAGES = tuple(f"{Path(__file__).parents[1] / name}{os.sep}" for name in ("el_assets", "el_resources"))
 # Begins the note on an error that says which shard was being made.
 OF_SHARD = "shard: "
@@ -124,7 +128,7 @@ def _told(chain: list[_Link]) -> Told:
 
 
 def trace_kept(name: str, trace: str, *, on_screen: bool) -> str:
-    """Write a trace into the Dagster home, and return a line that says where it is.
+    """Write a trace into the Dagster home, and return a line that says where it is; the newest TRACES_KEPT stay.
 
     It is printed if the screen is asked for, or the home cannot be written, so that it is never lost.
     """
@@ -134,12 +138,19 @@ def trace_kept(name: str, trace: str, *, on_screen: bool) -> str:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{trace.rstrip()}\n", encoding="utf-8", errors="backslashreplace")
+        _delete_old_traces(file.parent)
     except OSError as error:
         print(trace, file=sys.stderr)
         return f"the whole trace is above, since it cannot be written into {file.parent} ({error.strerror})"
     if on_screen:
         print(trace, file=sys.stderr)
     return f"the whole trace is in {file}"
+
+
+def _delete_old_traces(folder: Path) -> None:
+    traces = [path for path in folder.iterdir() if TRACE_NAME.fullmatch(path.name) and path.is_file()]
+    for path in sorted(traces, key=lambda path: (path.stat().st_mtime_ns, path.name))[:-TRACES_KEPT]:
+        path.unlink(missing_ok=True)
 
 
 def trace_of_command(error: BaseException, command: str, *, on_screen: bool) -> str:

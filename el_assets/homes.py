@@ -16,6 +16,7 @@ import dagster as dg
 import yaml
 from filelock import FileLock, Timeout
 
+from el_resources.addresses import one_line
 from el_resources.other_variables import refuse_bad_values
 
 # Where runs are executed -> folder of the Dagster instance whose launcher does that.
@@ -60,7 +61,7 @@ def _refuse_broken(file: Path, variables: Mapping[str, str]) -> None:
         text = file.read_text(encoding="utf-8")
         asked = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} cannot be read ({' '.join(str(error).split())}); repair it") from error
+        raise ValueError(f"{file} cannot be read ({one_line(error)}); repair it") from error
     if not isinstance(asked, dict | None):
         raise ValueError(f"{file} holds no settings of Dagster but {type(asked).__name__}; repair it")
     missing = sorted({name for words, names in NEEDS.items() if words in text for name in names if not find_spec(name)})

@@ -15,7 +15,7 @@ import polars as pl
 from el_assets.corpus.assets import context_store, index_tag
 from el_assets.entropylong.candidate_search import lost_candidates
 from el_assets.gateau.assets import influence_inputs, scored_pool, subset_inputs
-from el_assets.partitions import ShardedSource
+from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
 from el_assets.recipes import READ_FROM_SOURCE, RECIPES, SCORED_TEXTS, Cookbook, sample_tables, still_follows
 from el_resources.pinned_index import PinnedIndex
 from el_resources.settings import Settings
@@ -40,6 +40,7 @@ class Finding:
 HOW_A_FILE_IS_READ = {"instruction_columns", "scored_exchange", "text_column"}
 OWN_TOKEN = "the checkpoint's own end-of-text token"
 DONE, MISSING = Finding("done"), Finding("missing")
+UNREGISTERED = Finding("stale", (f"no shard is registered; {HOW_TO_REGISTER}",))
 
 
 class Inventory:
@@ -154,6 +155,8 @@ class Inventory:
             why = f"its files are broken: {self._index_fault}; job build_index makes it anew"
             return Finding("missing", (why,)) if self._index_fault else MISSING
         chunks = self._chunk_stamps
+        if not self.registered:
+            return UNREGISTERED
         if not chunks:
             return Finding("stale", ("no registered shard has context_chunks",))
         if behind := _behind((f"context_chunks/{shard}", self.table("context_chunks", shard)) for shard in chunks):
@@ -191,6 +194,8 @@ class Inventory:
         stored = self.tables.stamp("influence_scores")
         if stored is None:
             return self._not_there("influence_scores")
+        if not self.registered:
+            return UNREGISTERED
         try:
             hmg, cam = scored_pool(self.tables, self.registered, with_cam=self.settings.cam)
         except ValueError as error:

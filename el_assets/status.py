@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from el_assets.inventories import corpus_inventory, pool_inventory
-from el_assets.partitions import ShardedSource
+from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
 from el_assets.parts import FRACTIONS
 from el_assets.recipes import CORPUS_TABLES, SEQUENCE_TABLES, sample_tables
 from el_assets.staleness import Finding, Inventory
@@ -192,9 +192,11 @@ def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:
     """Lines for a terminal: counts of every asset, then what is not done, by reason."""
     shown = None if all_names else NAMES_SHOWN
     yield f"{status.uri}: {status.shards} registered shards"
-    for what, shards in (("not registered", status.not_registered), ("gone from the source", status.gone)):
-        if shards:
-            yield f"  {len(shards)} {what}: {listed(shards, shown)}"
+    if status.not_registered:
+        new = status.not_registered
+        yield f"  {len(new)} not registered: {listed(new, shown)}; {HOW_TO_REGISTER}"
+    if status.gone:
+        yield f"  {len(status.gone)} gone from the source: {listed(status.gone, shown)}"
     for problem in list(status.unreadable.values())[:shown]:
         yield f"  not read: {problem}"
     if shown and (more := len(status.unreadable) - shown) > 0:

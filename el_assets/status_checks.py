@@ -11,7 +11,7 @@ import dagster as dg
 
 from el_assets.entropylong.assets import packed_sequences
 from el_assets.gateau.assets import selected_subsets
-from el_assets.partitions import ShardedSource
+from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
 from el_assets.status import SourceStatus, corpus_status, pool_status, problems
 from el_resources.listed_names import listed
 from el_resources.settings import Settings
@@ -60,7 +60,7 @@ def status_result(status: SourceStatus) -> dg.AssetCheckResult:
     """Passed where everything is done; else counts as metadata, and the first that is not."""
     lines = [f"{a.asset}: {why}: {listed(shards)}" for a in status.assets for why, shards in problems(a).items()]
     if status.not_registered:
-        lines.insert(0, f"not registered: {listed(status.not_registered)}")
+        lines.insert(0, f"not registered: {listed(status.not_registered)}; {HOW_TO_REGISTER}")
     if status.gone:
         lines.insert(0, f"gone from the source: {listed(status.gone)}")
     lines[:0] = [f"not read: {problem}" for problem in status.unreadable.values()]

@@ -21,6 +21,7 @@ from el_assets.entropylong.diagnosis import (
 from el_assets.entropylong.selection import KeepRule, PassRates, judge, over_shards, pass_rates
 from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.gateau.summary import gateau_rows, gateau_warnings
+from el_assets.passed_over import bad_row_lines
 from el_resources.addresses import without_secrets
 from el_resources.settings import Settings
 from el_resources.shard_tables import KnownStamps, ShardTables, Stamp
@@ -108,6 +109,8 @@ def print_summary(
     print()
     for warning in [*entropylong_warnings(tables, shards), *gateau_warnings(tables, pool)]:
         print(f"  warning: {warning}")
+    for row in [*bad_row_lines(tables, "documents", shards), *bad_row_lines(tables, "instruction_samples", pool)]:
+        print(f"  unreadable row: {row}")
     unreadable = unreadable_files(tables, shards, pool)
     for problem in unreadable:
         print(f"  not read: {problem}")

@@ -6,9 +6,8 @@ answer only the status is read. All of it, from the look-up of the name to the a
 
 import logging
 from threading import Thread
-from urllib.parse import urlsplit
 
-from el_resources.addresses import without_secrets
+from el_resources.addresses import is_web_address, without_secrets
 
 POST_SECONDS = 10
 VARIABLE = "EL_FAILURE_WEBHOOK"
@@ -27,7 +26,7 @@ def post(address: str, message: str, *, seconds: float = POST_SECONDS) -> None:
     Raises:
         WebhookError: says what happened, and not to which address.
     """
-    if not _is_web_address(address):
+    if not is_web_address(address):
         raise WebhookError(f"{VARIABLE} is no http(s) address; nothing was sent")
     outcome: list[str] = []
     # A timeout of `requests` counts from byte to byte, and a name's look-up has none, so the clock is kept here.
@@ -37,14 +36,6 @@ def post(address: str, message: str, *, seconds: float = POST_SECONDS) -> None:
     words = outcome[0] if outcome else f"gave no answer within {seconds:g} s"
     if words:
         raise WebhookError(f"the address of {VARIABLE} {words}; the run's log has the message")
-
-
-def _is_web_address(address: str) -> bool:
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.netloc)
 
 
 def _outcome(address: str, message: str, seconds: float) -> str:

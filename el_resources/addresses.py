@@ -6,7 +6,11 @@ credentials only have one name, so that a password that changes changes nothing 
 
 - The part before the `@` goes, but for schemes that name a place there (`github://OWNER:NAME@BRANCH/`,
   `abfs://CONTAINER@ACCOUNT/`, the latter without a password).
-- The query goes. Outside http(s) a question mark is a wildcard, unless a name and an equals sign follow it.
+- The query goes. Outside http(s) a question mark is a wildcard, unless a name and an equals sign follow it. Punctuation
+  that ends it stays if the address is a part of a text: it is likely the text's.
+- A parameter after `;` or `#` goes if its name is a secret's (`;sig=…`, `#access_token=…`).
+- Addresses as people misspell them are cleaned too: `https:/user:password@host`, `//user:password@host`, and a password
+  with a space or a quote in it.
 - What is no address (a path on this machine, `hf:OWNER/NAME@REVISION`) stays as it is.
 """
 
@@ -14,16 +18,34 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
-ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>(?:(?!::[A-Za-z][\w+.-]*://)[^\s\"'<>`\\])*)")
+# `scheme://`, a network's `scheme:/` or `scheme:`, and `//` that is no part of a path.
+START = r"(?P<start>[A-Za-z][A-Za-z0-9+.-]*://|\b(?:https?|ftps?|sftp|ssh|s3a?):/?(?![/\s])|(?<![\w:/.\\~-])//(?!/))"
+# A login whose password has a space or a quote. What follows the colon of a host is a port.
+LOGIN = (
+    r"(?P<login>[^\s/?#@:\[\"'<>`\\]{0,200}:(?!\d*(?:[\s/,;.)\]\"'<>`\\]|$))(?:"
+    r"(?:(?!://)[^\s@]){0,200}[\"'<>`\\](?:(?!://)[^\s@]){0,200}"
+    r"|(?:(?!://)[^\n\"'<>`@]){1,200}[ \t](?:(?!://)[^\n\"'<>`@]){0,200})@)?"
+)
+ADDRESS = re.compile(START + LOGIN + r"(?P<rest>(?:(?!::[A-Za-z][\w+.-]*://)[^\s\"'<>`\\])*)")
 AUTHORITY = re.compile(r"[^/?#]*")
 # A host and a port, or a password's first part: `user:pa/ss@host` is no address, and shows what it should not.
 PORT = re.compile(r"[^:]*(\[[^\]]*\])?(:\d*)?")
 QUERY = re.compile(r"\?[\w.%-]+=.*", re.DOTALL)
+WEB_QUERY = re.compile(r"\?[^#]*")
+SECRET_NAMES = "sig|token|secret|key|passw|pwd|credential|auth|session"
+SECRET_PART = re.compile(rf"[;#](?:[^;#]*&)?[\w.%-]*(?:{SECRET_NAMES})[\w.%-]*=.*", re.DOTALL | re.IGNORECASE)
+PUNCTUATION = re.compile(r"[)\]}.,;:!?]*$")
+SPACE = re.compile(r"\s")
 WEB_SCHEMES = ("http", "https")
 WEB_ADDRESSES = tuple(f"{scheme}://" for scheme in WEB_SCHEMES)
+# Schemes whose addresses name a host that a program connects to.
+HOSTED_SCHEMES = (*WEB_SCHEMES, "ftp", "ftps", "sftp", "ssh", "smb", "hdfs", "webhdfs")
+NO_IPV6 = "an IPv6 host cannot be read from; write its name"
 PLACES_BEFORE_AT = ("github", "git")
-CONTAINERS_BEFORE_AT = ("abfs", "abfss", "adl", "wasb", "wasbs")
+# The empty scheme is that of `//name@host`.
+CONTAINERS_BEFORE_AT = ("", "abfs", "abfss", "adl", "wasb", "wasbs")
 
 
 def without_secrets(text: str) -> str:
@@ -33,7 +55,22 @@ def without_secrets(text: str) -> str:
         >>> without_secrets("jsonl:https://me:hunter2@host/a.jsonl?sig=1 cannot be read")
         'jsonl:https://host/a.jsonl cannot be read'
     """
-    return ADDRESS.sub(lambda match: f"{match['scheme']}://{_cleaned(match['scheme'].lower(), match['rest'])}", text)
+    is_text = bool(SPACE.search(text))
+
+    def shown(match: re.Match[str]) -> str:
+        scheme = match["start"].partition(":")[0].strip("/").lower()
+        cleaned = _cleaned(scheme, match["rest"])
+        ends_in_text = is_text or match.end() < len(text)
+        end = _punctuation(match["rest"]) if ends_in_text else ""
+        return match["start"] + (cleaned if cleaned.endswith(end) else cleaned + end)
+
+    return ADDRESS.sub(shown, text)
+
+
+def _punctuation(rest: str) -> str:
+    found = PUNCTUATION.search(rest)
+    assert found, "it matches the empty text too"
+    return found[0]
 
 
 def without_query(address: str) -> str:
@@ -68,11 +105,54 @@ def _cleaned(scheme: str, rest: str) -> str:
 
 
 def _without_query(scheme: str, path: str) -> str:
-    if scheme not in WEB_SCHEMES:
-        return QUERY.sub("", path)
-    place, _, query = path.partition("?")
-    fragment = query.partition("#")[1:]
-    return place + "".join(fragment)
+    query = WEB_QUERY if scheme in WEB_SCHEMES else QUERY
+    return SECRET_PART.sub("", query.sub("", path, count=1))
+
+
+def fault_of_address(address: str) -> str:
+    """Return the fault of an address that no program could connect to, with the remedy; empty if it has none.
+
+    Example:
+        >>> fault_of_address("http://host:99999/x")
+        'its port is no number from 1 to 65535; write http://HOST/PATH, or http://HOST:PORT/PATH'
+    """
+    scheme = address.partition("://")[0].lower()
+    if scheme not in HOSTED_SCHEMES:
+        return ""
+    remedy = f"write {scheme}://HOST/PATH, or {scheme}://HOST:PORT/PATH"
+    try:
+        parts = urlsplit(address)
+        is_named = bool(parts.hostname) and parts.port != 0
+    except ValueError as error:  # its own words may quote a password
+        is_port = "port" in str(error).lower()
+        return f"{'its port is no number from 1 to 65535' if is_port else 'its host is none'}; {remedy}"
+    if not is_named or SPACE.search(parts.netloc):
+        return f"it names no host; {remedy}"
+    return f"{NO_IPV6}, as in {scheme}://HOST:PORT/PATH" if ":" in (parts.hostname or "") else ""
+
+
+def is_web_address(address: str) -> bool:
+    """Return true for an address of http or https with a host: the one rule for all that a message or file is asked of.
+
+    Example:
+        >>> is_web_address("https://host/x"), is_web_address("http:///x"), is_web_address("ftp://host")
+        (True, False, False)
+    """
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in WEB_SCHEMES and bool(parts.hostname) and parts.port != 0 and not SPACE.search(address)
+    except ValueError:
+        return False
+
+
+def one_line(error: BaseException | None, longest: int = 0) -> str:
+    """Return an error's words on one line; those of its kind if it has none.
+
+    Args:
+        longest: characters after which the line is cut; 0 for none.
+    """
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if not longest or len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 class AddressError(OSError):

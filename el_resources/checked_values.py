@@ -9,11 +9,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from el_resources.addresses import fault_of_address, is_web_address, without_secrets
 from el_resources.corpus_source import SCHEMES as CORPUS_SCHEMES
 from el_resources.object_stores import is_remote
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-ADDRESS = re.compile(r"https?://[^\s/]+.*")
 # `s3:/bucket`, `s3:bucket`: an address with a slash too few would be taken for a folder of that name.
 ALMOST_AN_ADDRESS = re.compile(r"(s3a?|gs|gcs|az|abfss?|https?|ftp|hdfs|memory):/?(?!/)")
 # Schemes that tables can be kept in: those that fsspec, polars and LanceDB all read and write.
@@ -83,7 +83,7 @@ def model(name: str) -> str:
 
 def hub_endpoint(address: str) -> str:
     """Return the hub's address. Raises ValueError if it is none of http."""
-    if address and not ADDRESS.fullmatch(address):
+    if address and not is_web_address(address):
         raise ValueError("no address; write https://HOST, or leave it empty for huggingface.co")
     return address
 
@@ -152,3 +152,5 @@ def _refuse_source(kind: str, uri: str, schemes: tuple[str, ...], example: str) 
     _refuse_almost(place)
     if is_remote(place):
         refuse_without_driver(place)
+        if fault := fault_of_address(place):
+            raise ValueError(f"{without_secrets(place)} is no address: {fault}")

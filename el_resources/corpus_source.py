@@ -126,7 +126,7 @@ def _open_source(uri: str, text_column: str | None, hub_endpoint: str, limits: R
     from el_resources.corpus_files import DEFAULT_TEXT_COLUMN, FileCorpus
     from el_resources.file_schemes import open_files
 
-    files, column = open_files(uri, hub_endpoint), text_column or DEFAULT_TEXT_COLUMN
+    files, column = open_files(uri, hub_endpoint, "EL_CORPUS"), text_column or DEFAULT_TEXT_COLUMN
     return FileCorpus(files=files, text_column=column, limits=limits or RowLimits())
 
 

@@ -43,11 +43,9 @@ class HubFiles(ShardFiles):
     """The data files of one config and split.
 
     Attributes:
-        location: the URI without its scheme.
         endpoint: address of the hub or of a mirror; empty means the library's own.
     """
 
-    location: str
     endpoint: str = ""
 
     @cached_property
@@ -133,6 +131,6 @@ class HubFiles(ShardFiles):
         return {"source": self.uri, "file": repository.path_in(self.path(shard)), **commit}
 
     @contextmanager
-    def faults(self) -> Iterator[None]:
+    def place_faults(self) -> Iterator[None]:
         with self._address[0].faults():
             yield

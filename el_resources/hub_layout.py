@@ -13,6 +13,7 @@ from huggingface_hub import DatasetCardData
 from huggingface_hub.repocard import RepoCard
 from yaml import YAMLError
 
+from el_resources.addresses import one_line
 from el_resources.hub_repositories import CARD, Repository
 
 
@@ -23,7 +24,7 @@ def read_card(uri: str, text: str) -> DatasetCardData:
     try:
         return DatasetCardData(**RepoCard(text, ignore_metadata_errors=True).data.to_dict())
     except (YAMLError, TypeError) as error:
-        raise ValueError(f"source {uri!r}: the header of its {CARD} cannot be read ({error})") from error
+        raise ValueError(f"source {uri!r}: the header of its {CARD} cannot be read ({one_line(error)})") from error
 
 
 def license_of(card: DatasetCardData) -> str:

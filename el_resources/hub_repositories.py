@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
-from el_resources.addresses import secrets_kept, without_secrets
+from el_resources.addresses import one_line, secrets_kept, without_secrets
 from el_resources.shard_files import FileDigests
 
 CARD = "README.md"
@@ -204,7 +204,7 @@ class HubRepository:
             raise ValueError(f"{place} has no revision {self.revision!r}; leave it away for its main branch") from error
         except (HTTPError, InvalidURL, OfflineModeIsEnabled) as error:
             raise ConnectionError(
-                f"{place} cannot be reached ({_in_words(error)}); check the network, name a mirror with "
+                f"{place} cannot be reached ({one_line(error)}); check the network, name a mirror with "
                 "EL_HUB_ENDPOINT, or download it where there is a network "
                 f"(hf download {self.name} --repo-type dataset --local-dir FOLDER) and read hf:FOLDER"
             ) from error
@@ -226,7 +226,3 @@ def _may_pass(error: BaseException) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and error.response.status_code in RETRIED_STATUSES
     return isinstance(error, NetworkError | RemoteProtocolError | TimeoutException)
-
-
-def _in_words(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

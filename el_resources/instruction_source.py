@@ -153,7 +153,7 @@ def open_instructions(
         from el_resources.file_schemes import open_files
         from el_resources.instruction_files import FileInstructions
 
-        files = open_files(uri, hub_endpoint)
+        files = open_files(uri, hub_endpoint, "EL_INSTRUCTIONS")
         return FileInstructions(files=files, reading=reading or PoolReading(), limits=limits or RowLimits())
     from el_resources.python_docs_questions import PythonDocsQuestions
 

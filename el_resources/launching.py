@@ -104,7 +104,7 @@ def _why_not(name: str, value: Any, settings: Settings) -> str:
 
 
 def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(without_secrets_within(value))
+    return str(value).lower() if isinstance(value, bool) else str(without_secrets_within(value)) or "''"
 
 
 def _plain_schema(settings: Settings) -> dict[str, dg.Field]:

@@ -18,7 +18,7 @@ from typing import Any
 from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # fsspec ships no types
 from upath import UPath
 
-from el_resources.addresses import secrets_kept
+from el_resources.addresses import one_line, secrets_kept
 
 S3_SCHEMES = ("s3://", "s3a://")
 # botocore's names for where it found credentials.
@@ -56,7 +56,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         return url_to_fs(url, use_listings_cache=False)
     except (ValueError, ImportError) as error:  # fsspec's ways to say so
         raise ValueError(
-            f"{url!r} cannot be opened: {error}; fsspec.available_protocols() lists the schemes"
+            f"{url!r} cannot be opened: {one_line(error)}; fsspec.available_protocols() lists the schemes"
         ) from error
 
 
@@ -105,12 +105,13 @@ def faults_named(place: str) -> Iterator[None]:
 
     No error of any file system shows credentials of an address.
     """
-    with secrets_kept(), _s3_faults_named(place) if is_s3(place) else nullcontext():
+    with secrets_kept(), s3_faults_named(place) if is_s3(place) else nullcontext():
         yield
 
 
 @contextmanager
-def _s3_faults_named(place: str) -> Iterator[None]:
+def s3_faults_named(place: str) -> Iterator[None]:
+    """Name an address of S3, its endpoint and the remedy in errors of its client; the caller cleans them."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -118,8 +119,12 @@ def _s3_faults_named(place: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except PermissionError as error:
-        raise PermissionError(f"{place} at {endpoint_of(place)} refuses access ({error}); {S3_REMEDY}") from error
+        raise PermissionError(
+            f"{place} at {endpoint_of(place)} refuses access ({one_line(error)}); {S3_REMEDY}"
+        ) from error
     except (BotoCoreError, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error.__cause__, ClientError | BotoCoreError):
             raise  # the caller's own
-        raise ConnectionError(f"{place} at {endpoint_of(place)} cannot be reached ({error}); {S3_REMEDY}") from error
+        raise ConnectionError(
+            f"{place} at {endpoint_of(place)} cannot be reached ({one_line(error)}); {S3_REMEDY}"
+        ) from error

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from el_resources.addresses import is_web_address
+
 EXECUTIONS = ("local", "ray")
 
 
@@ -14,6 +16,6 @@ def refuse_bad_values(variables: Mapping[str, str]) -> None:
     if at_once is not None and not (at_once.strip().isdecimal() and int(at_once) >= 1):
         raise ValueError(f"EL_RUNS_AT_ONCE={at_once!r} is no number of runs; set it to 1 or more")
     webhook = variables.get("EL_FAILURE_WEBHOOK", "")
-    if webhook and not webhook.startswith(("https://", "http://")):
+    if webhook and not is_web_address(webhook):
         # Not shown: it may hold a token.
         raise ValueError("EL_FAILURE_WEBHOOK is no address of http or https; write https://HOST/PATH, or unset it")

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from el_resources.addresses import one_line
 from el_resources.object_stores import S3_REMEDY, endpoint_of, is_remote
 
 ATTEMPTS = 8
@@ -68,13 +69,14 @@ class Again:
                 raise
             raise ConnectionError(
                 f"{self._place} at {endpoint_of(self._place)} cannot be reached: {what} failed {ATTEMPTS} times "
-                f"({in_short(error)}); {S3_REMEDY}"
+                f"({one_line(error, SHOWN_CHARS)}); {S3_REMEDY}"
             ) from error
 
     def _pause(self, what: str, state: RetryCallState) -> str:
         assert state.outcome and state.next_action, "tenacity pauses after an outcome"
+        why = one_line(state.outcome.exception(), SHOWN_CHARS)
         return (
-            f"{self._place}: {what} failed ({in_short(state.outcome.exception())}); attempt {state.attempt_number + 1} "
+            f"{self._place}: {what} failed ({why}); attempt {state.attempt_number + 1} "
             f"of {ATTEMPTS} in {state.next_action.sleep:.1f} s"
         )
 
@@ -86,9 +88,3 @@ def is_passing(error: BaseException) -> bool:
     """
     is_lance = isinstance(error, LANCE_ERRORS) and not isinstance(error, ConnectionError)
     return is_lance and bool(PASSING.search(str(error)))
-
-
-def in_short(error: BaseException | None) -> str:
-    """Return the error's words on one line, cut."""
-    line = " ".join(str(error).split())
-    return line if len(line) <= SHOWN_CHARS else line[: SHOWN_CHARS - 1] + "…"

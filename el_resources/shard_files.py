@@ -19,9 +19,10 @@ Bytes are reached through fsspec: a path on this machine, or an address of any s
 import errno
 import os
 import re
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b, file_digest
@@ -30,12 +31,12 @@ from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
 from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
 
-from el_resources.addresses import without_secrets
-from el_resources.corpus_source import unknown_shard
+from el_resources.addresses import one_line, secrets_kept, without_secrets
+from el_resources.corpus_source import CorruptShardError, unknown_shard
 from el_resources.file_formats import SUFFIXES, FileFormat
 from el_resources.file_listing import Listing, list_files
 from el_resources.not_shards import BY_NAME, Info
-from el_resources.object_stores import faults_named, is_remote, open_filesystem
+from el_resources.object_stores import is_remote, is_s3, open_filesystem, s3_faults_named
 
 # Dagster refuses control characters and "..." in partition keys; the surrogates are a name's bytes that are not UTF-8.
 NOT_IN_SHARD_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff%]|\.(?=\.\.)")
@@ -45,12 +46,26 @@ ENTITY_TAGS = ("ETag", "md5Hash", "content_md5", "etag")
 
 @dataclass(kw_only=True)
 class ShardFiles(ABC):
-    """The files of a source, one per shard: their names, places, fingerprints and formats."""
+    """The files of a source, one per shard: their names, places, fingerprints and formats.
+
+    Attributes:
+        location: the URI without its scheme.
+        variable: the setting that names the source, for errors.
+    """
 
     uri: str
+    location: str
+    variable: str = "source"
 
     def shards(self) -> list[str]:
-        return list(self.paths)
+        with self.faults():
+            return list(self.paths)
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """Within it, faults of the place and of the network are a line with the setting, the place and the remedy."""
+        with secrets_kept(), setting_named(self.variable, self.location), self.place_faults():
+            yield
 
     def path(self, shard: str) -> str:
         """Where a shard lies in the file system. Raises ValueError for a shard that is not there."""
@@ -113,15 +128,14 @@ class ShardFiles(ABC):
         """What changes whenever the file's bytes do."""
 
     @abstractmethod
-    def faults(self) -> AbstractContextManager[None]:
-        """Within it, faults of the network name the source and say what to do."""
+    def place_faults(self) -> AbstractContextManager[None]:
+        """Within it, faults of the network that the kind of place knows name the place and say what to do."""
 
 
 @dataclass(kw_only=True)
 class LocatedFiles(ShardFiles):
     """The files that a path, an address or a glob means, all of one format."""
 
-    location: str
     file_format: FileFormat
     _digests: "FileDigests" = field(default_factory=lambda: FileDigests(), init=False, repr=False)
 
@@ -169,8 +183,8 @@ class LocatedFiles(ShardFiles):
     def content_digest(self, path: str) -> str:
         return self._digests.of(self.filesystem, path, self._listing.files.get(path))
 
-    def faults(self) -> AbstractContextManager[None]:
-        return faults_named(self.location)
+    def place_faults(self) -> AbstractContextManager[None]:
+        return s3_faults_named(self.location) if is_s3(self.location) else nullcontext()
 
 
 # Digests of this machine's files, kept while the process lives: a sensor opens its source anew at every tick.
@@ -200,6 +214,47 @@ class FileDigests:
             with filesystem.open(path, "rb") as file:
                 known[key] = file_digest(file, "blake2b").hexdigest()
         return known[key]
+
+
+# Classes that an error keeps when the setting is put in front of its words.
+NAMED_CLASSES = (FileNotFoundError, PermissionError, ConnectionError, ValueError)
+# Packages whose errors are of a server or an address, though some are neither OSError nor ValueError.
+CLIENTS = ("aiohttp", "ftplib", "paramiko", "yarl")
+OWN_FOLDER = f"{Path(__file__).parent}{os.sep}"
+
+
+@contextmanager
+def setting_named(variable: str, location: str) -> Iterator[None]:
+    """Put the setting in front of this project's errors; tell another library's as a place that cannot be reached."""
+    try:
+        yield
+    except CorruptShardError:
+        raise
+    except Exception as error:
+        words = without_secrets(one_line(error))
+        if _is_own(error):
+            if type(error) not in NAMED_CLASSES or variable in words:
+                raise
+            raise type(error)(f"{variable}: {words}") from error
+        if not is_remote(location) or not _is_of_a_place(error):
+            raise
+        place = without_secrets(location)
+        if isinstance(error, ValueError):
+            raise ValueError(f"{variable}: {place} cannot be opened ({words}); correct the address") from error
+        raise ConnectionError(
+            f"{variable}: {place} cannot be reached ({words}); check the address, its credentials and the network"
+        ) from error
+
+
+def _is_of_a_place(error: Exception) -> bool:
+    is_client = type(error).__module__.partition(".")[0] in CLIENTS
+    return is_client or isinstance(error, OSError | EOFError | ValueError)
+
+
+def _is_own(error: Exception) -> bool:
+    """Return true if this package raised the error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename.startswith(OWN_FOLDER)
 
 
 # What one file can have, in words; any other fault may be one of the disk or the network.

@@ -29,6 +29,7 @@ from urllib.parse import quote
 import polars as pl
 from upath import UPath
 
+from el_resources.addresses import one_line
 from el_resources.file_digests import BLANK, DIGEST_FIELD, fault_in, fault_of, forget_fault, noted_fault, seal
 from el_resources.object_stores import client_options, faults_named, is_remote, store_path
 from el_resources.whole_files import write_whole
@@ -132,7 +133,7 @@ class ShardTables:
                 put(frame, metadata, path)
         except (OSError, pl.exceptions.ComputeError) as error:  # what polars raises where a disk is full
             raise ValueError(
-                f"the store {str(self.store)!r} is not writable ({error}); "
+                f"the store {str(self.store)!r} is not writable ({one_line(error)}); "
                 "set EL_STORE to a folder or bucket that you may write to"
             ) from error
 
@@ -193,7 +194,7 @@ class ShardTables:
             # An object store that cannot be reached looks the same, and raises here.
             with UPath(path, use_listings_cache=False).open("rb") as file:
                 fault = fault_in(file)
-            raise DamagedTableError(fault or f"its footer is broken ({error})") from error
+            raise DamagedTableError(fault or f"its footer is broken ({one_line(error)})") from error
 
     def require_stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp:
         """The stamp of a table that must be there.
@@ -258,7 +259,7 @@ class ShardTables:
             yield path
         except (OSError, pl.exceptions.ComputeError) as error:
             raise UnreadableTableError(
-                f"table {asset!r} of {partition!r} cannot be read from {path} ({error}); "
+                f"table {asset!r} of {partition!r} cannot be read from {path} ({one_line(error)}); "
                 f"if the store answers otherwise, remove the file and materialize {asset} for it again"
             ) from error
 
@@ -342,7 +343,7 @@ def stamp_in(metadata: Mapping[str, str], asset: str, partition: str) -> Stamp:
     except (ValueError, TypeError, AttributeError) as error:
         if isinstance(error, DamagedTableError):
             raise
-        raise DamagedTableError(f"its stamp is broken ({error})") from error
+        raise DamagedTableError(f"its stamp is broken ({one_line(error)})") from error
     if (stamp.asset, stamp.partition) != (asset, partition):
         raise DamagedTableError(f"its stamp is that of {stamp.asset!r} of {stamp.partition!r}")
     return stamp

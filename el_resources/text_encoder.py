@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from el_resources.addresses import one_line
 from el_resources.file_kinds import refuse_pointers
 from el_resources.model_files import REFERENCE_FOLDER, read_config
 from el_resources.shard_tables import digest
@@ -164,7 +165,7 @@ class SentenceTransformersEncoder:
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"encoder {name!r}: sentence-transformers cannot open {folder} "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); fetch the model again, or set "
+                f"({type(error).__name__}: {one_line(error, 200)}); fetch the model again, or set "
                 f"EL_ENCODER={REFERENCE_IDF}"
             ) from error
         self.dimension = int(self._model.get_embedding_dimension())

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
+from el_resources.addresses import one_line
 from el_resources.exact_encoding import is_control_form, made_exact
 from el_resources.model_files import read_json
 from el_resources.placed_tokens import PlacedTokens, choose_placed_tokens
@@ -183,7 +184,9 @@ class _FastCodec:
         try:
             return cls(content)
         except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"{file} is not a tokenizer ({error}); fetch it again from the model's origin") from error
+            raise ValueError(
+                f"{file} is not a tokenizer ({one_line(error)}); fetch it again from the model's origin"
+            ) from error
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)

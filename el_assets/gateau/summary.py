@@ -26,7 +26,8 @@ def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) ->
     gap = np.median(hmg["nll_short_nats"].to_numpy() - hmg["nll_long_nats"].to_numpy())
     cut = np.mean(hmg["n_dropped_context_tokens"].to_numpy() > 0)
     cam_off = [] if has_cas(tables) else [("awareness", "not measured (EL_CAM=false): influence is HMP alone")]
-    correlations = (influence.facts["rank_correlation_with_hmp"], influence.facts["rank_correlation_with_cas"])
+    by_hmp = correlation_in_words(influence, "hmp")
+    by_cas = "not measured" if cam_off else correlation_in_words(influence, "cas")
     subsets = tables.stamps("selected_subsets", FRACTIONS)
     return [
         *rows,
@@ -36,7 +37,10 @@ def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) ->
             f"{100 * cut:.0f} % of contexts cut",
         ),
         *cam_off,
-        ("share in the ranking", "rank correlation with HMP {}, with CAS {}".format(*map(_two_digits, correlations))),
+        (
+            "share in the ranking",
+            f"rank correlation with HMP {by_hmp}, with CAS {by_cas}",
+        ),
         *_auc_row(settings, tables, list(influence.facts["shards"])),
         ("selected", ", ".join(f"{name} {stamp.facts['samples']:,}" for name, stamp in subsets.items())),
         *_small_pool_row(int(influence.facts["samples"]), list(subsets)),
@@ -84,5 +88,9 @@ def _auc_row(settings: Settings, tables: ShardTables, shards: list[str]) -> list
     return [("far above near, absent", "AUC " + ", ".join(found))]
 
 
-def _two_digits(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def correlation_in_words(influence: Stamp, term: str) -> str:
+    """Return the rank correlation of the score with a term in words; why there is none, if there is none."""
+    value = influence.facts[f"rank_correlation_with_{term}"]
+    if value is not None:
+        return f"{value:.2f}"
+    return "none (one sample)" if influence.facts["samples"] < 2 else "none (it, or the score, is the same for all)"

@@ -1,7 +1,7 @@
 """`entropylong ui`: Dagster's web server behind the door (el_assets.server.door), its daemon, and one code server.
 
 What `dagster dev` starts, but for the door. Both share the code server, so that reloading it in the UI reloads it for
-schedules too. All of them end with this process, by Ctrl-C or SIGTERM.
+schedules too. All of them end with this process, by Ctrl-C, SIGTERM or, unless it is ignored, SIGHUP.
 """
 
 import contextlib
@@ -30,6 +30,8 @@ from dagster_shared.ipc import get_ipc_shutdown_pipe, send_ipc_shutdown_message
 from dagster_webserver.version import __version__
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from el_assets.homes import opened_instance
@@ -58,6 +60,15 @@ class GuardedWebserver(DagsterWebserver):
     def build_middleware(self) -> list[Middleware]:
         return [Middleware(Door, hosts=self._hosts), *super().build_middleware()]
 
+    async def download_debug_file_endpoint(self, request: Request) -> Response:
+        """Answer with a run's debug file; 404 if there is no such run, for which Dagster's own answer is a trace."""
+        run_id = request.path_params["run_id"]
+        with self.request_context(request) as context:
+            if context.instance.get_run_by_id(run_id) is None:
+                return PlainTextResponse(f"there is no run {run_id!r}\n", status_code=404)
+        answer: Response = await super().download_debug_file_endpoint(request)
+        return answer
+
 
 def serve(*, address: str, port: int | None, hosts: Sequence[str], with_daemon: bool) -> int:
     """Serve the UI until it is interrupted; 0 then, 1 if the daemon ended by itself.
@@ -77,6 +88,8 @@ def serve(*, address: str, port: int | None, hosts: Sequence[str], with_daemon: 
         raise OSError(f"port {port} of {address} is taken; give another with --port")
     configure_loggers(formatter="colored", log_level="INFO")
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under `nohup`
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     daemon: subprocess.Popen[bytes] | None = None
     with contextlib.suppress(KeyboardInterrupt), ExitStack() as running:
         instance = running.enter_context(opened_instance())

@@ -100,6 +100,8 @@ def test_a_folder_of_all_kinds(
         assert words in not_read.pop(f"  not read: shard {name!r} ")
     assert not_read == {}
 
+    assert "  unreadable row: one-bad.jsonl: line 4 is not JSON (Expecting value at character 9)\n" in done.stdout
+
     tables = {path.stem: pl.read_parquet(path) for path in (tmp_path / "store/tables/documents").glob("*.parquet")}
     assert set(tables) == {*GOOD, *said}
     texts = {name: table.filter(pl.col("set_aside_reason").is_null()) for name, table in tables.items()}
@@ -131,6 +133,28 @@ def test_registering_says_what_it_passed_over(
         done.stdout.index(f"shards of jsonl:{pool}"),
     )
     assert corpus_line < done.stdout.index("(._plain.jsonl)") < pool_line < done.stdout.index("(.b.jsonl)")
+
+
+def test_rows_beyond_the_limits_are_named_with_their_file_first_few_then_a_count(
+    cli: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    long_line = json.dumps({"text": "x" * (1 << 20)}).encode() + b"\n"
+    long_text = json.dumps({"text": "y" * 2000}).encode() + b"\n"
+    (corpus / "a.jsonl").write_bytes(lines("a") + long_line + lines("b") + long_text * 3)
+    (corpus / "b.jsonl").write_bytes(lines("c") + long_text * 3)
+    limits = {"EL_LINE_MIB_MAX": "1", "EL_DOCUMENT_CHARS_MAX": "1000", "EL_BAD_ROWS_MAX_SHARE": "0.9"}
+    done = cli("run", "--select", "index", EL_CORPUS=f"jsonl:{corpus}", **limits)
+    assert done.returncode == 0, done.stderr
+    told = [line.removeprefix("  unreadable row: ") for line in done.stdout.splitlines() if "unreadable row" in line]
+    too_long = "has 2,000 characters, more than EL_DOCUMENT_CHARS_MAX=1000 allows"
+    assert told == [
+        f"a.jsonl: line 4 has {len(long_line):,} bytes, more than EL_LINE_MIB_MAX=1 allows",
+        *(f"a.jsonl: line {number} {too_long}" for number in (8, 9, 10)),
+        f"b.jsonl: line 4 {too_long}",
+        "2 more rows; the column set_aside_detail of documents names each",
+    ]
 
 
 class TestOneBadFile:

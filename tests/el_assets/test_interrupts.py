@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM at any stage of a command: one line, status 130, and nothing half-written."""
+"""Signals at any stage of a command: one line, status 128 + n, and nothing half-written."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from el_assets.interrupts import LINE
+from el_assets.interrupts import LINE, SIGNALS
 from tests.conftest import library_documents, write_json_lines
 
 ROOT = Path(__file__).parents[2]
@@ -44,12 +44,12 @@ def interrupted(command: subprocess.Popen[str], number: int) -> None:
     """Send the signal, and see that the command ends as it should and leaves no process."""
     command.send_signal(number)
     _, said = command.communicate(timeout=60)
-    assert (command.returncode, said.split("\r")[-1].strip()) == (130, LINE)
+    assert (command.returncode, said.split("\r")[-1].strip()) == (128 + number, LINE)
     with pytest.raises(ProcessLookupError):
         os.killpg(command.pid, 0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_while_modules_are_imported(home: Path, number: int) -> None:
     command = started(home, "status")
     for _ in range(500):
@@ -59,7 +59,7 @@ def test_while_modules_are_imported(home: Path, number: int) -> None:
     interrupted(command, number)
 
 
-@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.3), (signal.SIGTERM, 1.5)])
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.3), (signal.SIGTERM, 1.5), (signal.SIGHUP, 2)])
 def test_in_a_run_which_then_is_not_under_way_any_more(home: Path, number: int, seconds: float) -> None:
     command = started(home, "run", "--select", "index,entropylong")
     assert command.stdout
@@ -91,10 +91,22 @@ def test_a_signal_that_dagster_forgets_ends_the_command_after_the_run(monkeypatc
 def test_handlers_are_put_back() -> None:
     from el_assets.interrupts import Interrupts
 
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in SIGNALS]
     with Interrupts():
         assert signal.getsignal(signal.SIGINT) != before[0]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_command_that_ignores_hangups_goes_on() -> None:
+    from el_assets.interrupts import Interrupts
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupts.came
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_changes_nothing(home: Path) -> None:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import uuid
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +97,29 @@ def test_a_trace_that_cannot_be_written_is_printed(
     assert capsys.readouterr().err == "the trace\n"
 
 
+def test_the_newest_traces_stay_and_files_of_others_are_left(
+    command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from el_assets import commands
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("odd")
+
+    folder = tmp_path / failures.FOLDER
+    folder.mkdir(parents=True)
+    others = ["notes.txt", "run-mine.txt", "register-20260101-000000-7.txt.bak", "register-20260101.txt"]
+    runs = [f"run-{uuid.UUID(int=number)}.txt" for number in range(failures.TRACES_KEPT)]
+    for age, name in enumerate([*others, "status-20260101-000000-7.txt", *runs]):
+        (folder / name).write_text("a trace")
+        os.utime(folder / name, (1e9 + age, 1e9 + age))
+    monkeypatch.setattr(commands, "print_passed_over", broken)
+    assert command("register") == 1
+    left = {path.name for path in folder.iterdir()}
+    (newest,) = left - {*others, *runs}
+    assert newest.startswith("register-2")
+    assert left == {*others, *runs[1:], newest}
+
+
 def test_the_outermost_message_of_ours_is_told_whatever_is_around_it() -> None:
     from el_resources.environment import read_env_file
 
@@ -109,6 +134,30 @@ def test_the_outermost_message_of_ours_is_told_whatever_is_around_it() -> None:
         told = failures.told_of(error)
     assert told.is_foreseen
     assert told.words.endswith("'A' is not NAME=VALUE; repair or remove it")
+
+
+def test_our_warnings_are_a_line_and_those_of_libraries_are_shown_with_debug_only(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from el_assets import commands
+
+    def of_a_library(*_: object) -> None:
+        warnings.warn("a library's own words", stacklevel=2)
+
+    (Path("pool")).mkdir()
+    Path("pool/q.jsonl").write_text("{}\n")
+    told = {"EL_CORPUS": "python-docs:", "EL_INSTRUCTIONS": "jsonl:pool", "EL_TEXT_COLUMN": "body"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(commands, "print_passed_over", of_a_library)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert command("register") == 0
+        ours = "warning: text column 'body' is not used: python-docs: has no columns"
+        assert set(capsys.readouterr().err.splitlines()) == {ours}
+        with pytest.warns(UserWarning) as shown:
+            assert command("register", "--debug") == 0
+    assert {"a library's own words", ours.removeprefix("warning: ")} <= {str(one.message) for one in shown}
 
 
 @pytest.mark.parametrize("arguments", [["settings"], ["status"]])

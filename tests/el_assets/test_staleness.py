@@ -13,7 +13,13 @@ import pytest
 
 from el_assets.__main__ import main
 from el_assets.gateau.assets import influence_inputs, open_instructions_of, scored_pool, subset_inputs
-from el_assets.partitions import instruction_shards, register_shards, registered_shards, selected_fractions
+from el_assets.partitions import (
+    deregister_shards,
+    instruction_shards,
+    register_shards,
+    registered_shards,
+    selected_fractions,
+)
 from el_assets.recipes import CORPUS_TABLES, RECIPES, SAMPLE_TABLES, SEQUENCE_TABLES, Cookbook
 from el_assets.schemas import polars_schema
 from el_assets.shard_runs import open_corpus_of
@@ -308,7 +314,8 @@ class TestCommand:
         assert "context_chunks" in index
         assert "entropy_maps" not in index
         assert main(["status"]) == 1, "the corpus's shard is not even registered"
-        assert "1 not registered: a.jsonl" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "1 not registered: a.jsonl; `python -m el_assets register` registers them" in said
         monkeypatch.setenv("EL_INFLUENCE_ALPHA", "0.5")
         assert main(["status", "--select", "gateau"]) == 1
         assert "influence_scores: stale: setting influence_alpha was 0.8, is 0.5\n" in capsys.readouterr().out
@@ -322,6 +329,15 @@ class TestCommand:
         assert main(["status", "--select", "gateau"]) == 1
         assert "hmg_scores: missing: its file is cut short, or is no Parquet file: a.jsonl" in capsys.readouterr().out
         assert main(["status", "--instructions", "jsonl:absent"]) == 2
+
+    def test_shards_that_are_not_registered_are_to_be_registered_and_no_job_to_be_run(
+        self, home: Workspace, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        deregister_shards(home.instance, [A], instruction_shards)
+        assert main(["status", "--select", "gateau"]) == 1
+        said = capsys.readouterr().out
+        assert "influence_scores: stale: no shard is registered; `python -m el_assets register` registers" in said
+        assert "run job" not in said
 
     def test_json_holds_the_same_for_machines(self, home: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
         main(["status", "--json"])

@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from el_assets.gateau.summary import correlation_in_words
 from el_assets.schemas import conform, polars_schema
 from el_assets.summary import Stage, print_summary
 from el_resources.settings import Settings
@@ -80,6 +81,16 @@ def scores(shard: str) -> pl.DataFrame:
         .with_columns(pl.lit(None, dtype).alias(name) for name, dtype in others.items())
         .with_columns(doc_id=pl.lit("0"), anchor=pl.lit(3), chunk_hash=pl.col("chunk_id"), chunk_shard=pl.lit(shard))
     )
+
+
+@pytest.mark.parametrize(
+    ("samples", "correlation", "said"),
+    [(9, 0.123, "0.12"), (1, None, "none (one sample)"), (9, None, "none (it, or the score, is the same for all)")],
+)
+def test_a_correlation_that_there_is_not_says_why(samples: int, correlation: float | None, said: str) -> None:
+    facts = {"samples": samples, "rank_correlation_with_hmp": correlation}
+    stamp = Stamp(asset="influence_scores", partition="all", recipe="r", settings={}, facts=facts)
+    assert correlation_in_words(stamp, "hmp") == said
 
 
 @pytest.mark.parametrize(

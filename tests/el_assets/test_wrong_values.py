@@ -1,11 +1,16 @@
 """Wrong values as users give them: refused at once, with the variable, the value and the remedy, before any run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from el_assets.__main__ import main
+from el_assets.before_a_run import refuse_what_cannot_run
+from el_assets.sensors import listing
+from el_resources.settings import Settings
 from tests.conftest import library_documents, library_samples, write_json_lines
 
 # (variables, the command's arguments, what is said)
@@ -35,6 +40,12 @@ VALUES = [
     ("EL_CORPUS=jsonl:gs://box/x", "", "gs:// needs the package gcsfs"),
     ("EL_CORPUS=jsonl:nope://x", "", "no file system has the scheme nope://"),
     ("EL_CORPUS=jsonl:s3:/bucket/x", "", "write s3://bucket/x, with two slashes"),
+    ("EL_CORPUS=jsonl:http://[::1", "", "(EL_CORPUS) = 'jsonl:http://[::1': http://[::1 is no address: its host is"),
+    ("EL_CORPUS=jsonl:http://[::1]:80/x", "", "an IPv6 host cannot be read from; write its name, as in http://HOST"),
+    ("EL_CORPUS=jsonl:http://me:hunter2@host:99999/x", "", "http://host:99999/x is no address: its port is no number"),
+    ("EL_CORPUS=jsonl:ftp://host:ab/x", "", "its port is no number from 1 to 65535; write ftp://HOST/PATH"),
+    ("EL_CORPUS=jsonl:https://", "", "https:// is no address: it names no host; write https://HOST/PATH"),
+    ("EL_CORPUS=jsonl:corpus + jsonl:http://host:0/x", "", "http://host:0/x is no address"),
     ("EL_CORPUS=jsonl:absent", "", "absent does not exist; name a file, a folder or a glob"),
     ("EL_CORPUS=jsonl:absent/*.jsonl", "", "no file matches"),
     ("EL_CORPUS=jsonl:corpus [wieght=0.5]", "", "wieght"),
@@ -46,6 +57,7 @@ VALUES = [
         "instructions 'pool' has no known scheme; use one of python-docs-questions:, parquet:",
     ),
     ("EL_INSTRUCTIONS=jsonl:", "", "names no place"),
+    ("EL_INSTRUCTIONS=parquet:http://[x/y", "", "(EL_INSTRUCTIONS) = 'parquet:http://[x/y': http://[x/y is no address"),
     ("EL_INSTRUCTIONS=jsonl:absent", "--select gateau", "absent does not exist"),
     ("EL_INSTRUCTION_COLUMNS=mesages=x", "", "mesages"),
     ("EL_KEEP_COLUMNS=a,,b", "", "EL_KEEP_COLUMNS"),
@@ -55,11 +67,14 @@ VALUES = [
     ("EL_LONG_MODEL=/absent/model", "", "EL_LONG_MODEL: model '/absent/model' is neither an existing folder"),
     ("EL_LONG_MODEL=corpus", "", "EL_LONG_MODEL: "),
     ("EL_LONG_MODEL=dagster.yaml", "", "is a file; give the folder that holds it"),
+    ("EL_BOS_TOKEN=<nope>", "", "error: EL_BOS_TOKEN='<nope>': the tokenizer of"),
+    ("EL_END_OF_TEXT_TOKEN=<nope>", "", "error: EL_END_OF_TEXT_TOKEN='<nope>': the tokenizer of"),
     ("EL_LONG_MODEL_REVISION=main", "", "is local and has no revision 'main'; leave the revision empty"),
     ("EL_ENCODER=bge", "", "no such encoder; use reference-idf or sentence-transformers:NAME-OR-FOLDER"),
     ("EL_ENCODER=sentence-transformers:", "", "no such encoder"),
     ("EL_ENCODER=sentence-transformers:/absent/x", "", "there is no folder /absent/x; correct it, or give a hub id"),
     ("EL_HUB_ENDPOINT=huggingface.co", "", "no address; write https://HOST"),
+    ("EL_HUB_ENDPOINT=https://host:99999", "", "no address; write https://HOST"),
     ("EL_TRUST_REMOTE_CODE=perhaps", "", "(EL_TRUST_REMOTE_CODE) = 'perhaps'"),
     ("EL_CHUNK_TOKENS=4096", "", "no root fits: EL_CHUNK_TOKENS=4096, EL_ROOT_TOKENS_MIN=128"),
     ("EL_CHUNK_TOKENS=many", "", "(EL_CHUNK_TOKENS) = 'many'"),
@@ -80,6 +95,8 @@ VALUES = [
     ("EL_RUNS_AT_ONCE=0", "", "EL_RUNS_AT_ONCE='0' is no number of runs"),
     ("EL_EXECUTION=Ray", "", "EL_EXECUTION='Ray' is unknown; choose one of ['local', 'ray']"),
     ("EL_FAILURE_WEBHOOK=hooks.slack.com/x", "", "EL_FAILURE_WEBHOOK is no address of http or https"),
+    ("EL_FAILURE_WEBHOOK=https:///x", "", "EL_FAILURE_WEBHOOK is no address of http or https"),
+    ("EL_FAILURE_WEBHOOK=http://[x/y", "", "EL_FAILURE_WEBHOOK is no address of http or https"),
     ("EL_ALHPA=2", "", "unknown setting EL_ALHPA (did you mean EL_ALPHA?)"),
     ("el_alpha=2", "", "unknown setting el_alpha (did you mean EL_ALPHA?)"),
     ("DAGSTER_HOME=absent", "", "DAGSTER_HOME='absent' is no folder"),
@@ -147,8 +164,109 @@ def test_a_wrong_value_is_refused_before_a_run(
     assert said in error
     assert error.startswith("error: ")
     assert len(error.splitlines()) == 1
+    assert "hunter2" not in error
     assert "shards of" not in out or "shard" in said, "nothing was begun"
     assert not (folder / "store/tables").exists()
+
+
+@pytest.fixture(scope="module")
+def refusing() -> Iterator[str]:
+    """A server whose answer to every request is the status that its path begins with."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(int(self.path.split("/")[1]))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+S3 = {
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    "AWS_ACCESS_KEY_ID": "a",
+    "AWS_SECRET_ACCESS_KEY": "b",
+    "AWS_MAX_ATTEMPTS": "1",
+}
+# (address, as it is told, what is said of it)
+UNREACHABLE = [
+    ("http://me:hunter2@127.0.0.1:1/a", "http://127.0.0.1:1/a", "cannot be reached (Cannot connect to host 127.0"),
+    ("https://me:hunter2@127.0.0.1:1/*", "https://127.0.0.1:1/*", "cannot be reached (Cannot connect to host 127.0"),
+    ("http://nowhere.invalid/a", "http://nowhere.invalid/a", "cannot be reached (Cannot connect to host nowhere.inv"),
+    ("ftp://me:hunter2@127.0.0.1:1/a", "ftp://127.0.0.1:1/a", "cannot be reached ([Errno 111] Connection refused); c"),
+    ("http://SERVER/403/a?sig=hunter2", "http://SERVER/403/a", "cannot be reached (403, message='Forbidden', url='ht"),
+    ("http://SERVER/500/b/", "http://SERVER/500/b/", "cannot be reached (500, message='Internal Server Error', url="),
+    ("http://me:hunter2@SERVER/404/a", "http://SERVER/404/a", "does not exist; name a file, a folder or a glob"),
+    ("s3://no-such-bucket/a", "s3://no-such-bucket/a", "at http://127.0.0.1:1 cannot be reached (Could not connect to"),
+]
+
+
+@pytest.mark.parametrize(("variable", "arguments"), [("EL_CORPUS", ""), ("EL_INSTRUCTIONS", "--select gateau")])
+@pytest.mark.parametrize(("address", "shown", "said"), UNREACHABLE)
+def test_a_source_that_cannot_be_reached_is_a_line_with_its_setting(
+    command: Callable[..., int],
+    refusing: str,
+    variable: str,
+    arguments: str,
+    address: str,
+    shown: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in {**S3, variable: f"jsonl:{address.replace('SERVER', refusing)}"}.items():
+        monkeypatch.setenv(name, value)
+    for words in (["register"], ["run", *arguments.split()], ["status", *arguments.split()]):
+        assert command(*words) in (1, 2)
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {variable}: "), error
+        assert f"{shown.replace('SERVER', refusing)} {said}" in error
+        assert "; check the " in error or "; name a " in error
+        assert len(error.splitlines()) == 1
+        assert "hunter2" not in error
+
+
+def test_a_tick_over_a_source_that_cannot_be_reached_names_its_setting() -> None:
+    settings = Settings.load({}, corpus="jsonl:http://me:hunter2@127.0.0.1:1/a.jsonl")
+    with pytest.raises(ConnectionError, match=r"^EL_CORPUS: http://127\.0\.0\.1:1/a\.jsonl cannot be reached"):
+        listing("corpus", settings)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("EL_DEVICE=cuda:97", "EL_DEVICE='cuda:97' is not there: torch sees"),
+        ("EL_LONG_MODEL=/absent/model", "EL_LONG_MODEL: model '/absent/model' is neither an existing folder"),
+        ("EL_CHUNK_TOKENS=4096", "no root fits: EL_CHUNK_TOKENS=4096"),
+    ],
+)
+def test_a_backfill_of_what_cannot_run_is_refused_before_it_is_handed_over(
+    command: Callable[..., int],
+    folder: Path,
+    variable: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(name, value)
+    assert command("backfill") == 2
+    out, error = capsys.readouterr()
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert out == "", "nothing was registered"
+
+
+def test_the_devices_of_this_machine_are_not_looked_at_if_runs_are_elsewhere(tmp_path: Path) -> None:
+    settings = Settings.load({}, device="cuda:97", store=str(tmp_path))
+    refuse_what_cannot_run(settings, [], runs_here=False)
+    with pytest.raises(ValueError, match="is not there: torch sees"):
+        refuse_what_cannot_run(settings, [])
 
 
 def test_the_home_folder_is_written_out(

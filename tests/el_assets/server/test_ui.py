@@ -1,12 +1,23 @@
 """`python -m el_assets ui` before it serves anything."""
 
+import gzip
 import socket
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget
+from starlette.testclient import TestClient
 
 from el_assets.__main__ import main
 from el_assets.command_line import flags_of, parser
+from el_assets.server.ui import GuardedWebserver
+
+
+@dg.job
+def a_job() -> None:
+    """Only its runs matter."""
 
 
 def test_bad_settings_are_told_before_a_server_starts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -15,6 +26,21 @@ def test_bad_settings_are_told_before_a_server_starts(capsys: pytest.CaptureFixt
         patch.setenv("EL_EPSILON", "2")
         assert main(["ui"]) == 2
     assert "epsilon (EL_EPSILON)" in capsys.readouterr().err
+
+
+def test_a_debug_file_of_no_run_is_not_found_and_no_trace_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
+        WorkspaceProcessContext(instance, EmptyWorkspaceTarget()) as context,
+    ):
+        pages = TestClient(GuardedWebserver(context, []).create_asgi_app(), base_url="http://localhost")
+        answer = pages.get("/download_debug/x")
+        assert (answer.status_code, answer.text) == (404, "there is no run 'x'\n")
+        run = instance.create_run_for_job(a_job)
+        assert gzip.decompress(pages.get(f"/download_debug/{run.run_id}").content)
+    assert "Traceback" not in caplog.text
 
 
 def test_names_are_given_by_flag_or_variable() -> None:
