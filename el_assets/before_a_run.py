@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from el_assets.gateau.steps import refuse_different_tokenizers, refuse_unwatchable
-from el_resources.causal_lm import ModelChoice
+from el_resources.causal_lm import ModelChoice, short_window
 from el_resources.checked_values import ENCODER_PREFIX
 from el_resources.object_stores import is_remote
 from el_resources.settings import Settings
@@ -29,12 +29,12 @@ def refuse_what_cannot_run(settings: Settings, parts: Sequence[str]) -> None:
     with _of("EL_LONG_MODEL"):
         tokenizer = long.tokenizer()
     if set(parts) & set(SCORING_PARTS):
-        with _of("EL_LONG_MODEL"):
-            window = long.window()
+        window = long.window()
         with _of("EL_SEPARATOR"):
             separator = len(tokenizer.joint_ids(settings.separator))
         _refuse_sizes(settings, parts, window, separator)
     if "gateau" in parts:
+        short_window(settings)
         refuse_different_tokenizers(settings)
         refuse_unwatchable(settings)
 
@@ -46,11 +46,6 @@ def _refuse_sizes(settings: Settings, parts: Sequence[str], window: int, separat
             f"no root fits: EL_CHUNK_TOKENS={settings.chunk_tokens}, EL_ROOT_TOKENS_MIN={settings.root_tokens_min}, "
             f"BOS and a separator of {separator} are {needed} tokens, and the window of {settings.long_model} has "
             f"{window}; lower one of them"
-        )
-    if "gateau" in parts and settings.short_window > window:
-        raise ValueError(
-            f"EL_SHORT_WINDOW={settings.short_window} is beyond the window of {settings.long_model}, {window} tokens; "
-            "the short window is a part of it"
         )
 
 
@@ -93,8 +88,10 @@ def _refuse_encoder(name: str, *, needed: bool) -> None:
 
 @contextmanager
 def _of(variable: str) -> Iterator[None]:
-    """Within it, an error names the variable whose value it is about."""
+    """Within it, an error names the variable whose value it is about, unless it names a variable itself."""
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{variable}: {error}") from error
+    except (ValueError, ConnectionError) as error:
+        if str(error).startswith("EL_"):
+            raise
+        raise type(error)(f"{variable}: {error}") from error

@@ -182,12 +182,25 @@ def short_window(settings: Settings) -> int:
 
     That is the setting `short_window`; else the short model's own window; but a quarter of the long window if the short
     model is the embedded one and the long model is not, because the two are no family.
+
+    Raises:
+        ValueError: it holds less than BOS and one token, or more than the long window, of which it is a part.
     """
-    if settings.short_window:
-        return settings.short_window
-    if is_embedded(settings.short_model) and not is_embedded(settings.long_model):
-        return max(2, ModelChoice.long(settings).window() // SHORT_SHARE)
-    return ModelChoice.short(settings).window()
+    given, long_window = settings.short_window, ModelChoice.long(settings).window()
+    if given == 1:
+        raise ValueError(
+            "EL_SHORT_WINDOW=1 cannot hold BOS and one token; give at least 2, or 0 for the short model's own window"
+        )
+    if not given and is_embedded(settings.short_model) and not is_embedded(settings.long_model):
+        return max(2, long_window // SHORT_SHARE)
+    found = given or ModelChoice.short(settings).window()
+    if found > long_window:
+        named = f"EL_SHORT_WINDOW={found}" if given else f"the window of EL_SHORT_MODEL={settings.short_model}, {found},"
+        raise ValueError(
+            f"{named} is beyond the window of {settings.long_model}, {long_window} tokens; "
+            f"the short window is a part of it: set EL_SHORT_WINDOW to at most {long_window}"
+        )
+    return found
 
 
 @dataclass(frozen=True)

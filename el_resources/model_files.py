@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from el_resources import exact_encoding
+from el_resources.attention_kinds import longest_window, stated_window
 from el_resources.file_kinds import refuse_other_than_data
 
 REFERENCE_PREFIX = "reference:"
@@ -69,20 +70,32 @@ def refuse_unknown_form(name: str) -> None:
 
 
 def model_window(folder: Path, override: int | None = None) -> int:
-    """The tokens that the model reads at once, BOS included: its `max_position_embeddings` unless overridden."""
-    if override is not None:
-        if override < 2:
-            raise ValueError(f"a window of {override} tokens cannot hold BOS and one token; give at least 2")
-        return override
+    """Return the tokens that the model reads at once, BOS included: those that its config states unless overridden.
+
+    Raises:
+        ValueError: the override (EL_LONG_WINDOW) is below 2 or beyond what the config allows (`longest_window`; a
+            config that names no limit allows any), or there is neither an override nor a stated window.
+    """
     config = read_config(folder)
-    text = config.get("text_config")
-    for holder in (config, text if isinstance(text, dict) else {}):
-        for key in ("max_position_embeddings", "n_positions"):
-            if isinstance(holder.get(key), int) and holder[key] >= 2:
-                return int(holder[key])
-    raise ValueError(
-        f"{folder / 'config.json'} states no max_position_embeddings; give the window explicitly (EL_LONG_WINDOW)"
-    )
+    stated, longest = stated_window(config), longest_window(config)
+    if override is None and stated is None:
+        raise ValueError(
+            f"{folder / 'config.json'} states no max_position_embeddings; give the window explicitly: EL_LONG_WINDOW "
+            "for the long model, EL_SHORT_WINDOW for the short one"
+        )
+    if override is None:
+        assert stated is not None, "one of the two is there"
+        return stated
+    if override < 2:
+        raise ValueError(
+            f"EL_LONG_WINDOW={override}: a window of {override} tokens cannot hold BOS and one token; give at least 2"
+        )
+    if longest is not None and override > longest:
+        raise ValueError(
+            f"EL_LONG_WINDOW={override}: the model in {folder} reads at most {longest} tokens at once "
+            f"(max_position_embeddings and RoPE scaling of its config.json); give at most {longest}, or 0 for {stated}"
+        )
+    return override
 
 
 def is_embedded(name: str) -> bool:

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from el_resources.attention_kinds import ATTENTION_LAYERS
 from el_resources.scoring.asked_masks import AskedMask, asking, windows_named_in
 from el_resources.scoring.attention import Piece
 from el_resources.scoring.body import hidden_states
@@ -33,7 +34,6 @@ from el_resources.scoring.fitness import FAILURES, told
 from el_resources.scoring.last_layer import decoder_layers, on_rows_alone, parts_by_row
 from el_resources.scoring.readers import PackedReader, PaddedReader, read_packed
 
-_ATTENTION_TYPES = {"full_attention", "sliding_attention"}
 # Inputs of the two sequences, without a window.
 _LONGER, _SHORTER = 12, 7
 _CPU_OPERATIONS, _CUDA_OPERATIONS, _MOST_INPUTS = 3e10, 1e14, 1280
@@ -217,7 +217,7 @@ def _length(model: Any, max_inputs: int) -> tuple[int, int]:
 
 def _strange_layers(config: Any) -> str:
     """Kinds of layers, named by a configuration, that packed attention does not do, in words; empty without any."""
-    strange = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_TYPES)
+    strange = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENTION_LAYERS)
     if strange or getattr(config, "attention_chunk_size", None):
         return f"it has layers of the kind {', '.join(strange) or 'chunked_attention'}"
     return ""
