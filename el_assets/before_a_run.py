@@ -1,17 +1,16 @@
 """Refuse, before the first shard is registered, what a run would only find out when it comes to it.
 
 Costs what a run pays anyway: models of the hub are downloaded, a tokenizer is loaded, and torch is imported if a GPU is
-named.
+named or a model is to score.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from el_assets.gateau.steps import refuse_different_tokenizers, refuse_unwatchable
+from el_assets.gateau.steps import refuse_different_tokenizers, refuse_unreadable_pair, refuse_unwatchable
 from el_resources.causal_lm import ModelChoice, short_window
-from el_resources.checked_values import ENCODER_PREFIX
+from el_resources.checked_values import ENCODER_PREFIX, naming
 from el_resources.object_stores import is_remote
 from el_resources.settings import Settings
 
@@ -26,16 +25,18 @@ def refuse_what_cannot_run(settings: Settings, parts: Sequence[str]) -> None:
         return
     _refuse_encoder(settings.encoder, needed="index" in parts or "entropylong" in parts)
     long = ModelChoice.long(settings)
-    with _of("EL_LONG_MODEL"):
-        tokenizer = long.tokenizer()
+    tokenizer = long.tokenizer()
     if set(parts) & set(SCORING_PARTS):
         window = long.window()
-        with _of("EL_SEPARATOR"):
+        with naming("EL_SEPARATOR"):
             separator = len(tokenizer.joint_ids(settings.separator))
         _refuse_sizes(settings, parts, window, separator)
+        ModelChoice.short(settings).folder()  # its fingerprint is observed in every run
+        long.checked_config()
     if "gateau" in parts:
         short_window(settings)
         refuse_different_tokenizers(settings)
+        refuse_unreadable_pair(settings)
         refuse_unwatchable(settings)
 
 
@@ -84,14 +85,3 @@ def _refuse_encoder(name: str, *, needed: bool) -> None:
     model = name.removeprefix(ENCODER_PREFIX)
     if (model.startswith(("/", ".")) or model.count("/") > 1) and not Path(model).is_dir():
         raise ValueError(f"EL_ENCODER={name!r}: there is no folder {model}; correct it, or give a hub id")
-
-
-@contextmanager
-def _of(variable: str) -> Iterator[None]:
-    """Within it, an error names the variable whose value it is about, unless it names a variable itself."""
-    try:
-        yield
-    except (ValueError, ConnectionError) as error:
-        if str(error).startswith("EL_"):
-            raise
-        raise type(error)(f"{variable}: {error}") from error
