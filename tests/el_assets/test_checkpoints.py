@@ -17,7 +17,7 @@ from el_assets.gateau.summary import gateau_rows
 from el_assets.model_roles import OtherModelError
 from el_assets.recipes import Cookbook
 from el_assets.reports.gateau_data import RankedPool, draw, report_data
-from el_assets.status import corpus_status
+from el_assets.status import corpus_status, in_words, pool_status
 from el_resources.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.corpus_source import open_corpus
 from el_resources.model_files import model_fingerprint
@@ -279,6 +279,35 @@ def test_gateau_without_cam_ranks_by_hmp_and_says_so(new_workspace: NewWorkspace
     assert ["ranked", 5, "by HMP alone"] in page["funnel"]
     shown = {name: value for name, value, _ in page["settings"]}
     assert (shown["cam"], shown["short_window_tokens"], shown["bos_id"]) == ("false", "100", "0")
+
+
+def test_a_store_whose_awareness_is_from_before_cam_was_switched_off(
+    new_workspace: NewWorkspace, tmp_path: Path
+) -> None:
+    """Report, status and closing words are those of a ranking by HMP alone; the older table is left in peace."""
+    workspace = pool(new_workspace(long_model=str(tiny_model(tmp_path / "gemma", GEMMA_3)), segment_tokens=32))
+    for job in ("score_samples", "select_samples"):
+        workspace.run(job)
+    before = workspace.tables.require_stamp("cam_scores", A)
+    assert report_data(workspace.loaded(), RankedPool.of(workspace.tables))["with_cam"] is True
+
+    off = replace(workspace, settings={**workspace.settings, "cam": False})
+    off.materialize("hmg_scores")
+    off.run("select_samples")
+    assert workspace.tables.require_stamp("cam_scores", A) == before
+    page = report_data(off.loaded(), RankedPool.of(off.tables))
+    assert page["with_cam"] is False
+    assert "cam_scores" not in {name for name, *_ in page["costs"]}
+    shown = {name: value for name, value, _ in page["settings"]}
+    assert shown["cam"] == "false"
+    assert page["correlations"][1] is None
+    assert ["ranked", page["n_samples"], "by HMP alone"] in page["funnel"]
+    assert all(entry["cas"] is None and entry["lengths"] == [] for entry in page["samples"])
+    rows = dict(gateau_rows(off.loaded(), off.tables, [A]))
+    assert rows["awareness"] == "not measured (EL_CAM=false): influence is HMP alone"
+    status = pool_status(off.instance, off.loaded())
+    assert "cam_scores" not in {one.asset for one in status.assets}
+    assert status.is_done, list(in_words(status))
 
 
 def test_gateau_without_cam_on_the_command_line(tmp_path: Path) -> None:
