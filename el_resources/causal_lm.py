@@ -214,7 +214,9 @@ def short_window(settings: Settings) -> int:
         return max(2, long_window // SHORT_SHARE)
     found = given or ModelChoice.short(settings).window()
     if found > long_window:
-        named = f"EL_SHORT_WINDOW={found}" if given else f"the window of EL_SHORT_MODEL={settings.short_model}, {found},"
+        named = (
+            f"EL_SHORT_WINDOW={found}" if given else f"the window of EL_SHORT_MODEL={settings.short_model}, {found},"
+        )
         raise ValueError(
             f"{named} is beyond the window of {settings.long_model}, {long_window} tokens; "
             f"the short window is a part of it: set EL_SHORT_WINDOW to at most {long_window}"
@@ -252,7 +254,10 @@ class CausalLM(dg.ConfigurableResource):
                 from el_resources.scoring.engine import ScoringEngine
 
                 transformers_logging.disable_progress_bar()  # its loading bar would stand between ours
-                with ScoringEngine.turn, naming(choice.variable):  # a load beside a forward would spoil what that one learns of free memory
+                with (
+                    ScoringEngine.turn,
+                    naming(choice.variable),
+                ):  # a load beside a forward would spoil what that one learns of free memory
                     self._engines[key] = ScoringEngine.from_folder(
                         choice.folder(),
                         bos_id=choice.tokenizer().bos_id,

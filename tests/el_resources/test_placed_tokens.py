@@ -151,7 +151,9 @@ def test_a_text_that_is_no_special_token_is_refused_with_the_nearest(
 ) -> None:
     many = tuple(f"<|reserved_{number}|>" for number in range(9))
     folder = Kind((*SMOLLM2.specials, *many), SMOLLM2.settings, SMOLLM2.placed).write(tmp_path)
-    with pytest.raises(ValueError, match=rf"^EL_{argument.upper()}='{re.escape(name)}': the tokenizer of .* {why}") as error:
+    with pytest.raises(
+        ValueError, match=rf"^EL_{argument.upper()}='{re.escape(name)}': the tokenizer of .* {why}"
+    ) as error:
         ModelTokenizer.from_folder(folder, **{argument: name})
     suggested = re.findall("'([^']*)'", str(error.value).partition("nearest are ")[2])
     assert len(suggested) == 5
