@@ -98,12 +98,14 @@ class ModelChoice:
         """Return the configuration as transformers reads it, for which torch is imported.
 
         Raises:
-            ValueError: it is not that of a causal language model, or does not fit the tokenizer.
+            ValueError: it is not that of a causal language model, or does not fit the tokenizer or the weights.
         """
-        from el_resources.scoring.checkpoints import checked_config
+        from el_resources.scoring.checkpoints import checked_config, refuse_other_weights
 
         with naming(self.variable):
-            return checked_config(self.folder(), trust_remote_code=self.trust_remote_code)
+            config = checked_config(self.folder(), trust_remote_code=self.trust_remote_code)
+            refuse_other_weights(self.folder(), config)
+            return config
 
     def window(self) -> int:
         """Tokens that the model reads at once, BOS included."""

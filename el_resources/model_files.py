@@ -167,6 +167,12 @@ def check_weights(folder: Path) -> None:
         )
 
 
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor in a folder's weights, from the headers alone."""
+    entries = (entry for file in _weight_files(folder) for entry in _tensors_of(file).items())
+    return {name: tuple(tensor.get("shape") or ()) for name, tensor in entries}
+
+
 def _local_folder(name: str) -> Path | None:
     """The folder that a name stands for on this machine, or None where it can only be a hub id."""
     if name.startswith(REFERENCE_PREFIX):
@@ -254,9 +260,14 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_safetensors(path: Path) -> set[str]:
-    """Refuse a file that is not all there, a download that broke off, or is another: a pointer, an error page, …
+    """Return the dtypes of a file's tensors; refuse one that is not whole (see _tensors_of)."""
+    return {str(entry.get("dtype")) for entry in _tensors_of(path).values()}
 
-    Returns the dtypes of its tensors.
+
+def _tensors_of(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file by name, as its header describes them.
+
+    Refuses a file that is not all there, a download that broke off, or is another: a pointer, an error page, …
 
     Layout: 8 bytes of header length, little endian; the header, a JSON object with each tensor's offsets; the tensors.
     """
@@ -265,14 +276,14 @@ def _check_safetensors(path: Path) -> set[str]:
         header_bytes = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(header_bytes) if header_bytes <= size - 8 else "")
-            tensors = [entry for key, entry in header.items() if key != "__metadata__"]
-            end = max((entry["data_offsets"][1] for entry in tensors), default=0)
+            tensors = {key: entry for key, entry in header.items() if key != "__metadata__"}
+            end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         except (ValueError, AttributeError, TypeError, LookupError) as error:
             refuse_other_than_data(path)
             raise ValueError(f"{path} is not a whole safetensors file ({size} bytes); fetch it again") from error
     if 8 + header_bytes + end != size:
         raise ValueError(f"{path} is not a whole safetensors file ({size} bytes); fetch it again")
-    return {str(entry.get("dtype")) for entry in tensors}
+    return tensors
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:

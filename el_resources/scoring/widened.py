@@ -25,7 +25,7 @@ def is_half(model: Any) -> bool:
 
 @contextmanager
 def in_float32(model: Any) -> Iterator[None]:
-    """Read a model's half-precision weights in float32 inside the context.
+    """Read a model's half-precision weights in float32 inside the context, and multiply in it (not in TF32).
 
     A module that reads the weights of another by itself gets them as they are, and may raise for it.
     """
@@ -39,7 +39,8 @@ def in_float32(model: Any) -> Iterator[None]:
     def restore(module: nn.Module, *_: object) -> None:
         module._parameters.update(held.pop(module, {}))
 
-    hooks = []
+    precision, hooks = torch.get_float32_matmul_precision(), []
+    torch.set_float32_matmul_precision("highest")
     for module in model.modules():
         if _halves(module):
             hooks.append(module.register_forward_pre_hook(widen))
@@ -47,6 +48,7 @@ def in_float32(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        torch.set_float32_matmul_precision(precision)
         for hook in hooks:
             hook.remove()
         for module in [*held]:
