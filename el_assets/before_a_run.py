@@ -13,6 +13,7 @@ from el_resources.causal_lm import ModelChoice, short_window
 from el_resources.checked_values import ENCODER_PREFIX, naming
 from el_resources.object_stores import is_remote
 from el_resources.settings import Settings
+from el_resources.text_encoder import refuse_no_encoder
 
 SCORING_PARTS = ("entropylong", "gateau")
 
@@ -85,3 +86,5 @@ def _refuse_encoder(name: str, *, needed: bool) -> None:
     model = name.removeprefix(ENCODER_PREFIX)
     if (model.startswith(("/", ".")) or model.count("/") > 1) and not Path(model).is_dir():
         raise ValueError(f"EL_ENCODER={name!r}: there is no folder {model}; correct it, or give a hub id")
+    with naming("EL_ENCODER"):
+        refuse_no_encoder(name)

@@ -1,11 +1,14 @@
 """Wrong values as users give them: refused at once, with the variable, the value and the remedy, before any run."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from el_assets.__main__ import main
+from el_resources.model_files import REFERENCE_FOLDER
 from tests.conftest import library_documents, library_samples, write_json_lines
 
 # (variables, the command's arguments, what is said)
@@ -59,6 +62,27 @@ VALUES = [
     ("EL_ENCODER=bge", "", "no such encoder; use reference-idf or sentence-transformers:NAME-OR-FOLDER"),
     ("EL_ENCODER=sentence-transformers:", "", "no such encoder"),
     ("EL_ENCODER=sentence-transformers:/absent/x", "", "there is no folder /absent/x; correct it, or give a hub id"),
+    (
+        "EL_ENCODER=sentence-transformers:dagster.yaml",
+        "",
+        "EL_ENCODER: encoder 'sentence-transformers:dagster.yaml' is",
+    ),
+    ("EL_ENCODER=sentence-transformers:corpus", "", "corpus holds neither modules.json nor config.json; give the"),
+    ("EL_ENCODER=sentence-transformers:bad/layers", "", "holds a causal language model (LlamaForCausalLM)"),
+    ("EL_ENCODER=sentence-transformers:bad/encoder", "", "EL_ENCODER: encoder 'sentence-transformers:bad/encoder'"),
+    ("EL_SHORT_MODEL=corpus", "", "EL_SHORT_MODEL: model 'corpus': corpus holds no config.json"),
+    ("EL_LONG_MODEL=bad/layers", "", "EL_LONG_MODEL: the weights in bad/layers have layers that LlamaForCausalLM"),
+    ("EL_LONG_MODEL=bad/more_layers", "", "EL_LONG_MODEL: the weights in bad/more_layers lack 9 tensors"),
+    ("EL_LONG_MODEL=bad/width", "", "EL_LONG_MODEL: the weights in bad/width do not fit its config.json"),
+    ("EL_LONG_MODEL=bad/no_layers", "", "bad/no_layers/config.json states num_hidden_layers=-1; correct it"),
+    ("EL_LONG_MODEL=bad/no_heads", "", "EL_LONG_MODEL: transformers"),
+    ("EL_LONG_MODEL=bad/type", "", "EL_LONG_MODEL: bad/type/config.json names the model_type 'lama'"),
+    ("EL_SHORT_MODEL=bad/type EL_HMG_FORM=pair", "", "EL_SHORT_MODEL: bad/type/config.json names the model_type"),
+    (
+        "EL_SHORT_MODEL=reference:long EL_HMG_FORM=pair_ntk",
+        "",
+        "EL_HMG_FORM=pair_ntk: short_model 'reference:long' cannot be read in the window of long_model, 4096 tokens",
+    ),
     ("EL_HUB_ENDPOINT=huggingface.co", "", "no address; write https://HOST"),
     ("EL_TRUST_REMOTE_CODE=perhaps", "", "(EL_TRUST_REMOTE_CODE) = 'perhaps'"),
     ("EL_CHUNK_TOKENS=4096", "", "no root fits: EL_CHUNK_TOKENS=4096, EL_ROOT_TOKENS_MIN=128"),
@@ -104,6 +128,18 @@ VALUES = [
 ]
 
 
+# The long reference model with another config.
+BAD_CONFIGS = {
+    "layers": {"num_hidden_layers": 2},
+    "more_layers": {"num_hidden_layers": 7},
+    "width": {"hidden_size": 128},
+    "no_layers": {"num_hidden_layers": -1},
+    "no_heads": {"num_attention_heads": 0},
+    "type": {"model_type": "lama"},
+    "encoder": {"architectures": ["BertModel"]},
+}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("wrong")
@@ -119,6 +155,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a.jsonl", "b,c.jsonl"):
         write_json_lines(place / "corpus" / name, library_documents(1))
     write_json_lines(place / "pool" / "q.jsonl", library_samples(1))
+    for name, changes in BAD_CONFIGS.items():
+        model = Path(shutil.copytree(REFERENCE_FOLDER / "long", place / "bad" / name))
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, **changes}))
+    (place / "bad/encoder/model.safetensors").unlink()
     return place
 
 
@@ -146,9 +187,10 @@ def test_a_wrong_value_is_refused_before_a_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if variable:
-        name, _, value = variable.partition("=")
-        monkeypatch.setenv(name, value)
+    for given in variable.split(" EL_"):
+        name, _, value = given.partition("=")
+        if name:
+            monkeypatch.setenv(name if name.startswith(("EL_", "el_", "DAG")) else f"EL_{name}", value)
     assert command("run", *arguments.split()) == 2
     out, error = capsys.readouterr()
     assert said in error
