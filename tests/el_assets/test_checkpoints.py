@@ -79,12 +79,13 @@ def test_texts_of_a_chat_model_follow_its_end_of_text_and_so_do_groups(
         alpha=-10.0,
         epsilon=-0.99,
         beats_controls=False,
-        max_anchors=2,
+        max_anchors=1,
         candidates_per_anchor=2,
+        controls_per_root=0,
         root_tokens_max=1500,
         sequence_tokens=2100,
     )
-    workspace.write_shard(A, library_documents(8))
+    workspace.write_shard(A, library_documents(4))
     workspace.register()
     for job in ("build_index", "build_sequences"):
         assert "packed_sequences" not in failed_checks(workspace.run(job))
@@ -151,8 +152,16 @@ def test_a_table_of_a_gpu_is_up_to_date_on_a_laptop_and_not_mixed_with_its_own(s
         workspace.tables.scan_many("entropy_maps", [A, B])
 
 
-def test_a_table_that_was_stamped_with_auto_says_what_is_not_known(scored_on_a_gpu: Workspace) -> None:
-    workspace = scored_on_a_gpu
+def test_a_table_that_was_stamped_with_auto_says_what_is_not_known(
+    new_workspace: NewWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = new_workspace(roots_per_shard=1)
+    workspace.write_shard(A, library_documents(1))
+    workspace.register()
+    workspace.materialize("documents")
+    with monkeypatch.context() as gpu:
+        gpu.setattr(ModelChoice, "place", lambda self: "gpu")
+        workspace.materialize("entropy_maps")
     tables, settings = workspace.tables, workspace.loaded()
     stamp = tables.require_stamp("entropy_maps", A)
     earlier = model_fingerprint(ModelChoice.long(settings).folder(), dtype="auto")
