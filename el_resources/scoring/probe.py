@@ -241,7 +241,7 @@ class _ExactProbe:
         return self._asked(model, lambda short: short.runs_by_row(model, parts), True)
 
     def _asked(self, model: Any, ask: Callable[[_Probe], _Answer], unknown: _Answer) -> _Answer:
-        """What the short sequences say in float32."""
+        """Return the answer of the short sequences in float32; `unknown` if the model is not to be read so."""
         if self.short is None:
             return unknown
         try:
