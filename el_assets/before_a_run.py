@@ -1,22 +1,20 @@
 """Refuse, before the first shard is registered, what a run would only find out when it comes to it.
 
 Costs what a run pays anyway: models of the hub are downloaded, a tokenizer is loaded, and torch is imported if a GPU is
-named.
+named or a model is to score.
 """
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from el_assets.gateau.steps import refuse_different_tokenizers, refuse_unwatchable
-from el_resources.causal_lm import ModelChoice
-from el_resources.checked_values import ENCODER_PREFIX
+from el_assets.gateau.steps import refuse_different_tokenizers, refuse_unreadable_pair, refuse_unwatchable
+from el_resources.causal_lm import ModelChoice, short_window
+from el_resources.checked_values import ENCODER_PREFIX, naming
 from el_resources.object_stores import is_remote, store_path
 from el_resources.settings import Settings
+from el_resources.text_encoder import refuse_no_encoder
 
-NAMES_A_SETTING = re.compile(r"EL_[A-Z_]+\b")
 SCORING_PARTS = ("entropylong", "gateau")
 
 
@@ -33,16 +31,18 @@ def refuse_what_cannot_run(settings: Settings, parts: Sequence[str], *, runs_her
         return
     _refuse_encoder(settings.encoder, needed="index" in parts or "entropylong" in parts)
     long = ModelChoice.long(settings)
-    with _of("EL_LONG_MODEL"):
-        tokenizer = long.tokenizer()
+    tokenizer = long.tokenizer()
     if set(parts) & set(SCORING_PARTS):
-        with _of("EL_LONG_MODEL"):
-            window = long.window()
-        with _of("EL_SEPARATOR"):
+        window = long.window()
+        with naming("EL_SEPARATOR"):
             separator = len(tokenizer.joint_ids(settings.separator))
         _refuse_sizes(settings, parts, window, separator)
+        ModelChoice.short(settings).folder()  # its fingerprint is observed in every run
+        long.checked_config()
     if "gateau" in parts:
+        short_window(settings)
         refuse_different_tokenizers(settings)
+        refuse_unreadable_pair(settings)
         refuse_unwatchable(settings)
 
 
@@ -53,11 +53,6 @@ def _refuse_sizes(settings: Settings, parts: Sequence[str], window: int, separat
             f"no root fits: EL_CHUNK_TOKENS={settings.chunk_tokens}, EL_ROOT_TOKENS_MIN={settings.root_tokens_min}, "
             f"BOS and a separator of {separator} are {needed} tokens, and the window of {settings.long_model} has "
             f"{window}; lower one of them"
-        )
-    if "gateau" in parts and settings.short_window > window:
-        raise ValueError(
-            f"EL_SHORT_WINDOW={settings.short_window} is beyond the window of {settings.long_model}, {window} tokens; "
-            "the short window is a part of it"
         )
 
 
@@ -93,14 +88,5 @@ def _refuse_encoder(name: str, *, needed: bool) -> None:
     model = name.removeprefix(ENCODER_PREFIX)
     if (model.startswith(("/", ".")) or model.count("/") > 1) and not Path(model).is_dir():
         raise ValueError(f"EL_ENCODER={name!r}: there is no folder {model}; correct it, or give a hub id")
-
-
-@contextmanager
-def _of(variable: str) -> Iterator[None]:
-    """Within it, an error names the variable whose value it is about, unless it names another one itself."""
-    try:
-        yield
-    except ValueError as error:
-        if NAMES_A_SETTING.match(str(error)):
-            raise
-        raise ValueError(f"{variable}: {error}") from error
+    with naming("EL_ENCODER"):
+        refuse_no_encoder(name)

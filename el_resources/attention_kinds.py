@@ -8,7 +8,8 @@ theirs is another; what a config does not say is found when the model is loaded 
 from collections.abc import Mapping
 from typing import Any
 
-_WATCHED_LAYERS = {"full_attention", "sliding_attention"}
+# The kinds of layers, as `layer_types` names them, that packed attention does.
+ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
 # Keys that only configs of recurrent and hybrid models have.
 _HYBRID_KEYS = (
     "attn_layer_period",
@@ -24,6 +25,8 @@ _HYBRID_KEYS = (
     "ssm_cfg",
     "state_size",
 )
+# Kinds of RoPE whose configs may state the length before it is scaled.
+_SCALED_BY_FACTOR = ("linear", "dynamic", "yarn")
 _BIASED = ("alibi", "use_alibi")
 # Families whose configs do not say what their attention asks for.
 _FAMILIES = {
@@ -50,7 +53,7 @@ def attention_is_watchable(config: Mapping[str, Any]) -> str:
         return "its attention has capped scores"
     if any(found.get(name) is True for name in _BIASED):
         return "its attention has position biases"
-    strange = sorted(set(found.get("layer_types") or ()) - _WATCHED_LAYERS)
+    strange = sorted(set(found.get("layer_types") or ()) - ATTENTION_LAYERS)
     if strange:
         return f"it has layers of the kind {', '.join(map(str, strange))}"
     if found.get("attention_chunk_size"):
@@ -67,6 +70,39 @@ def mixes_windows(config: Mapping[str, Any]) -> bool:
     if kinds := found.get("layer_types"):
         return len(set(kinds)) > 1
     return any(found.get(name) for name in ("sliding_window_pattern", "_sliding_window_pattern", "max_window_layers"))
+
+
+def stated_window(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a config says its model reads at once; None if it says nothing of it."""
+    text = config.get("text_config")
+    for holder in (config, text if isinstance(text, Mapping) else {}):
+        for key in ("max_position_embeddings", "n_positions"):
+            if isinstance(holder.get(key), int) and holder[key] >= 2:
+                return int(holder[key])
+    return None
+
+
+def longest_window(config: Mapping[str, Any]) -> int | None:
+    """Return the most tokens that a config allows its model to read at once; None if it names no limit.
+
+    That is the stated window. If RoPE is scaled by a factor, it is that many times the length that is scaled, if this
+    is more: linear, dynamic and YaRN configs state the length before scaling (Qwen) or the one after it (DeepSeek).
+    LongRoPE, Llama 3 and RoPE that differs by kind of layer (Gemma 3) always state the one after it.
+
+    Example:
+        >>> yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+        >>> longest_window({"max_position_embeddings": 40960, "rope_scaling": yarn})
+        131072
+    """
+    stated, found = stated_window(config), _text_part(config)
+    rope = found.get("rope_parameters") or found.get("rope_scaling")
+    if stated is None or not isinstance(rope, Mapping) or "rope_local_base_freq" in found:
+        return stated
+    factor = rope.get("factor")
+    if rope.get("rope_type", rope.get("type")) not in _SCALED_BY_FACTOR or not isinstance(factor, (int, float)):
+        return stated
+    scaled = rope.get("original_max_position_embeddings") or stated
+    return max(stated, int(factor * scaled))
 
 
 def _text_part(config: Mapping[str, Any]) -> dict[str, Any]:

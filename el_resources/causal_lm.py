@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 from pydantic import PrivateAttr
 
+from el_resources.checked_values import naming
 from el_resources.checkpoint_dtype import checkpoint_dtype
 from el_resources.model_files import (
     is_embedded,
@@ -46,6 +47,7 @@ class ModelChoice:
     Attributes:
         window_tokens: tokens that it reads at once; 0 for what its config states.
         bos_token, end_of_text_token: names of the tokens that are placed; empty for the choice of placed_tokens.py.
+        variable: the setting that names it, for errors.
     """
 
     name: str
@@ -56,6 +58,7 @@ class ModelChoice:
     window_tokens: int = 0
     bos_token: str = ""
     end_of_text_token: str = ""
+    variable: str = field(default="EL_LONG_MODEL", compare=False)
 
     @classmethod
     def long(cls, settings: Settings) -> "ModelChoice":
@@ -66,7 +69,8 @@ class ModelChoice:
     @classmethod
     def short(cls, settings: Settings) -> "ModelChoice":
         """Its short-window sibling."""
-        return cls._of(settings, settings.short_model, settings.short_model_revision)
+        choice = cls._of(settings, settings.short_model, settings.short_model_revision)
+        return replace(choice, variable="EL_SHORT_MODEL")
 
     @classmethod
     def _of(cls, settings: Settings, name: str, revision: str) -> "ModelChoice":
@@ -82,15 +86,31 @@ class ModelChoice:
 
     def folder(self) -> Path:
         """The folder with its files; a hub model is downloaded first. Raises ValueError (see resolve_model)."""
-        return resolve_model(self.name, self.revision or None)
+        with naming(self.variable):
+            return resolve_model(self.name, self.revision or None)
 
     def config(self) -> dict[str, Any]:
         """The model's config.json."""
-        return read_config(self.folder())
+        with naming(self.variable):
+            return read_config(self.folder())
+
+    def checked_config(self) -> Any:
+        """Return the configuration as transformers reads it, for which torch is imported.
+
+        Raises:
+            ValueError: it is not that of a causal language model, or does not fit the tokenizer or the weights.
+        """
+        from el_resources.scoring.checkpoints import checked_config, refuse_other_weights
+
+        with naming(self.variable):
+            config = checked_config(self.folder(), trust_remote_code=self.trust_remote_code)
+            refuse_other_weights(self.folder(), config)
+            return config
 
     def window(self) -> int:
         """Tokens that the model reads at once, BOS included."""
-        return model_window(self.folder(), self.window_tokens or None)
+        with naming(self.variable):
+            return model_window(self.folder(), self.window_tokens or None)
 
     def place(self) -> Place:
         """Where this machine reads the model; with the device `auto` it asks torch whether there is a GPU."""
@@ -146,12 +166,13 @@ class ModelChoice:
         return _placed_tokens(self, tokenizer_fingerprint(folder))
 
     def tokenizer(self) -> ModelTokenizer:
-        return ModelTokenizer.from_folder(
-            self.folder(),
-            trust_remote_code=self.trust_remote_code,
-            bos_token=self.bos_token,
-            end_of_text_token=self.end_of_text_token,
-        )
+        with naming(self.variable):
+            return ModelTokenizer.from_folder(
+                self.folder(),
+                trust_remote_code=self.trust_remote_code,
+                bos_token=self.bos_token,
+                end_of_text_token=self.end_of_text_token,
+            )
 
 
 @functools.lru_cache(maxsize=32)
@@ -182,12 +203,27 @@ def short_window(settings: Settings) -> int:
 
     That is the setting `short_window`; else the short model's own window; but a quarter of the long window if the short
     model is the embedded one and the long model is not, because the two are no family.
+
+    Raises:
+        ValueError: it holds less than BOS and one token, or more than the long window, of which it is a part.
     """
-    if settings.short_window:
-        return settings.short_window
-    if is_embedded(settings.short_model) and not is_embedded(settings.long_model):
-        return max(2, ModelChoice.long(settings).window() // SHORT_SHARE)
-    return ModelChoice.short(settings).window()
+    given, long_window = settings.short_window, ModelChoice.long(settings).window()
+    if given == 1:
+        raise ValueError(
+            "EL_SHORT_WINDOW=1 cannot hold BOS and one token; give at least 2, or 0 for the short model's own window"
+        )
+    if not given and is_embedded(settings.short_model) and not is_embedded(settings.long_model):
+        return max(2, long_window // SHORT_SHARE)
+    found = given or ModelChoice.short(settings).window()
+    if found > long_window:
+        named = (
+            f"EL_SHORT_WINDOW={found}" if given else f"the window of EL_SHORT_MODEL={settings.short_model}, {found},"
+        )
+        raise ValueError(
+            f"{named} is beyond the window of {settings.long_model}, {long_window} tokens; "
+            f"the short window is a part of it: set EL_SHORT_WINDOW to at most {long_window}"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -220,7 +256,10 @@ class CausalLM(dg.ConfigurableResource):
                 from el_resources.scoring.engine import ScoringEngine
 
                 transformers_logging.disable_progress_bar()  # its loading bar would stand between ours
-                with ScoringEngine.turn:  # a load beside a forward would spoil what that one learns of free memory
+                with (
+                    ScoringEngine.turn,
+                    naming(choice.variable),
+                ):  # a load beside a forward would spoil what that one learns of free memory
                     self._engines[key] = ScoringEngine.from_folder(
                         choice.folder(),
                         bos_id=choice.tokenizer().bos_id,

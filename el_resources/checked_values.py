@@ -5,7 +5,8 @@ there a GPU, is the model's folder there) is asked before a run: el_assets.befor
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -98,6 +99,17 @@ CHECKS: dict[str, Callable[[str], str]] = {
     "long_model": model,
     "hub_endpoint": hub_endpoint,
 }
+
+
+@contextmanager
+def naming(variable: str) -> Iterator[None]:
+    """Within it, an error names the variable whose value it is about, unless it names a variable itself."""
+    try:
+        yield
+    except (ValueError, ConnectionError) as error:
+        if str(error).startswith("EL_"):
+            raise
+        raise type(error)(f"{variable}: {error}") from error
 
 
 def at_home(place: str) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from el_resources import exact_encoding
+from el_resources.attention_kinds import longest_window, stated_window
 from el_resources.file_kinds import refuse_other_than_data
 from el_resources.listed_names import listed
 
@@ -70,20 +71,32 @@ def refuse_unknown_form(name: str) -> None:
 
 
 def model_window(folder: Path, override: int | None = None) -> int:
-    """The tokens that the model reads at once, BOS included: its `max_position_embeddings` unless overridden."""
-    if override is not None:
-        if override < 2:
-            raise ValueError(f"a window of {override} tokens cannot hold BOS and one token; give at least 2")
-        return override
+    """Return the tokens that the model reads at once, BOS included: those that its config states unless overridden.
+
+    Raises:
+        ValueError: the override (EL_LONG_WINDOW) is below 2 or beyond what the config allows (`longest_window`; a
+            config that names no limit allows any), or there is neither an override nor a stated window.
+    """
     config = read_config(folder)
-    text = config.get("text_config")
-    for holder in (config, text if isinstance(text, dict) else {}):
-        for key in ("max_position_embeddings", "n_positions"):
-            if isinstance(holder.get(key), int) and holder[key] >= 2:
-                return int(holder[key])
-    raise ValueError(
-        f"{folder / 'config.json'} states no max_position_embeddings; give the window explicitly (EL_LONG_WINDOW)"
-    )
+    stated, longest = stated_window(config), longest_window(config)
+    if override is None and stated is None:
+        raise ValueError(
+            f"{folder / 'config.json'} states no max_position_embeddings; give the window explicitly: EL_LONG_WINDOW "
+            "for the long model, EL_SHORT_WINDOW for the short one"
+        )
+    if override is None:
+        assert stated is not None, "one of the two is there"
+        return stated
+    if override < 2:
+        raise ValueError(
+            f"EL_LONG_WINDOW={override}: a window of {override} tokens cannot hold BOS and one token; give at least 2"
+        )
+    if longest is not None and override > longest:
+        raise ValueError(
+            f"EL_LONG_WINDOW={override}: the model in {folder} reads at most {longest} tokens at once "
+            f"(max_position_embeddings and RoPE scaling of its config.json); give at most {longest}, or 0 for {stated}"
+        )
+    return override
 
 
 def is_embedded(name: str) -> bool:
@@ -153,6 +166,12 @@ def check_weights(folder: Path) -> None:
             f"the weights in {folder} are integers ({', '.join(sorted(dtypes))}), and its config.json has no "
             "quantization_config that says how to read them; fetch the model's weights in float32, float16 or bfloat16"
         )
+
+
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor in a folder's weights, from the headers alone."""
+    entries = (entry for file in _weight_files(folder) for entry in _tensors_of(file).items())
+    return {name: tuple(tensor.get("shape") or ()) for name, tensor in entries}
 
 
 def _local_folder(name: str) -> Path | None:
@@ -242,9 +261,14 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_safetensors(path: Path) -> set[str]:
-    """Refuse a file that is not all there, a download that broke off, or is another: a pointer, an error page, …
+    """Return the dtypes of a file's tensors; refuse one that is not whole (see _tensors_of)."""
+    return {str(entry.get("dtype")) for entry in _tensors_of(path).values()}
 
-    Returns the dtypes of its tensors.
+
+def _tensors_of(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file by name, as its header describes them.
+
+    Refuses a file that is not all there, a download that broke off, or is another: a pointer, an error page, …
 
     Layout: 8 bytes of header length, little endian; the header, a JSON object with each tensor's offsets; the tensors.
     """
@@ -253,14 +277,14 @@ def _check_safetensors(path: Path) -> set[str]:
         header_bytes = int.from_bytes(file.read(8), "little")
         try:
             header = json.loads(file.read(header_bytes) if header_bytes <= size - 8 else "")
-            tensors = [entry for key, entry in header.items() if key != "__metadata__"]
-            end = max((entry["data_offsets"][1] for entry in tensors), default=0)
+            tensors = {key: entry for key, entry in header.items() if key != "__metadata__"}
+            end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         except (ValueError, AttributeError, TypeError, LookupError) as error:
             refuse_other_than_data(path)
             raise ValueError(f"{path} is not a whole safetensors file ({size} bytes); fetch it again") from error
     if 8 + header_bytes + end != size:
         raise ValueError(f"{path} is not a whole safetensors file ({size} bytes); fetch it again")
-    return {str(entry.get("dtype")) for entry in tensors}
+    return tensors
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:

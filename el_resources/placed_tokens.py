@@ -1,7 +1,9 @@
 """The two tokens that this project places itself: BOS in front of every text, and end-of-text between unrelated texts.
 
 The rule, for each of the two:
-1. A token that the settings name (EL_BOS_TOKEN, EL_END_OF_TEXT_TOKEN) is taken, or refused if the tokenizer lacks it.
+1. A token that the settings name (EL_BOS_TOKEN, EL_END_OF_TEXT_TOKEN) is taken. It is refused if the tokenizer lacks it
+   or has it as a word of ordinary text: it must be special, named by the folder's files, or in `END_OF_TEXT_NAMES` or
+   `BOS_NAMES`.
 2. Else the checkpoint's own: named by tokenizer_config.json, else numbered by config.json. A model without BOS gets its
    end-of-text token there.
 3. But not if that is a chat token, which no pre-training text followed: then the tokenizer's end-of-text token. It is
@@ -16,7 +18,7 @@ Imports neither torch nor transformers.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ CHAT_TOKEN_NAMES = (
     "<|return|>",
     "<|call|>",
 )
-NAMES_SUGGESTED = 3
+NAMES_SUGGESTED = 5
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def choose_placed_tokens(
         bos_token, end_of_text_token: names that the settings give; empty for the rule's choice.
 
     Raises:
-        ValueError: the tokenizer lacks a named token, or no end-of-text token is named anywhere.
+        ValueError: the tokenizer lacks a named token or takes it for text, or no end-of-text token is named anywhere.
     """
     named_eos = _asked_for(folder, "EL_END_OF_TEXT_TOKEN", end_of_text_token, vocabulary, special_tokens)
     own_eos = _own_eos_id(folder, vocabulary)
@@ -177,17 +179,22 @@ def _asked_for(
     """Id of a token that a setting names, or None if it names none."""
     if not name:
         return None
-    if name in vocabulary:
+    placeable = _placeable(folder, vocabulary, special_tokens)
+    if name in placeable:
         return vocabulary[name]
-    near = _nearest(name, special_tokens) or _nearest(name, vocabulary) or list(special_tokens)[:NAMES_SUGGESTED]
+    why = "takes this for ordinary text, not for a special token" if name in vocabulary else "has no such token"
+    near = difflib.get_close_matches(name, placeable, n=NAMES_SUGGESTED, cutoff=0)
     raise ValueError(
-        f"{variable}={name!r}: the tokenizer of {str(folder)!r} has no such token; "
-        f"nearest are {', '.join(map(repr, near))}, or leave it empty"
+        f"{variable}={name!r}: the tokenizer of {str(folder)!r} {why}; "
+        + (f"nearest are {', '.join(map(repr, near))}, or leave it empty" if near else "leave it empty")
     )
 
 
-def _nearest(name: str, names: Iterable[str]) -> list[str]:
-    return difflib.get_close_matches(name, names, n=NAMES_SUGGESTED, cutoff=0.5)
+def _placeable(folder: Path, vocabulary: Mapping[str, int], special_tokens: Mapping[str, int]) -> list[str]:
+    """Spellings of the tokens that stand for no text: special ones, and those that have a role or a known name."""
+    roles = {_name(token) for key, token in _settings(folder).items() if key.endswith("_token")}
+    found = {*special_tokens, *END_OF_TEXT_NAMES, *BOS_NAMES, *roles, *_named_tokens(folder, vocabulary)}
+    return sorted(name for name in found if name and name in vocabulary)
 
 
 def _own_eos_id(folder: Path, vocabulary: Mapping[str, int]) -> int | None:

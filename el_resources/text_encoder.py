@@ -84,7 +84,7 @@ def open_encoder(
     """
     if name == REFERENCE_IDF:
         return TokenTableEncoder(REFERENCE_IDF, reference_token_vectors())
-    folder = _sentence_transformers_folder(name, revision)
+    folder = sentence_transformers_folder(name, revision)
     return SentenceTransformersEncoder(name, folder, device=device, trust_remote_code=trust_remote_code)
 
 
@@ -96,7 +96,7 @@ def encoder_fingerprint(name: str, revision: str | None = None) -> str:
     if name == REFERENCE_IDF:
         files = {path.name: _sha256(path) for path in (_EMBEDDINGS, _TOKENIZER, _TOKEN_IDF)}
         return digest({"encoder": REFERENCE_IDF, "version": REFERENCE_IDF_VERSION, "files": files})
-    folder = _sentence_transformers_folder(name, revision)
+    folder = sentence_transformers_folder(name, revision)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
     return digest(
         {"encoder": "sentence-transformers", "files": {str(p.relative_to(folder)): _sha256(p) for p in paths}}
@@ -162,6 +162,7 @@ class SentenceTransformersEncoder:
         place = None if device == "auto" else device
         try:
             self._model: Any = SentenceTransformer(str(folder), device=place, trust_remote_code=trust_remote_code)
+            self._model.encode(["two texts", "of other lengths, padded"], show_progress_bar=False)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"encoder {name!r}: sentence-transformers cannot open {folder} "
@@ -260,8 +261,13 @@ def read_tensor(path: Path, name: str) -> Vectors:
     return flat.reshape(entry["shape"])
 
 
-def _sentence_transformers_folder(name: str, revision: str | None) -> Path:
-    """The folder of a `sentence-transformers:` model, downloaded once into the hub's cache if it is not local."""
+def sentence_transformers_folder(name: str, revision: str | None = None) -> Path:
+    """Return the folder of a `sentence-transformers:` model, downloaded once into the hub's cache if it is not local.
+
+    Raises:
+        ValueError: the name leads nowhere, or to something that is no model of this kind.
+        ConnectionError: the hub cannot be reached.
+    """
     model = name.removeprefix(SENTENCE_TRANSFORMERS_PREFIX)
     if not name.startswith(SENTENCE_TRANSFORMERS_PREFIX) or not model:
         raise ValueError(
@@ -277,6 +283,22 @@ def _sentence_transformers_folder(name: str, revision: str | None) -> Path:
         raise ValueError(f"encoder {name!r} is a file; give the folder that holds it, its config and its tokenizer")
     # As sentence-transformers itself reads a name without an owner.
     return _encoder_folder(_download(name, model if "/" in model else f"sentence-transformers/{model}", revision), name)
+
+
+def refuse_no_encoder(name: str) -> None:
+    """Raise ValueError or ConnectionError if a `sentence-transformers:` model is not there, or its files are not."""
+    folder = sentence_transformers_folder(name)
+    if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
+        raise ValueError(
+            f"encoder {name!r}: {folder} holds neither modules.json nor config.json; give the folder of a "
+            f"sentence-transformers model, or set EL_ENCODER={REFERENCE_IDF}"
+        )
+    weights = (file for pattern in ("*.safetensors", "*.bin") for file in folder.rglob(pattern))
+    if (folder / "config.json").is_file() and next(weights, None) is None:
+        raise ValueError(
+            f"encoder {name!r}: {folder} holds no weights (*.safetensors, *.bin); fetch the model again, or set "
+            f"EL_ENCODER={REFERENCE_IDF}"
+        )
 
 
 def _encoder_folder(folder: Path, name: str) -> Path:

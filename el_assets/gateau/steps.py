@@ -73,6 +73,25 @@ def refuse_different_tokenizers(settings: Settings) -> None:
         )
 
 
+def refuse_unreadable_pair(settings: Settings) -> None:
+    """Raise ValueError if the short model of a pair cannot be read in the long window, by its config."""
+    if settings.hmg_form == "one_model":
+        return
+    from el_resources.scoring.rope import extend_window, readable_window
+
+    short, window = ModelChoice.short(settings), ModelChoice.long(settings).window()
+    config = short.checked_config()
+    try:
+        readable_window(config, window)
+        if settings.hmg_form == "pair_ntk":
+            extend_window(config, window)
+    except ValueError as error:
+        raise ValueError(
+            f"EL_HMG_FORM={settings.hmg_form}: short_model {short.name!r} cannot be read in the window of long_model, "
+            f"{window} tokens: {error}; or set EL_HMG_FORM=one_model"
+        ) from error
+
+
 def refuse_unwatchable(settings: Settings) -> None:
     """Raise ValueError if awareness is to be measured and the long model's config says that its attention cannot be
     watched: before a weight is loaded, and before hours of guidance that awareness would have to follow."""

@@ -67,7 +67,10 @@ def gateau_warnings(tables: ShardTables, pool: Sequence[str]) -> list[str]:
     """Return what a user should know of the pool: that nothing can be scored and why, and what was set aside as NaN."""
     stamps = tables.stamps("instruction_samples", pool).values()
     nothing = nothing_scorable([stamp.facts for stamp in stamps]) if stamps else None
-    scored = [stamp for asset in ("hmg_scores", "cam_scores") for stamp in tables.stamps(asset, pool).values()]
+    # Those of `cam_scores` may be from before EL_CAM was switched off.
+    with_cam = not tables.has("influence_scores") or has_cas(tables)
+    assets = ("hmg_scores", "cam_scores") if with_cam else ("hmg_scores",)
+    scored = [stamp for asset in assets for stamp in tables.stamps(asset, pool).values()]
     lost = [f"{s.asset} of {s.partition}: {line}" for s in scored for line in not_finite(s.facts, "samples")]
     return [*([f"no sample can be scored: {nothing}"] if nothing else []), *(f"{line}. {OTHER_DTYPE}" for line in lost)]
 

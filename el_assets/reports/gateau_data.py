@@ -16,7 +16,7 @@ from el_assets.gateau.samples import refuse_old_samples
 from el_assets.parts import FRACTIONS
 from el_assets.plots import gateau as figures
 from el_assets.plots.drawing import svg
-from el_assets.recipes import SAMPLE_TABLES
+from el_assets.recipes import AWARENESS, SAMPLE_TABLES
 from el_assets.reports.common import (
     cost_rows,
     refuse_torn_chain,
@@ -95,8 +95,11 @@ def _no_awareness() -> pl.LazyFrame:
 def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
     """Return the page's data. Raises ValueError (see tokenizer_of)."""
     tables, shards = ranked.tables, ranked.shards
+    with_cam = has_cas(tables)
+    # A store may still hold `cam_scores` from before EL_CAM was switched off; they are no part of this ranking.
+    made = [name for name in SAMPLE_TABLES if with_cam or name != AWARENESS]
     stamps = [
-        *(stamp for name in SAMPLE_TABLES for stamp in tables.stamps(name, shards[:1]).values()),
+        *(stamp for name in made for stamp in tables.stamps(name, shards[:1]).values()),
         ranked.influence,
     ]
     return {
@@ -104,11 +107,12 @@ def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
         "shards": shards,
         "settings": settings_rows(stamps),
         "costs": [
-            *cost_rows(tables, SAMPLE_TABLES, shards),
+            *cost_rows(tables, made, shards),
             *cost_rows(tables, ("influence_scores",), ["all"]),
             *cost_rows(tables, ("selected_subsets",), list(FRACTIONS)),
         ],
         "funnel": funnel(ranked),
+        "with_cam": with_cam,
         "correlations": [ranked.influence.facts[f"rank_correlation_with_{term}"] for term in ("hmp", "cas")],
         "subsets": [{"name": subset_name(name), "share": float(share)} for name, share in FRACTIONS.items()],
         "evidence": evidence_rows(ranked.pool),

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -17,7 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from el_resources.listed_names import listed
-from el_resources.model_files import check_weights, read_config, read_json
+from el_resources.model_files import check_weights, read_config, read_json, weight_shapes
 from el_resources.scoring.fitness import FAILURES, told
 
 _OTHER_HEADS = ("ForMaskedLM", "Classification", "ForQuestionAnswering", "ForMultipleChoice", "ForPreTraining")
@@ -42,8 +43,33 @@ def checked_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
             "correct it, or fetch the file again"
         ) from error
     _check_kind(folder, config, stated)
+    _check_layers(folder, config)
     _check_tokenizer(folder, getattr(config.get_text_config(decoder=True), "vocab_size", None))
     return config
+
+
+def refuse_other_weights(folder: Path, config: Any) -> None:
+    """Refuse weights that by their headers have other shapes or another number of layers than the configuration.
+
+    Nothing is read but headers, and no memory is taken. Tensors that transformers renames when it loads them, quantized
+    ones and those of a folder's own code are judged by `load_checkpoint` alone.
+
+    Raises:
+        ValueError: as `load_checkpoint` would.
+    """
+    if getattr(config, "quantization_config", None) or getattr(config, "auto_map", None):
+        return
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (*FAILURES, ImportError):
+        return  # loading says why
+    expected, found = {key: tuple(one.shape) for key, one in model.state_dict().items()}, weight_shapes(folder)
+    other = {(key, found[key], shape) for key, shape in expected.items() if found.get(key, shape) != shape}
+    missing = _of_whole_layers(expected.keys() - found.keys(), found)
+    lists = {match["before"] for key in expected if (match := _LAYER.match(key))}
+    further = [key for key in found if (match := _LAYER.match(key)) and match["before"] in lists]
+    _check_tensors(folder, model, {"mismatched_keys": other, "missing_keys": missing, "unexpected_keys": further})
 
 
 def load_checkpoint(folder: Path, config: Any, **options: Any) -> Any:
@@ -120,6 +146,15 @@ def _check_kind(folder: Path, config: Any, stated: dict[str, Any]) -> None:
         )
 
 
+def _check_layers(folder: Path, config: Any) -> None:
+    """Refuse a model without layers, which would be scored all the same."""
+    n_layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    if isinstance(n_layers, int) and n_layers < 1:
+        raise ValueError(
+            f"{folder / 'config.json'} states num_hidden_layers={n_layers}; correct it, or fetch the file again"
+        )
+
+
 def _check_tokenizer(folder: Path, n_rows: int | None) -> None:
     """Refuse a tokenizer that gives ids beyond the model's vocabulary; added tokens may lie there, text may not."""
     file = folder / "tokenizer.json"
@@ -162,15 +197,30 @@ def _check_tensors(folder: Path, model: Any, found: dict[str, Any]) -> None:
         raise ValueError(f"the weights in {folder} cannot be read ({found['error_msgs'][0]}); fetch the model again")
 
 
+def _of_whole_layers(missing: Iterable[str], found: Iterable[str]) -> list[str]:
+    """The missing tensors of layers without any tensor, among layers that have the same parts and are there."""
+    matched = [match for key in found if (match := _LAYER.match(key))]
+    parts = {(match["before"], match["part"]) for match in matched}
+    layers = {(match["before"], match["index"]) for match in matched}
+    return [
+        key
+        for key in missing
+        if (match := _LAYER.match(key))
+        and (match["before"], match["part"]) in parts
+        and (match["before"], match["index"]) not in layers
+    ]
+
+
 def _layers_beyond(model: Any, unexpected: Iterable[str]) -> list[str]:
     """Unread tensors of whole further layers; layers with parts of their own, which predict further tokens, are not."""
     parts: dict[str, set[str]] = {}
-    for key in model.state_dict():
+    own = model.state_dict().keys()
+    for key in own:
         if match := _LAYER.match(key):
             parts.setdefault(match["before"], set()).add(match["part"])
     further: dict[tuple[str, str], set[str]] = {}
     for key in unexpected:
-        if match := _LAYER.match(key):
+        if (match := _LAYER.match(key)) and key not in own:
             further.setdefault((match["before"], match["index"]), set()).add(match["part"])
     known = {part for every in parts.values() for part in every}
     return [f"{before}.{index}" for (before, index), found in further.items() if found <= known]

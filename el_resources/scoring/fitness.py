@@ -10,7 +10,16 @@ from el_resources.scoring.body import hidden_states
 _ON_ENCODER = ("encoder_attn", "crossattention", "cross_attn", "EncDecAttention", "encdec_attn")
 
 # What models raise that are asked for what they do not do.
-FAILURES = (ValueError, TypeError, AttributeError, AssertionError, LookupError, NotImplementedError, RuntimeError)
+FAILURES = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+)
 _FEW_TOKENS = 8
 
 

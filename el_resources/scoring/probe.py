@@ -11,29 +11,33 @@ a window, the first reaches beyond the smallest one.
    warning says why: it mixes tokens elsewhere than in attention (recurrent models), or asks for attention that is not
    done here (capped scores, sinks, biases, chunks, sparse attention).
 3. Watched: packed, and each layer attends once.
+In half precision rounding hides what moves a row by less than it, so 1 and 2 are asked twice: of two longer sequences
+in the model's own precision, which tries its kernels, and of two short ones with float32 weights (widened.py), which
+shows a model that mixes the least of tokens elsewhere. A model that cannot be read so is asked in its own alone.
 Guarantees: nothing is scored by a reading that was not compared with the plain one. If experts are chosen, or in half
 precision, rounding may move a few rows by more than rounding; a quarter of the rows may.
-Costs: six times the longer sequence. Its length is bounded, on a CPU to some 3e10 operations (half a second), on a GPU
-to 1e14; windows beyond that are checked by the masks alone.
+Costs: six times the longer sequence, and in half precision eight copies of the weights more. The length is bounded, on
+a CPU to some 3e10 operations (half a second), on a GPU to 1e14; windows beyond that are checked by the masks alone.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from el_resources.attention_kinds import ATTENTION_LAYERS
 from el_resources.scoring.asked_masks import AskedMask, asking, windows_named_in
 from el_resources.scoring.attention import Piece
 from el_resources.scoring.body import hidden_states
 from el_resources.scoring.fitness import FAILURES, told
 from el_resources.scoring.last_layer import decoder_layers, on_rows_alone, parts_by_row
 from el_resources.scoring.readers import PackedReader, PaddedReader, read_packed
+from el_resources.scoring.widened import in_float32, is_half
 
-_ATTENTION_TYPES = {"full_attention", "sliding_attention"}
 # Inputs of the two sequences, without a window.
 _LONGER, _SHORTER = 12, 7
 _CPU_OPERATIONS, _CUDA_OPERATIONS, _MOST_INPUTS = 3e10, 1e14, 1280
@@ -45,6 +49,9 @@ _FEW_ROWS = 0.25
 # The same where both rows come from one batch, whose shape moves them alike: rows of causal models are equal there in
 # any precision, and those of XLM, BERT and CPM-Ant move by 0.06 to 0.3.
 _ROUNDING_IN_A_BATCH = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+
+
+_Answer = TypeVar("_Answer", str, bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +76,18 @@ def choose_reading(model: Any, bos_id: int, max_inputs: int) -> Reading:
         ValueError: the model cannot be read, or not without seeing what it is to predict.
     """
     name = type(model).__name__
-    probe = _Probe.of(model, max_inputs)
-    why_refused = probe.why_refused(model)
+    probe, exact = _Probe.of(model, max_inputs), _ExactProbe.of(model, max_inputs)
+    why_refused = probe.why_refused(model) or exact.why_refused(model)
     if why_refused:
         raise ValueError(f"{name} cannot be scored: {why_refused}; use a decoder-only causal language model")
     why_padded, n_attending = probe.why_not_packed(model)
+    why_padded = why_padded or exact.why_not_packed(model)
     if why_padded:
         warnings.warn(f"{name} is read in padded batches, which is slower: {why_padded}", stacklevel=3)
         return Reading(reader=PaddedReader(model, bos_id), why_padded=why_padded, why_not_watched=why_padded)
     parts = parts_by_row(model)
-    reader = PackedReader(model, bos_id, parts if probe.runs_by_row(model, parts) else [])
+    by_row = probe.runs_by_row(model, parts) and exact.runs_by_row(model, parts)
+    reader = PackedReader(model, bos_id, parts if by_row else [])
     n_layers = model.config.get_text_config().num_hidden_layers
     watched = "" if n_attending == n_layers else f"its {n_layers} layers attend {n_attending} times"
     return Reading(reader=reader, why_padded="", why_not_watched=watched)
@@ -87,32 +96,38 @@ def choose_reading(model: Any, bos_id: int, max_inputs: int) -> Reading:
 def why_not_packed(model: Any) -> str:
     """Why packed batches would not be exact for this model, in words; empty if they are."""
     with torch.inference_mode():
-        return _Probe.of(model, _MOST_INPUTS).why_not_packed(model)[0]
+        why_padded = _Probe.of(model, _MOST_INPUTS).why_not_packed(model)[0]
+        return why_padded or _ExactProbe.of(model, _MOST_INPUTS).why_not_packed(model)
 
 
 def last_layer_runs_by_row(model: Any) -> bool:
     """Whether the last layer of a model gives the same for wanted rows when its parts work on these alone."""
     with torch.inference_mode():
-        return _Probe.of(model, _MOST_INPUTS).runs_by_row(model, parts_by_row(model))
+        probes = (_Probe.of(model, _MOST_INPUTS), _ExactProbe.of(model, _MOST_INPUTS))
+        return all(probe.runs_by_row(model, parts_by_row(model)) for probe in probes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Probe:
-    """Two sequences, each 1 × N, and how many inputs of the first lie within the smallest window."""
+    """Two sequences, each 1 × N, how many inputs of the first lie within the smallest window, and the precision."""
 
     first: Tensor
     second: Tensor
     n_near: int
+    dtype: torch.dtype
 
     @classmethod
     def of(cls, model: Any, max_inputs: int) -> "_Probe":
-        n_longer, n_near = _length(model, max_inputs)
+        return cls.of_length(model, *_length(model, max_inputs), dtype=expected_dtype(model))
+
+    @classmethod
+    def of_length(cls, model: Any, n_longer: int, n_near: int, *, dtype: torch.dtype) -> "_Probe":
         n_tokens, generator = model.get_input_embeddings().weight.shape[0], np.random.default_rng(0)
         first, second = (
             torch.from_numpy(generator.integers(0, n_tokens, (1, n))).to(model.device)
             for n in (n_longer, min(_SHORTER, n_longer))
         )
-        return cls(first=first, second=second, n_near=n_near)
+        return cls(first=first, second=second, n_near=n_near, dtype=dtype)
 
     def why_refused(self, model: Any) -> str:
         """Why the model cannot even be read padded; empty if it can."""
@@ -190,11 +205,50 @@ class _Probe:
         n_near = self.n_near if near is None else near
         found_TD, expected_TD = found_TD.float(), expected_TD.float()
         gap_T = (found_TD - expected_TD).abs().amax(dim=-1)
-        strange_T = ~(gap_T <= bounds[expected_dtype(model)] * expected_TD.abs().amax(dim=-1) + 1e-6)
+        strange_T = ~(gap_T <= bounds[self.dtype] * expected_TD.abs().amax(dim=-1) + 1e-6)
         strange_T &= expected_TD.isfinite().all(dim=-1)  # rows that overflow are the head's to judge (head.py)
-        exact = expected_dtype(model) == torch.float32 and not _chooses_experts(model)
+        exact = self.dtype == torch.float32 and not _chooses_experts(model)
         few = 0.0 if exact else _FEW_ROWS
         return all(float(part.float().mean()) <= few for part in (strange_T[:n_near], strange_T[n_near:]) if len(part))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ExactProbe:
+    """Two short sequences, for a model in half precision with float32 weights; None for a model not to be read so."""
+
+    short: _Probe | None
+
+    @classmethod
+    def of(cls, model: Any, max_inputs: int) -> "_ExactProbe":
+        if not is_half(model):
+            return cls(short=None)
+        n_longer = min(_LONGER, max_inputs)
+        short = _Probe.of_length(model, n_longer, n_longer, dtype=torch.float32)
+        try:
+            with in_float32(model):
+                hidden_ND = hidden_states(model, short.second)[0]
+        except (*FAILURES, torch.OutOfMemoryError):
+            return cls(short=None)
+        return cls(short=short if hidden_ND.dtype == torch.float32 else None)
+
+    def why_refused(self, model: Any) -> str:
+        return self._asked(model, lambda short: short.why_refused(model), "")
+
+    def why_not_packed(self, model: Any) -> str:
+        return self._asked(model, lambda short: short.why_not_packed(model)[0], "")
+
+    def runs_by_row(self, model: Any, parts: Sequence[Any]) -> bool:
+        return self._asked(model, lambda short: short.runs_by_row(model, parts), True)
+
+    def _asked(self, model: Any, ask: Callable[[_Probe], _Answer], unknown: _Answer) -> _Answer:
+        """Return the answer of the short sequences in float32; `unknown` if the model is not to be read so."""
+        if self.short is None:
+            return unknown
+        try:
+            with in_float32(model):
+                return ask(self.short)
+        except torch.OutOfMemoryError:
+            return unknown
 
 
 def expected_dtype(model: Any) -> torch.dtype:
@@ -217,7 +271,7 @@ def _length(model: Any, max_inputs: int) -> tuple[int, int]:
 
 def _strange_layers(config: Any) -> str:
     """Kinds of layers, named by a configuration, that packed attention does not do, in words; empty without any."""
-    strange = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_TYPES)
+    strange = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENTION_LAYERS)
     if strange or getattr(config, "attention_chunk_size", None):
         return f"it has layers of the kind {', '.join(strange) or 'chunked_attention'}"
     return ""

@@ -17,7 +17,7 @@ from el_assets.gateau.summary import gateau_rows
 from el_assets.model_roles import OtherModelError
 from el_assets.recipes import SEQUENCE_TABLES, Cookbook
 from el_assets.reports.gateau_data import RankedPool, draw, report_data
-from el_assets.status import corpus_status
+from el_assets.status import corpus_status, in_words, pool_status
 from el_resources.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.corpus_source import open_corpus
 from el_resources.model_files import model_fingerprint
@@ -79,12 +79,13 @@ def test_texts_of_a_chat_model_follow_its_end_of_text_and_so_do_groups(
         alpha=-10.0,
         epsilon=-0.99,
         beats_controls=False,
-        max_anchors=2,
+        max_anchors=1,
         candidates_per_anchor=2,
+        controls_per_root=0,
         root_tokens_max=1500,
         sequence_tokens=2100,
     )
-    workspace.write_shard(A, library_documents(8))
+    workspace.write_shard(A, library_documents(4))
     workspace.register()
     for job in ("build_index", "build_sequences"):
         assert "packed_sequences" not in failed_checks(workspace.run(job))
@@ -151,8 +152,16 @@ def test_a_table_of_a_gpu_is_up_to_date_on_a_laptop_and_not_mixed_with_its_own(s
         workspace.tables.scan_many("entropy_maps", [A, B])
 
 
-def test_a_table_that_was_stamped_with_auto_says_what_is_not_known(scored_on_a_gpu: Workspace) -> None:
-    workspace = scored_on_a_gpu
+def test_a_table_that_was_stamped_with_auto_says_what_is_not_known(
+    new_workspace: NewWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = new_workspace(roots_per_shard=1)
+    workspace.write_shard(A, library_documents(1))
+    workspace.register()
+    workspace.materialize("documents")
+    with monkeypatch.context() as gpu:
+        gpu.setattr(ModelChoice, "place", lambda self: "gpu")
+        workspace.materialize("entropy_maps")
     tables, settings = workspace.tables, workspace.loaded()
     stamp = tables.require_stamp("entropy_maps", A)
     earlier = model_fingerprint(ModelChoice.long(settings).folder(), dtype="auto")
@@ -309,6 +318,35 @@ def test_gateau_without_cam_ranks_by_hmp_and_says_so(new_workspace: NewWorkspace
     assert ["ranked", 5, "by HMP alone"] in page["funnel"]
     shown = {name: value for name, value, _ in page["settings"]}
     assert (shown["cam"], shown["short_window_tokens"], shown["bos_id"]) == ("false", "100", "0")
+
+
+def test_a_store_whose_awareness_is_from_before_cam_was_switched_off(
+    new_workspace: NewWorkspace, tmp_path: Path
+) -> None:
+    """Report, status and closing words are those of a ranking by HMP alone; the older table is left in peace."""
+    workspace = pool(new_workspace(long_model=str(tiny_model(tmp_path / "gemma", GEMMA_3)), segment_tokens=32))
+    for job in ("score_samples", "select_samples"):
+        workspace.run(job)
+    before = workspace.tables.require_stamp("cam_scores", A)
+    assert report_data(workspace.loaded(), RankedPool.of(workspace.tables))["with_cam"] is True
+
+    off = replace(workspace, settings={**workspace.settings, "cam": False})
+    off.materialize("hmg_scores")
+    off.run("select_samples")
+    assert workspace.tables.require_stamp("cam_scores", A) == before
+    page = report_data(off.loaded(), RankedPool.of(off.tables))
+    assert page["with_cam"] is False
+    assert "cam_scores" not in {name for name, *_ in page["costs"]}
+    shown = {name: value for name, value, _ in page["settings"]}
+    assert shown["cam"] == "false"
+    assert page["correlations"][1] is None
+    assert ["ranked", page["n_samples"], "by HMP alone"] in page["funnel"]
+    assert all(entry["cas"] is None and entry["lengths"] == [] for entry in page["samples"])
+    rows = dict(gateau_rows(off.loaded(), off.tables, [A]))
+    assert rows["awareness"] == "not measured (EL_CAM=false): influence is HMP alone"
+    status = pool_status(off.instance, off.loaded())
+    assert "cam_scores" not in {one.asset for one in status.assets}
+    assert status.is_done, list(in_words(status))
 
 
 def test_gateau_without_cam_on_the_command_line(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Wrong values as users give them: refused at once, with the variable, the value and the remedy, before any run."""
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from el_assets.__main__ import main
 from el_assets.before_a_run import refuse_what_cannot_run
 from el_assets.sensors import listing
+from el_resources.model_files import REFERENCE_FOLDER
 from el_resources.settings import Settings
 from tests.conftest import library_documents, library_samples, write_json_lines
 
@@ -73,6 +76,27 @@ VALUES = [
     ("EL_ENCODER=bge", "", "no such encoder; use reference-idf or sentence-transformers:NAME-OR-FOLDER"),
     ("EL_ENCODER=sentence-transformers:", "", "no such encoder"),
     ("EL_ENCODER=sentence-transformers:/absent/x", "", "there is no folder /absent/x; correct it, or give a hub id"),
+    (
+        "EL_ENCODER=sentence-transformers:dagster.yaml",
+        "",
+        "EL_ENCODER: encoder 'sentence-transformers:dagster.yaml' is",
+    ),
+    ("EL_ENCODER=sentence-transformers:corpus", "", "corpus holds neither modules.json nor config.json; give the"),
+    ("EL_ENCODER=sentence-transformers:bad/layers", "", "holds a causal language model (LlamaForCausalLM)"),
+    ("EL_ENCODER=sentence-transformers:bad/encoder", "", "EL_ENCODER: encoder 'sentence-transformers:bad/encoder'"),
+    ("EL_SHORT_MODEL=corpus", "", "EL_SHORT_MODEL: model 'corpus': corpus holds no config.json"),
+    ("EL_LONG_MODEL=bad/layers", "", "EL_LONG_MODEL: the weights in bad/layers have layers that LlamaForCausalLM"),
+    ("EL_LONG_MODEL=bad/more_layers", "", "EL_LONG_MODEL: the weights in bad/more_layers lack 9 tensors"),
+    ("EL_LONG_MODEL=bad/width", "", "EL_LONG_MODEL: the weights in bad/width do not fit its config.json"),
+    ("EL_LONG_MODEL=bad/no_layers", "", "bad/no_layers/config.json states num_hidden_layers=-1; correct it"),
+    ("EL_LONG_MODEL=bad/no_heads", "", "EL_LONG_MODEL: transformers"),
+    ("EL_LONG_MODEL=bad/type", "", "EL_LONG_MODEL: bad/type/config.json names the model_type 'lama'"),
+    ("EL_SHORT_MODEL=bad/type EL_HMG_FORM=pair", "", "EL_SHORT_MODEL: bad/type/config.json names the model_type"),
+    (
+        "EL_SHORT_MODEL=reference:long EL_HMG_FORM=pair_ntk",
+        "",
+        "EL_HMG_FORM=pair_ntk: short_model 'reference:long' cannot be read in the window of long_model, 4096 tokens",
+    ),
     ("EL_HUB_ENDPOINT=huggingface.co", "", "no address; write https://HOST"),
     ("EL_HUB_ENDPOINT=https://host:99999", "", "no address; write https://HOST"),
     ("EL_TRUST_REMOTE_CODE=perhaps", "", "(EL_TRUST_REMOTE_CODE) = 'perhaps'"),
@@ -82,6 +106,13 @@ VALUES = [
     ("EL_ROOT_TOKENS_MIN=2000", "", "root_tokens_max=640 is below root_tokens_min=2000"),
     ("EL_SEQUENCE_TOKENS=100", "", "root_tokens_min=128 leaves no sequence"),
     ("EL_CONTROLS_PER_ROOT=0", "", "beats_controls needs controls_per_root of at least 1"),
+    ("EL_LONG_WINDOW=99999999", "", "EL_LONG_WINDOW=99999999: the model in"),
+    ("EL_LONG_WINDOW=4097", "--select entropylong", "reads at most 4096 tokens at once"),
+    ("EL_LONG_WINDOW=1", "", "EL_LONG_WINDOW=1: a window of 1 tokens cannot hold BOS and one token; give at least 2"),
+    ("EL_SHORT_WINDOW=1", "", "EL_SHORT_WINDOW=1 cannot hold BOS and one token; give at least 2, or 0"),
+    ("EL_LONG_WINDOW=400", "", "the window of EL_SHORT_MODEL=reference:short, 512, is beyond the window of"),
+    ("EL_END_OF_TEXT_TOKEN=hello", "", "error: EL_END_OF_TEXT_TOKEN='hello': the tokenizer of"),
+    ("EL_BOS_TOKEN=the", "", "takes this for ordinary text, not for a special token; nearest are '<|endoftext|>'"),
     ("EL_SHORT_WINDOW=9000", "--select gateau", "EL_SHORT_WINDOW=9000 is beyond the window of reference:long, 4096"),
     ("EL_EPSILON=1", "", "(EL_EPSILON) = '1'"),
     ("EL_EPSILON=0,4", "", "(EL_EPSILON) = '0,4'"),
@@ -114,6 +145,18 @@ VALUES = [
 ]
 
 
+# The long reference model with another config.
+BAD_CONFIGS = {
+    "layers": {"num_hidden_layers": 2},
+    "more_layers": {"num_hidden_layers": 7},
+    "width": {"hidden_size": 128},
+    "no_layers": {"num_hidden_layers": -1},
+    "no_heads": {"num_attention_heads": 0},
+    "type": {"model_type": "lama"},
+    "encoder": {"architectures": ["BertModel"]},
+}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("wrong")
@@ -129,6 +172,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a.jsonl", "b,c.jsonl"):
         write_json_lines(place / "corpus" / name, library_documents(1))
     write_json_lines(place / "pool" / "q.jsonl", library_samples(1))
+    for name, changes in BAD_CONFIGS.items():
+        model = Path(shutil.copytree(REFERENCE_FOLDER / "long", place / "bad" / name))
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, **changes}))
+    (place / "bad/encoder/model.safetensors").unlink()
     return place
 
 
@@ -156,9 +204,10 @@ def test_a_wrong_value_is_refused_before_a_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if variable:
-        name, _, value = variable.partition("=")
-        monkeypatch.setenv(name, value)
+    for given in variable.split(" EL_"):
+        name, _, value = given.partition("=")
+        if name:
+            monkeypatch.setenv(name if name.startswith(("EL_", "el_", "DAG")) else f"EL_{name}", value)
     assert command("run", *arguments.split()) == 2
     out, error = capsys.readouterr()
     assert said in error

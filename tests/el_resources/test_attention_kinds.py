@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import transformers
 
-from el_resources.attention_kinds import attention_is_watchable, mixes_windows
+from el_resources.attention_kinds import attention_is_watchable, longest_window, mixes_windows
 from tests.el_resources.scoring.attention_models import SHAPE, VOCABULARY, build_model
 
 ROOT = Path(__file__).parents[2]
@@ -72,3 +72,64 @@ def test_windows_are_mixed_in_gemma_and_not_in_mistral() -> None:
 def test_no_torch_is_imported() -> None:
     code = "import sys; import el_resources.attention_kinds; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"n_positions": 1024}, 1024),
+        ({"text_config": {"max_position_embeddings": 77}}, 77),
+        ({"model_type": "mamba"}, None),
+        ({"max_position_embeddings": -1}, None),
+        # Vicuna 16k, Qwen 2.5 and Qwen 3 with YaRN, DeepSeek V3: the length before scaling, or the one after it.
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": 4.0}}, 16_384),
+        ({"max_position_embeddings": 2048, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, 4096),
+        ({"max_position_embeddings": 32_768, "rope_scaling": {"type": "yarn", "factor": 4.0}}, 131_072),
+        (
+            {
+                "max_position_embeddings": 40_960,
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 32_768,
+                },
+            },
+            131_072,
+        ),
+        (
+            {
+                "max_position_embeddings": 163_840,
+                "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096},
+            },
+            163_840,
+        ),
+        # Llama 3.1, Phi 3, Gemma 3 and Qwen 2 VL: the length after scaling.
+        (
+            {
+                "max_position_embeddings": 131_072,
+                "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192},
+            },
+            131_072,
+        ),
+        ({"max_position_embeddings": 131_072, "rope_scaling": {"type": "longrope", "long_factor": [1.0]}}, 131_072),
+        (
+            {
+                "max_position_embeddings": 131_072,
+                "rope_local_base_freq": 10_000,
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            },
+            131_072,
+        ),
+        (
+            {
+                "max_position_embeddings": 131_072,
+                "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}},
+            },
+            131_072,
+        ),
+        ({"max_position_embeddings": 32_768, "rope_scaling": {"type": "mrope", "mrope_section": [16]}}, 32_768),
+    ],
+)
+def test_the_longest_window_of_the_configs_that_there_are(config: dict[str, Any], longest: int | None) -> None:
+    assert longest_window(config) == longest

@@ -138,7 +138,10 @@ def test_a_broken_config_is_named(folder: Path) -> None:
 
 
 def test_window_comes_from_the_config_or_the_caller(folder: Path) -> None:
-    assert model_window(folder, 8192) == 8192
+    assert model_window(folder, 4096) == 4096
+    assert model_window(folder, 1024) == 1024
+    with pytest.raises(ValueError, match=r"^EL_LONG_WINDOW=4097: .* reads at most 4096 tokens .* or 0 for 4096$"):
+        model_window(folder, 4097)
     (folder / "config.json").write_text('{"text_config": {"max_position_embeddings": 77}}')
     assert model_window(folder) == 77
     (folder / "config.json").write_text('{"n_positions": 99}')
@@ -146,6 +149,7 @@ def test_window_comes_from_the_config_or_the_caller(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "mamba"}')
     with pytest.raises(ValueError, match=r"states no max_position_embeddings; give the window explicitly"):
         model_window(folder)
+    assert model_window(folder, 1_000_000) == 1_000_000, "a config that names no limit allows any"
     with pytest.raises(ValueError, match=r"window of 1 tokens"):
         model_window(folder, 1)
 

@@ -1,6 +1,7 @@
 """BOS and end-of-text of checkpoints of the kinds that there are: tiny tokenizers with the names of real ones."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ class Kind:
     config: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path) -> Path:
-        tokenizer = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
+    def write(self, folder: Path, words: tuple[str, ...] = ()) -> Path:
+        """Write the files; words are further ones of the vocabulary, which are not special."""
+        vocabulary = {word: number for number, word in enumerate(("a", "b", *words))}
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.add_special_tokens([AddedToken(name, special=True) for name in self.specials])
         tokenizer.save(str(folder / "tokenizer.json"))
@@ -122,15 +125,37 @@ def test_folders_that_need_no_look_at_the_vocabulary(tmp_path: Path, name: str) 
     assert may_have_chat_tokens(kind.write(tmp_path)) or own == kind.placed[::2]
 
 
-def test_the_settings_name_tokens(tmp_path: Path) -> None:
-    folder = SMOLLM2.write(tmp_path)
-    tokenizer = ModelTokenizer.from_folder(folder, bos_token="<|im_start|>", end_of_text_token="b")
-    assert (tokenizer.bos_token, tokenizer.has_bos, tokenizer.end_of_text_token) == ("<|im_start|>", True, "b")
+@pytest.mark.parametrize(
+    ("specials", "files", "name"),
+    [
+        (("<|endoftext|>", "[SEP]"), {}, "[SEP]"),  # special
+        (("<|endoftext|>",), {"pad_token": {"content": "b"}}, "b"),  # the tokenizer names it
+        (("<|endoftext|>",), {}, "</s>"),  # the name of an end-of-text
+    ],
+)
+def test_the_settings_name_tokens(tmp_path: Path, specials: tuple[str, ...], files: dict[str, Any], name: str) -> None:
+    kind = Kind(specials, {"bos_token": None, "eos_token": "<|endoftext|>", **files}, ("", False, ""))
+    folder = kind.write(tmp_path, words=("</s>",))
+    tokenizer = ModelTokenizer.from_folder(folder, bos_token=name, end_of_text_token=name)
+    assert (tokenizer.bos_token, tokenizer.has_bos, tokenizer.end_of_text_token) == (name, False, name)
     assert tokenizer.encode("a").tolist() == [0]
 
 
 @pytest.mark.parametrize("argument", ["bos_token", "end_of_text_token"])
-def test_a_token_that_the_tokenizer_lacks_is_refused_with_the_nearest(tmp_path: Path, argument: str) -> None:
-    message = rf"EL_{argument.upper()}='<\|end_of_text\|>': the tokenizer of .* nearest are '<\|endoftext\|>'"
-    with pytest.raises(ValueError, match=message):
-        ModelTokenizer.from_folder(SMOLLM2.write(tmp_path), **{argument: "<|end_of_text|>"})
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("<|end_of_text|>", "has no such token"), ("hello", "has no such token"), ("b", "takes this for ordinary text")],
+)
+def test_a_text_that_is_no_special_token_is_refused_with_the_nearest(
+    tmp_path: Path, argument: str, name: str, why: str
+) -> None:
+    many = tuple(f"<|reserved_{number}|>" for number in range(9))
+    folder = Kind((*SMOLLM2.specials, *many), SMOLLM2.settings, SMOLLM2.placed).write(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"^EL_{argument.upper()}='{re.escape(name)}': the tokenizer of .* {why}"
+    ) as error:
+        ModelTokenizer.from_folder(folder, **{argument: name})
+    suggested = re.findall("'([^']*)'", str(error.value).partition("nearest are ")[2])
+    assert len(suggested) == 5
+    assert {*suggested} <= {*SMOLLM2.specials, *many}
+    assert name != "<|end_of_text|>" or suggested[0] == "<|endoftext|>"

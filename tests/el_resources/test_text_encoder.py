@@ -156,6 +156,21 @@ def test_a_sentence_transformers_folder_keeps_order_and_gives_blank_texts_zero(
     assert encoder._model.asked == (str(tmp_path), None, False)  # type: ignore[attr-defined]
 
 
+class UnpaddedModel(LengthModel):
+    """A model whose tokenizer cannot pad, which shows when texts of other lengths are encoded together."""
+
+    def encode(self, texts: list[str], show_progress_bar: bool) -> list[list[float]]:
+        raise ValueError("Asking to pad but the tokenizer does not have a padding token.")
+
+
+def test_a_model_that_cannot_encode_is_refused_when_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=UnpaddedModel))
+    with pytest.raises(ValueError, match=r"cannot open .* \(ValueError: Asking to pad .*; fetch the model again, or"):
+        open_encoder(f"sentence-transformers:{tmp_path}")
+
+
 def test_the_fingerprint_of_a_folder_follows_its_files(tmp_path: Path) -> None:
     name = f"sentence-transformers:{tmp_path}"
     (tmp_path / "weights").write_text("1")

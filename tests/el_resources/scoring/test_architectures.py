@@ -9,6 +9,7 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from el_resources.scoring import ScoringEngine
+from el_resources.scoring.probe import why_not_packed
 from tests.el_resources.scoring.architecture_table import PAGE, page, row_not_tried, row_of
 from tests.el_resources.scoring.sweep import outcome_of, outcome_of_type
 from tests.el_resources.scoring.tiny_models import BOS, NOT_TINY, SIZES, WINDOW, model_types, tiny_model
@@ -73,6 +74,14 @@ SLIDING = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_lay
 def test_what_a_configuration_switches_on_is_seen(model_type: str, changes: dict[str, Any], read: str) -> None:
     outcome = outcome_of(tiny_model(model_type, **changes))
     assert outcome.read == read, outcome.why
+
+
+@pytest.mark.parametrize(
+    "model_type", ["falcon", "gemma3_text", "gpt_neox", "granitemoe", "mamba", "mixtral", "olmo2", "phi3", "qwen3_moe"]
+)
+def test_half_precision_is_read_as_float32_is(model_type: str) -> None:
+    model = tiny_model(model_type)
+    assert why_not_packed(model.bfloat16()) == why_not_packed(model.float())
 
 
 @pytest.mark.parametrize(
