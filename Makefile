@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 APT := $(if $(filter 0,$(shell id -u)),,sudo )env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# All but torch, whose wheel depends on the machine, is pinned and checked by hash.
+# All but torch, whose wheel depends on the machine, is pinned and checked by hash, the build backend included.
 PINNED := $(INSTALL) --no-deps --require-hashes
+PROJECT := $(INSTALL) --no-build-isolation -e
 export DAGSTER_HOME := $(CURDIR)
 # Dagster's home-grown usage statistics are off in dagster.yaml; the hub's are off here.
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -34,22 +35,22 @@ bench: $(VENV)/.installed ## the CPU part of benchmarks/RESULTS.md, its numbers 
 clean: ## everything that the other targets made, less what `bench` writes into benchmarks
 	rm -rf $(VENV) data .dagster logs .logs_queue .nux .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-$(VENV)/.installed: pyproject.toml requirements/run.txt
+$(VENV)/.installed: pyproject.toml requirements/run.txt requirements/build.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PINNED) -r requirements/run.txt
-	$(INSTALL) -e .
+	$(PINNED) -r requirements/run.txt -r requirements/build.txt
+	$(PROJECT) .
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt
 	$(PINNED) -r requirements/test.txt
-	$(INSTALL) -e .[test]
+	$(PROJECT) .[test]
 	touch $@
 
 $(VENV)/.installed-services: $(VENV)/.installed-test requirements/services.txt requirements/cluster.txt
 	command -v chromium || command -v google-chrome || $(APT) chromium fonts-dejavu-core
 	ls /usr/lib/postgresql/*/bin/initdb || $(APT) postgresql
 	$(PINNED) -r requirements/services.txt -r requirements/cluster.txt
-	$(INSTALL) -e .[test,services,cluster]
+	$(PROJECT) .[test,services,cluster]
 	touch $@
 
 lock: $(VENV)/.installed ## pin the tree of dependencies anew, hashes included (requirements/lock.py has --upgrade)

@@ -3,7 +3,8 @@
 Registers tiny JSON lines files on an instance of its own (SQLite on disk), times the sensor's and schedules' ticks and
 `python -m el_assets status` with no table and with every table there (stamps of empty tables), and asks a real
 webserver what the asset page and the backfill dialog ask. With `--runs` it builds the index twice from the shell
-instead, and says how many bytes Dagster's database has for a shard after each. Prints a Markdown table.
+instead, and says how much memory the largest process took (Linux: KiB of the kernel) and how many bytes Dagster's
+database has for a shard after each. Prints a Markdown table.
 
     python benchmarks/many_shards.py --shards 5000
     python benchmarks/many_shards.py --shards 500 --runs
@@ -103,7 +104,10 @@ def measure_runs(home: Path, n_shards: int, clock: Clock) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         stored = sum(path.stat().st_size for path in home.rglob("*.db*"))
-        return f"{cpu:.0f} CPU s; Dagster's database {stored / 2**20:.1f} MiB, {stored / n_shards:,.0f} bytes a shard"
+        return (
+            f"{cpu:.0f} CPU s; peak {after.ru_maxrss / 2**10:.0f} MiB; "
+            f"Dagster's database {stored / 2**20:.1f} MiB, {stored / n_shards:,.0f} bytes a shard"
+        )
 
     for what in ("build_index", "build_index again"):
         clock.time(what, build, str)

@@ -1,8 +1,10 @@
 """The Dagster instance that a command uses: the working directory's, the one of deploy/, or that of DAGSTER_HOME.
 
 One process at a time opens it: opening makes the instance's databases if there are none, and two processes that make
-the same SQLite files at once break them for good (two heads in `alembic_version`). They take turns by a lock file in
-the home, which the system releases when its holder dies; it costs a millisecond.
+the same SQLite files at once break them for good (two heads in `alembic_version`). They take turns by lock files, which
+the system releases when their holder dies; each costs a millisecond. Our commands hold one in the home, whatever its
+dagster.yaml says. Dagster's own (`dg launch`, `dagster job launch`, the daemon, the web server) open the instance
+before they load the code location, so the repository's dagster.yaml names `SqliteStorageInTurn`, which holds another.
 """
 
 import os
@@ -14,6 +16,7 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from filelock import FileLock, Timeout
 
 from el_resources.addresses import one_line
@@ -96,15 +99,32 @@ def opened_instance() -> Iterator[dg.DagsterInstance]:
 @contextmanager
 def opening(home: Path) -> Iterator[None]:
     """Hold the lock of a home while its instance is opened."""
-    path = home / LOCK
+    with _turn(home / LOCK, f"the Dagster instance of {str(home)!r}"):
+        yield
+
+
+class SqliteStorageInTurn(DagsterSqliteStorage):
+    """Dagster's SQLite storage, which one process at a time opens: `storage: custom:` of dagster.yaml."""
+
+    def __init__(self, base_dir: str, inst_data: Any = None) -> None:
+        with _turn(Path(base_dir) / LOCK.name, f"Dagster's databases in {base_dir!r}"):
+            super().__init__(base_dir, inst_data)
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Any) -> "SqliteStorageInTurn":
+        return cls(config_value["base_dir"], inst_data)
+
+
+@contextmanager
+def _turn(path: Path, opened: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=LONGEST_WAIT_SECONDS)
     except Timeout:
         raise ValueError(
-            f"another process has been opening the Dagster instance of {str(home)!r} for "
-            f"{LONGEST_WAIT_SECONDS:.0f} s; end it, or delete {str(path)!r} if there is none"
+            f"another process has been opening {opened} for {LONGEST_WAIT_SECONDS:.0f} s; end it, or delete "
+            f"{str(path)!r} if there is none"
         ) from None
     try:
         yield

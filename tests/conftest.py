@@ -1,18 +1,26 @@
 """Fixtures that more than one test module uses."""
 
 import gzip
+import hashlib
+import io
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
+import sqlalchemy
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 
 # The suite decides its settings; a developer's own, in the shell or in a `.env` here, would change what it tests.
 for name in [name for name in os.environ if name.startswith("EL_")]:
@@ -24,6 +32,7 @@ with chdir(ELSEWHERE.name):
 from el_assets.automation import range_tags  # noqa: E402
 from el_assets.gateau.assets import open_instructions_of  # noqa: E402
 from el_assets.partitions import corpus_shards, instruction_shards, register_shards  # noqa: E402
+from el_assets.plots import shown  # noqa: E402
 from el_assets.workspace import build_definitions  # noqa: E402
 from el_resources.corpus_source import SourceDocument, open_corpus  # noqa: E402
 from el_resources.launching import OF_THE_ENVIRONMENT  # noqa: E402
@@ -40,6 +49,52 @@ def elsewhere() -> Iterator[None]:
     """Tests run in a folder of their own, in which there is no `.env`."""
     with chdir(ELSEWHERE.name):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quicker_instances() -> Iterator[None]:
+    """Dagster's storage keeps its engines, and does not wait for the disk: a run of a test takes a fifth less."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+            patch.setattr(module, "create_engine", engine_of)
+        yield
+
+
+def engine_of(url: str, poolclass: Any, connect_args: dict[str, Any] | None = None) -> sqlalchemy.Engine:
+    """Return the engine of a file. Dagster makes one for each statement, which then compiles each statement anew."""
+    return _engine(url, poolclass, tuple((connect_args or {}).items()))
+
+
+@lru_cache(maxsize=256)
+def _engine(url: str, poolclass: Any, connect_args: tuple[tuple[str, Any], ...]) -> sqlalchemy.Engine:
+    engine = sqlalchemy.create_engine(url, poolclass=poolclass, connect_args=dict(connect_args))
+    sqlalchemy.event.listen(engine, "connect", lambda opened, _: opened.execute("PRAGMA synchronous=OFF").close())
+    return engine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pictures_drawn_once() -> Iterator[None]:
+    """The picture and the numbers of a table are made once for equal tables; drawing is a third of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for asset, (columns, look) in shown.LOOKS.items():
+            patch.setitem(shown.LOOKS, asset, (columns, drawn_once(look)))
+        yield
+
+
+def drawn_once(look: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return a look that remembers its answers by the table's bytes and by the settings that pictures show."""
+    known: dict[tuple[bytes, float, int], dict[str, Any]] = {}
+
+    def answer(table: pl.DataFrame, settings: Settings) -> dict[str, Any]:
+        shows = SimpleNamespace(epsilon=settings.epsilon, candidates_per_anchor=settings.candidates_per_anchor)
+        file = io.BytesIO()
+        table.write_ipc(file)
+        key = (hashlib.sha256(file.getvalue()).digest(), shows.epsilon, shows.candidates_per_anchor)
+        if key not in known:
+            known[key] = look(table, shows)
+        return known[key]
+
+    return answer
 
 
 NOT_RUN: list[int] = []

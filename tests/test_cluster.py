@@ -26,8 +26,8 @@ from el_resources.settings import Settings
 from el_resources.shard_tables import ShardTables
 from tests.cluster import ROOT, RayCluster, dagster_daemon, postgres_server, wait_for
 from tests.conftest import Workspace, library_documents, library_samples
-from tests.el_assets.test_workspace import SMALL
 from tests.s3_server import BUCKET, S3, s3_server
+from tests.small_settings import SMALL
 
 pytestmark = pytest.mark.services
 

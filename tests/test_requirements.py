@@ -9,8 +9,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LAYERS = {"run": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+LAYERS = {
+    "run": PROJECT["dependencies"],
+    "build": PYPROJECT["build-system"]["requires"],
+    **PROJECT["optional-dependencies"],
+}
+# Files whose commands install the project.
+INSTALLERS = ["Makefile", "docs/guide.md", "docs/cluster.md", "deploy/cluster.yaml"]
 
 
 def pins(layer: str) -> dict[str, str]:
@@ -39,3 +46,12 @@ def test_every_pin_has_a_hash(layer: str) -> None:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_torch_and_its_libraries_are_left_to_the_machine(layer: str) -> None:
     assert [name for name in pins(layer) if name.startswith(("torch", "triton", "nvidia-", "cuda-"))] == []
+
+
+@pytest.mark.parametrize("file", INSTALLERS)
+def test_an_installation_fetches_no_build_backend_that_is_not_pinned(file: str) -> None:
+    text = (ROOT / file).read_text()
+    installing = [line for line in text.splitlines() if re.search(r"(pip|INSTALL\)|PROJECT :=).* -e\b", line)]
+    assert installing
+    assert [line for line in installing if "--no-build-isolation" not in line] == []
+    assert "-r requirements/build.txt" in text

@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from el_resources.shard_tables import ShardTables
 from tests.conftest import library_documents, library_samples, write_json_lines
 from tests.dagster_server import Server
-from tests.el_assets.test_workspace import SMALL
+from tests.small_settings import SMALL
 
 pytestmark = pytest.mark.services
 

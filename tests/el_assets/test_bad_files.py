@@ -4,9 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from el_assets.__main__ import main
 from el_assets.staleness import Inventory
 from el_resources.corpus_source import open_corpus
 from tests.conftest import Workspace, failed_checks
 
-ROOT = Path(__file__).parents[2]
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 
@@ -64,20 +62,24 @@ def corpus(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A command with settings in the environment, and all that it prints."""
     home = tmp_path / "home"
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    environment = {
-        **os.environ,
-        "DAGSTER_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
-        "EL_STORE": str(tmp_path / "store"),
-    }
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    monkeypatch.setenv("EL_STORE", str(tmp_path / "store"))
 
     def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "el_assets", *arguments]
-        return subprocess.run(command, env={**environment, **settings}, cwd=home, capture_output=True, text=True)
+        with monkeypatch.context() as patch:
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            capsys.readouterr()
+            status = main([*arguments])
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
 
     return run
 

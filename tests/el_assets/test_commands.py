@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -175,11 +174,14 @@ class TestCommandLine:
 
 
 class TestReports:
-    """Runs in processes of their own: definitions take the environment's settings when they load."""
+    """Runs of the whole command, each with settings of its own in the environment."""
 
     @pytest.fixture
-    def run(self, home: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-        """`run` with arguments and settings, on a corpus of two shards that hold one root each."""
+    def run(
+        self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> Callable[..., tuple[int, str, str]]:
+        """`run` with arguments and settings, on a corpus of two shards that hold one root each; returns the status,
+        the output and the errors."""
         for number, name in enumerate(("a.jsonl", "b.jsonl")):
             write_json_lines(tmp_path / "corpus" / name, library_documents(2, offset=2 * number))
         write_json_lines(tmp_path / "pool" / "questions.jsonl", library_samples(1))
@@ -192,35 +194,37 @@ class TestReports:
             "EL_CANDIDATES_PER_ANCHOR": "2",
             "EL_MAX_ANCHORS": "2",
             "EL_ALPHA": "0.5",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
         }
 
-        def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "el_assets", "run", *arguments]
-            return subprocess.run(command, env={**os.environ, **settings, **more}, capture_output=True, text=True)
+        def run(*arguments: str, **more: str) -> tuple[int, str, str]:
+            with monkeypatch.context() as patch:
+                for name, value in {**settings, **more}.items():
+                    patch.setenv(name, value)
+                capsys.readouterr()
+                return main(["run", *arguments]), *capsys.readouterr()
 
         return run
 
     def test_a_run_ends_with_the_reports_that_can_be_made(
-        self, run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+        self, run: Callable[..., tuple[int, str, str]], tmp_path: Path
     ) -> None:
-        nothing = run("--select", "reports")
-        assert nothing.returncode == 2
-        assert "nothing to report on; run the parts entropylong or gateau first" in nothing.stderr
+        status, _, errors = run("--select", "reports")
+        assert status == 2
+        assert "nothing to report on; run the parts entropylong or gateau first" in errors
 
-        made = run("--select", "index,entropylong,reports")
-        assert made.returncode == 0, made.stderr
+        status, output, errors = run("--select", "index,entropylong,reports")
+        assert status == 0, errors
         path = tmp_path / "store" / "reports" / "entropylong_report.html"
-        assert [line.split() for line in made.stdout.splitlines() if "report " in line] == [["report", str(path)]]
+        assert [line.split() for line in output.splitlines() if "report " in line] == [["report", str(path)]]
         assert [file.name for file in path.parent.iterdir()] == [path.name]
 
         # Other settings for one shard: a report over both has no numbers that mean anything.
         implied = run("--shards", "b.jsonl", EL_EPSILON="0.2")
         asked = run("--select", "reports", EL_EPSILON="0.2")
-        assert (implied.returncode, asked.returncode) == (0, 1)
-        for result in (implied, asked):
-            assert "no entropylong_report: " in result.stderr
-            assert "epsilon is 0.4 in 'a.jsonl' and 0.2 in 'b.jsonl'" in result.stderr
+        assert (implied[0], asked[0]) == (0, 1)
+        for _, _, errors in (implied, asked):
+            assert "no entropylong_report: " in errors
+            assert "epsilon is 0.4 in 'a.jsonl' and 0.2 in 'b.jsonl'" in errors
 
 
 class TestChosenShards:

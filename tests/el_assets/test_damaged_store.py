@@ -16,23 +16,12 @@ import pytest
 from el_assets.__main__ import main
 from el_resources.shard_tables import STAMP_KEY, ShardTables, Stamp
 from tests.conftest import Workspace, library_documents, library_samples, tiny_model
+from tests.small_settings import RANDOM_MODEL, as_environment
 from tests.ticks import asked_range, schedule_tick
 
 ROOT = Path(__file__).parents[2]
 A, B = "a.jsonl", "b.jsonl"
-SMALL = {
-    "roots_per_shard": 2,
-    "root_tokens_min": 64,
-    "root_tokens_max": 300,
-    "chunk_tokens": 96,
-    "alpha": 0.5,
-    "max_anchors": 2,
-    "candidates_per_anchor": 2,
-    "controls_per_root": 1,
-    "sequence_tokens": 400,
-    "epsilon": -0.9,  # a random model gains nothing from a context
-    "beats_controls": False,
-}
+SETTINGS = {**RANDOM_MODEL, "roots_per_shard": 2, "sequence_tokens": 400}
 PARTITIONS = {"influence_scores": "all", "selected_subsets": "top_10_percent"}
 TABLES = [
     "documents",
@@ -52,9 +41,9 @@ TABLES = [
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    settings = {**SMALL, "store": folder / "store", "long_model": folder.parent / "model", "short_window": 256}
+    settings = {**SETTINGS, "store": folder / "store", "long_model": folder.parent / "model", "short_window": 256}
     sources = {"corpus": f"jsonl:{folder / 'corpus'}", "instructions": f"jsonl:{folder / 'instructions'}"}
-    return {f"EL_{name.upper()}": str(value) for name, value in {**settings, **sources}.items()}
+    return as_environment({**settings, **sources})
 
 
 @pytest.fixture(scope="module")
@@ -141,18 +130,19 @@ def forged(path: Path) -> str:
 DAMAGES: list[Callable[[Path], str]] = [cut_short, emptied, newer, of_broken_stamp, page_flipped, forged]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("turn", range(3))
 def test_status_names_every_damaged_table_and_run_makes_it_again(
-    folder: Path, damage: Callable[[Path], str], capsys: pytest.CaptureFixture[str]
+    folder: Path, turn: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """All tables of one shard; in three turns each kind of damage is done to every other table."""
     before = content_of(folder)
-    damaged = TABLES[DAMAGES.index(damage) % 2 :: 2]  # each kind on every other table
-    words = {name: damage(file_of(folder, name)) for name in damaged}
+    kinds = {name: DAMAGES[(number + 2 * turn) % len(DAMAGES)] for number, name in enumerate(TABLES)}
+    words = {name: damage(file_of(folder, name)) for name, damage in kinds.items()}
     capsys.readouterr()
     assert main(["status", "--verify"]) == 1
     shown = capsys.readouterr()
     assert "Traceback" not in shown.out + shown.err
-    for name in set(damaged) - {"packing_leftovers"}:
+    for name in set(words) - {"packing_leftovers"}:
         (line,) = [line for line in shown.out.splitlines() if line.strip().startswith(f"{name}: missing")]
         assert words[name] in line, name
     assert main(["run", "--select", "index,entropylong,gateau"]) == 0

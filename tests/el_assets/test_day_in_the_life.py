@@ -9,22 +9,12 @@ from el_assets.corpus.assets import context_store
 from el_assets.partitions import instruction_shards, registered_shards
 from el_resources.pinned_index import PinnedIndex
 from tests.conftest import SEQUENCE_ASSETS, Workspace, forwards, library_documents, library_samples
+from tests.small_settings import SMALL
 from tests.ticks import asked_range, backfill, follow, schedule_tick
 
 A, B, C, D, E = (f"{name}.jsonl" for name in "abcde")
-SMALL = {
-    "roots_per_shard": 2,
-    "root_tokens_min": 64,
-    "root_tokens_max": 300,
-    "chunk_tokens": 96,
-    "alpha": 0.5,
-    "max_anchors": 3,
-    "candidates_per_anchor": 2,
-    "controls_per_root": 0,  # few chunks are quoted, so that one old shard quotes what goes and one does not
-    "sequence_tokens": 600,
-    "epsilon": -0.5,
-    "beats_controls": False,
-}
+# Few chunks are quoted, so that one old shard quotes what goes and one does not.
+SETTINGS = {**SMALL, "roots_per_shard": 2, "controls_per_root": 0, "sequence_tokens": 600}
 CORPUS_ASSETS = ("documents", "context_chunks")
 CORPUS_SCHEDULES = ("backfill_index", "backfill_sequences")
 
@@ -124,7 +114,7 @@ def nothing_is_left_to_ask_for(workspace: Workspace, cursor: str) -> None:
 
 
 def test_a_day_of_a_corpus(new_workspace: Callable[..., Workspace]) -> None:
-    workspace = new_workspace(**SMALL)
+    workspace = new_workspace(**SETTINGS)
     cursor = first_day(workspace)
 
     # The next: one shard comes, one changes, one goes. A restart lies between all ticks.
@@ -144,7 +134,7 @@ def test_a_day_of_a_corpus(new_workspace: Callable[..., Workspace]) -> None:
 
 
 def test_a_removed_shard_alone_leaves_the_index(new_workspace: Callable[..., Workspace]) -> None:
-    workspace = new_workspace(**SMALL)
+    workspace = new_workspace(**SETTINGS)
     for number, name in enumerate((A, B)):
         workspace.write_shard(name, library_documents(2, offset=2 * number))
     follow(workspace)

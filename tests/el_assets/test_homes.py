@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from filelock import FileLock
 
 from el_assets import homes
 
 ROOT = Path(__file__).parents[2]
-AT_ONCE = 5
+OURS = ("-m", "el_assets", "register")
+DAGSTERS = ("-m", "dagster", "instance", "info")  # opens the instance as `dg launch` and the daemon do
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def new_home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_five_commands_at_once_in_a_new_home_leave_its_databases_whole(new_home: Path) -> None:
+def test_five_commands_at_once_ours_and_dagsters_leave_the_databases_of_a_new_home_whole(new_home: Path) -> None:
     environment = {
         **os.environ,
         "DAGSTER_HOME": str(new_home),
@@ -32,15 +34,19 @@ def test_five_commands_at_once_in_a_new_home_leave_its_databases_whole(new_home:
         "EL_CORPUS": f"jsonl:{new_home / 'documents.jsonl'}",
         "EL_INSTRUCTIONS": f"jsonl:{new_home / 'samples.jsonl'}",
     }
-    command = [sys.executable, "-m", "el_assets", "register"]
     started = [
         subprocess.Popen(
-            command, cwd=new_home, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, *command],
+            cwd=new_home,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
-        for _ in range(AT_ONCE)
+        for command in (OURS, OURS, DAGSTERS, DAGSTERS, DAGSTERS)
     ]
     outputs = [process.communicate(timeout=120)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * AT_ONCE, outputs
+    assert [process.returncode for process in started] == [0] * 5, outputs
     databases = sorted((new_home / ".dagster" / "storage").rglob("*.db"))
     assert {path.name for path in databases} >= {"runs.db", "schedules.db", "index.db"}
     heads = {path.name: sqlite3.connect(path).execute("select count(*) from alembic_version") for path in databases}
@@ -59,3 +65,16 @@ def test_a_home_that_another_process_never_finishes_opening_is_named(
         homes.opening(new_home),
     ):
         pass
+
+
+def test_dagster_itself_waits_for_whoever_is_making_the_databases(
+    new_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(homes, "LONGEST_WAIT_SECONDS", 0.1)
+    monkeypatch.chdir(new_home)
+    (new_home / ".dagster" / "storage").mkdir(parents=True)
+    held = FileLock(new_home / ".dagster" / "storage" / homes.LOCK.name)
+    with held, pytest.raises(ValueError, match=r"another process has been opening Dagster's databases"):
+        dg.DagsterInstance.from_config(str(new_home))
+    with dg.DagsterInstance.from_config(str(new_home)) as instance:
+        assert instance.get_runs_count() == 0

@@ -5,27 +5,16 @@ from collections.abc import Callable
 import polars as pl
 
 from tests.conftest import Workspace, forwards, library_documents
+from tests.small_settings import SMALL
 from tests.ticks import schedule_tick
 
 A, B = "a.jsonl", "b.jsonl"
-SMALL = {
-    "roots_per_shard": 3,
-    "root_tokens_min": 64,
-    "root_tokens_max": 300,
-    "chunk_tokens": 96,
-    "alpha": 0.5,
-    "max_anchors": 3,
-    "candidates_per_anchor": 3,
-    "controls_per_root": 2,
-    "sequence_tokens": 600,
-    "epsilon": -0.5,
-    "beats_controls": False,
-}
+SETTINGS = {**SMALL, "roots_per_shard": 3, "candidates_per_anchor": 3, "sequence_tokens": 600}
 UNIT = ["doc_id", "chunk_hash"]
 
 
 def test_a_refresh_pays_only_for_pairs_never_scored(new_workspace: Callable[..., Workspace]) -> None:
-    workspace = new_workspace(**SMALL)
+    workspace = new_workspace(**SETTINGS)
     workspace.write_shard(A, library_documents(5))
     workspace.register()
     workspace.run("build_index")
@@ -59,7 +48,7 @@ def test_a_refresh_pays_only_for_pairs_never_scored(new_workspace: Callable[...,
 def test_a_schedule_asks_for_older_candidates_only_where_the_setting_does(
     new_workspace: Callable[..., Workspace],
 ) -> None:
-    workspace = new_workspace(**{**SMALL, "roots_per_shard": 1, "max_anchors": 1})
+    workspace = new_workspace(**{**SETTINGS, "roots_per_shard": 1, "max_anchors": 1})
     workspace.write_shard(A, library_documents(3))
     workspace.register()
     workspace.run("build_index")

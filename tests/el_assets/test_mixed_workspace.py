@@ -10,7 +10,7 @@ import pytest
 
 from el_assets.shard_runs import open_corpus_of
 from tests.conftest import Workspace, failed_checks, forwards, library_documents, write_json_lines
-from tests.el_assets.test_workspace import SMALL
+from tests.small_settings import SMALL
 
 CARD = """---
 license: odc-by

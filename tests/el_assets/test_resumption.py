@@ -17,6 +17,7 @@ from polars.testing import assert_frame_equal
 from el_assets.commands import PROCESS_TAG
 from el_resources.shard_tables import ShardTables
 from tests.conftest import library_documents, write_json_lines
+from tests.small_settings import SMALL, as_environment
 
 ROOT = Path(__file__).parents[2]
 SHARDS = ("a.jsonl", "b.jsonl", "c.jsonl")
@@ -29,15 +30,16 @@ ASSETS = (
     "verified_pairs",
     "packed_sequences",
 )
-SMALL = {
-    "EL_ALPHA": "0.5",
-    "EL_ROOTS_PER_SHARD": "6",
-    "EL_ROOT_TOKENS_MIN": "64",
-    "EL_CHUNK_TOKENS": "64",
-    "EL_MAX_ANCHORS": "4",
-    "EL_CANDIDATES_PER_ANCHOR": "6",
-    "EL_EPSILON": "0.05",
-    "EL_SEQUENCE_TOKENS": "600",
+SETTINGS = {
+    **SMALL,
+    "root_tokens_max": 640,
+    "chunk_tokens": 64,
+    "max_anchors": 4,
+    "candidates_per_anchor": 6,
+    "controls_per_root": 4,
+    "epsilon": 0.05,
+    "beats_controls": True,
+    "sequence_tokens": 600,
 }
 
 
@@ -51,7 +53,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def command(home: Path, *arguments: str, store: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, **SMALL, "PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(home)}
+    environment = {**os.environ, **as_environment(SETTINGS), "PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(home)}
     return subprocess.Popen(
         [
             sys.executable,

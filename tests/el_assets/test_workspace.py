@@ -12,21 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from el_resources.model_files import resolve_model
 from tests.conftest import SEQUENCE_ASSETS, Workspace, failed_checks, forwards, library_documents
+from tests.small_settings import SMALL
 
 # Small enough for seconds: few roots, anchors and candidates, short sequences.
-SMALL = {
-    "roots_per_shard": 6,
-    "root_tokens_min": 64,
-    "root_tokens_max": 300,
-    "chunk_tokens": 96,
-    "alpha": 0.5,
-    "max_anchors": 3,
-    "candidates_per_anchor": 2,
-    "controls_per_root": 2,
-    "sequence_tokens": 1000,
-    "epsilon": -0.5,  # so that enough contexts are kept to fill sequences
-    "beats_controls": False,
-}
 A, B, C = "a.jsonl", "b.jsonl.gz", "c %1/ü.jsonl"
 
 

@@ -1,43 +1,30 @@
 """Runs that make nothing, as a user starts them: the command says why and what to change, and no scored table is lost.
 
-Processes of their own, with settings in the environment; a tiny model, so that most of the time is imports.
+Settings are in the environment; the model is tiny and random.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import dagster as dg
 import polars as pl
 import pytest
 
+from el_assets.__main__ import main
 from el_assets.status import corpus_status, problems
 from tests.conftest import SEQUENCE_ASSETS, Workspace, failed_checks, forwards, library_documents, tiny_model
+from tests.small_settings import RANDOM_MODEL, as_environment
 
 ROOT = Path(__file__).parents[2]
 A, B, C = "a.jsonl", "b.jsonl", "c.jsonl"
-SMALL = {
-    "roots_per_shard": 3,
-    "root_tokens_min": 64,
-    "root_tokens_max": 300,
-    "chunk_tokens": 96,
-    "alpha": 0.5,
-    "max_anchors": 2,
-    "candidates_per_anchor": 2,
-    "controls_per_root": 1,
-    "sequence_tokens": 500,
-    "epsilon": -0.9,  # a random model gains nothing from a context
-    "beats_controls": False,
-}
 
 
 @pytest.fixture
 def workspace(new_workspace: Callable[..., Workspace], tmp_path: Path) -> Workspace:
-    made = new_workspace(**SMALL, long_model=str(tiny_model(tmp_path / "model")))
+    made = new_workspace(**RANDOM_MODEL, long_model=str(tiny_model(tmp_path / "model")))
     shutil.copy(ROOT / "dagster.yaml", made.folder)
     return made
 
@@ -45,7 +32,7 @@ def workspace(new_workspace: Callable[..., Workspace], tmp_path: Path) -> Worksp
 @pytest.fixture(scope="module")
 def template(new_module_workspace: Callable[..., Workspace], tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """Two shards, from documents to packed sequences; to be copied, not changed."""
-    made = new_module_workspace(**SMALL, long_model=str(tiny_model(tmp_path_factory.mktemp("model"))))
+    made = new_module_workspace(**RANDOM_MODEL, long_model=str(tiny_model(tmp_path_factory.mktemp("model"))))
     made.write_shard(A, library_documents(4))
     made.write_shard(B, library_documents(4, offset=6))
     made.register()
@@ -65,17 +52,29 @@ def finished(template: Workspace, workspace: Workspace) -> Workspace:
     return workspace
 
 
-def shell(workspace: Workspace, *arguments: str, **changed: object) -> subprocess.CompletedProcess[str]:
-    """`python -m el_assets run` on the workspace's corpus and store, its settings in the environment."""
-    settings = {**workspace.settings, **changed}
-    environment = {f"EL_{name.upper()}": str(value) for name, value in settings.items()}
-    return subprocess.run(
-        [sys.executable, "-m", "el_assets", "run", *arguments],
-        env={**os.environ, **environment, "PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(workspace.folder)},
-        cwd=workspace.folder,
-        capture_output=True,
-        text=True,
-    )
+class Said(NamedTuple):
+    """The end of a command, and all that it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """`python -m el_assets run` on a workspace's corpus and store, its settings in the environment."""
+
+    def run(workspace: Workspace, *arguments: str, **changed: object) -> Said:
+        with monkeypatch.context() as patch:
+            patch.chdir(workspace.folder)
+            patch.setenv("DAGSTER_HOME", str(workspace.folder))
+            for name, value in as_environment({**workspace.settings, **changed}).items():
+                patch.setenv(name, value)
+            capsys.readouterr()
+            status = main(["run", *arguments])
+        return Said(status, *capsys.readouterr())
+
+    return run
 
 
 def tables_of(workspace: Workspace, assets: Sequence[str]) -> dict[str, bytes]:
@@ -108,7 +107,9 @@ def line_of(output: str, label: str) -> str:
     return line.removeprefix(label).strip()
 
 
-def test_a_corpus_of_long_documents_says_why_it_gives_no_sequence(workspace: Workspace) -> None:
+def test_a_corpus_of_long_documents_says_why_it_gives_no_sequence(
+    workspace: Workspace, shell: Callable[..., Said]
+) -> None:
     story = "The river rose in the night, and by morning the mill stood in water up to its second window. "
     long = [{"id": f"chapter {n}", "text": f"Chapter {n}. " + story * 20} for n in range(4)]
     workspace.write_shard(A, [*long, {"id": "motto", "text": "Water finds its way."}])
@@ -128,7 +129,7 @@ def test_a_corpus_of_long_documents_says_why_it_gives_no_sequence(workspace: Wor
     assert "not eligible: too_long_for_root_tokens_max 4, too_short 1" in page
 
 
-def test_another_length_of_sequences_costs_packing_only(finished: Workspace) -> None:
+def test_another_length_of_sequences_costs_packing_only(finished: Workspace, shell: Callable[..., Said]) -> None:
     """Half of such a sequence is shorter than every root, and most roots are longer than all of it."""
     scored = tables_of(finished, SEQUENCE_ASSETS[:-1])
     assert len(scored) == 8
@@ -147,7 +148,9 @@ def test_another_length_of_sequences_costs_packing_only(finished: Workspace) -> 
         assert counted["root_longer_than_sequence"] == too_long
 
 
-def test_scored_tables_are_replaced_by_empty_ones_only_if_that_is_meant(finished: Workspace) -> None:
+def test_scored_tables_are_replaced_by_empty_ones_only_if_that_is_meant(
+    finished: Workspace, shell: Callable[..., Said]
+) -> None:
     before = finished.files()
     stopped = shell(finished, "--select", "entropylong", root_tokens_max=64)
     assert stopped.returncode == 1

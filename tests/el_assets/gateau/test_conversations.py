@@ -1,9 +1,6 @@
 """Whole conversations through the workspace: what went into a file comes out of the subsets, whatever was scored."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +16,6 @@ from el_assets.gateau.checks import rows_add_up
 from el_assets.parts import FRACTIONS
 from tests.conftest import Workspace, chat, failed_checks, forwards, library_documents, library_samples, tiny_model
 
-ROOT = Path(__file__).parents[3]
 A, B = "a.jsonl", "b.jsonl"
 TOP_10, TOP_30, TOP_50 = FRACTIONS
 TEXTS = [document["text"] for document in library_documents(6)]
@@ -123,15 +119,13 @@ def workspace(new_workspace: Callable[..., Workspace], random_model: str) -> Wor
 
 
 def test_from_a_file_to_chosen_subsets_on_the_command_line(
-    tmp_path: Path, random_model: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, random_model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [*GOOD, *(row for row, _ in SET_ASIDE)]
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     environment = {
-        **os.environ,
         "DAGSTER_HOME": str(tmp_path),
-        "PYTHONPATH": str(ROOT),
         "EL_INSTRUCTIONS": f"jsonl:{tmp_path / 'pool.jsonl'}",
         "EL_STORE": str(tmp_path / "store"),
         "EL_LONG_MODEL": random_model,
@@ -140,10 +134,11 @@ def test_from_a_file_to_chosen_subsets_on_the_command_line(
     }
 
     chosen = f"{TOP_10},{TOP_50}"
-    command = [sys.executable, "-m", "el_assets", "run", "--select", "gateau", "--subsets", chosen]
-    made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    found = {" ".join(line.split()) for line in made.stdout.splitlines()}
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["run", "--select", "gateau", "--subsets", chosen]) == 0
+    found = {" ".join(line.split()) for line in capsys.readouterr().out.splitlines()}
     reasons = "exact_duplicate 2, content_not_text 1, tool_turns 1, unknown_role 1"
     assert f"instruction samples {len(GOOD)} (set aside: {reasons})" in found
     assert f"selected {TOP_10} 1, {TOP_50} 3" in found
@@ -157,8 +152,6 @@ def test_from_a_file_to_chosen_subsets_on_the_command_line(
     assert Counter(samples["set_aside_reason"].drop_nulls()) == Counter(reason for _, reason in SET_ASIDE)
     assert samples.height == len(rows), "every row of the file is scored or set aside"
 
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
     assert main(["status", "--select", "gateau", "--subsets", chosen]) == 0
     assert main(["status", "--select", "gateau"]) == 1, "the third subset is missing"
 
