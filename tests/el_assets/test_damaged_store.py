@@ -182,7 +182,7 @@ def test_a_schedule_asks_for_the_chunks_in_whose_bytes_a_run_found_damage(
 ) -> None:
     page_flipped(file_of(folder, "context_chunks"))
     with dg.DagsterInstance.get() as instance:
-        workspace = Workspace(folder, instance, {**SMALL, "long_model": str(folder.parent / "model")})
+        workspace = Workspace(folder, instance, {**SETTINGS, "long_model": str(folder.parent / "model")})
         assert not schedule_tick(workspace, "backfill_index").run_requests, "a tick reads no bytes"
     capsys.readouterr()
     assert main(["run", "--select", "index", "--shards", B]) == 1
@@ -192,7 +192,7 @@ def test_a_schedule_asks_for_the_chunks_in_whose_bytes_a_run_found_damage(
     assert f"`{command}` makes them again" in told
     monkeypatch.setattr("el_resources.file_digests._known", {})  # the schedule's is another process
     with dg.DagsterInstance.get() as instance:
-        workspace = Workspace(folder, instance, {**SMALL, "long_model": str(folder.parent / "model")})
+        workspace = Workspace(folder, instance, {**SETTINGS, "long_model": str(folder.parent / "model")})
         (request,) = schedule_tick(workspace, "backfill_index").run_requests
     assert asked_range(request) == (A, A)
     assert main(command.split()[3:]) == 0
