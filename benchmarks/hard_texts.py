@@ -19,10 +19,10 @@ from functools import partial
 from itertools import cycle, islice
 
 from el_assets.corpus.documents import documents_table
-from el_resources.corpus_source import SourceDocument
-from el_resources.model_files import REFERENCE_FOLDER
-from el_resources.text_splitting import TextSplitter
-from el_resources.tokenization import ModelTokenizer
+from el_resources.models.model_files import REFERENCE_FOLDER
+from el_resources.models.text_splitting import TextSplitter
+from el_resources.models.tokenization import ModelTokenizer
+from el_resources.sources.contracts import SourceDocument
 
 CHUNK_TOKENS = 128
 EQUAL_CHARS = 250

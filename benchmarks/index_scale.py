@@ -28,8 +28,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from el_resources.context_store import ContextStore
-from el_resources.index_rows import ShardChunks
+from el_resources.store.context_store import ContextStore
+from el_resources.store.index_rows import ShardChunks
 
 DIMENSION = 768
 CENTRES = 2000

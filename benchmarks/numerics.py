@@ -21,7 +21,7 @@ import transformers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from el_resources.model_files import REFERENCE_FOLDER
+from el_resources.models.model_files import REFERENCE_FOLDER
 from el_resources.scoring import ScoringEngine
 
 Ids = NDArray[np.int64]

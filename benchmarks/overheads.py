@@ -26,9 +26,9 @@ from statistics import median
 
 import dagster as dg
 
-from tests.cluster import RayCluster, dagster_daemon, postgres_server, wait_for
 from tests.conftest import library_documents, write_json_lines
 from tests.el_assets.test_workspace import SMALL
+from tests.support.cluster import RayCluster, dagster_daemon, postgres_server, wait_for
 
 ROOT = Path(__file__).parents[1]
 SHARDS = 16

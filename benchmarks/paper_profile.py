@@ -75,7 +75,7 @@ def environment(home: Path) -> dict[str, str]:
 
 def write_corpora(home: Path) -> None:
     """Write the folders of two repositories, each with half of the library's documentation in one file."""
-    from el_resources.corpus_source import open_corpus
+    from el_resources.sources.opening import open_corpus
 
     source = open_corpus("python-docs:")
     documents = [document for shard in source.shards() for document in source.documents(shard)]
@@ -123,7 +123,7 @@ def write_model(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from el_resources.model_files import resolve_model
+    from el_resources.models.model_files import resolve_model
 
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -25,17 +25,17 @@ from numpy.typing import NDArray
 from scoring_bench import SHAPES, busy_share, compile_layers, open_bench
 
 from el_assets.entropylong.steps import map_entropy
-from el_assets.schemas import TABLES, conform, polars_schema
-from el_assets.shard_assets import ShardStep
-from el_assets.shard_runs import Made
-from el_assets.side_by_side import in_order
-from el_resources.causal_lm import ModelChoice
+from el_assets.tables.schemas import TABLES, conform, polars_schema
+from el_assets.tables.shard_assets import ShardStep
+from el_assets.tables.shard_runs import Made
+from el_assets.tables.side_by_side import in_order
+from el_resources.models.causal_lm import ModelChoice
+from el_resources.models.tokenization import ModelTokenizer
 from el_resources.scoring import ScoringEngine
 from el_resources.scoring.requests import checked_requests
 from el_resources.scoring.results import TokenScores
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables, Stamp
-from el_resources.tokenization import ModelTokenizer
+from el_resources.store.shard_tables import ShardTables, Stamp
 
 CHARS_PER_TOKEN = 3.3
 SEED = 0

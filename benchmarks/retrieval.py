@@ -48,13 +48,13 @@ from el_assets.entropylong.verification import (
     score_units,
     with_reductions,
 )
-from el_resources.corpus_source import open_corpus
-from el_resources.model_files import REFERENCE_FOLDER
+from el_resources.models.model_files import REFERENCE_FOLDER
+from el_resources.models.text_encoder import REFERENCE_IDF
+from el_resources.models.text_splitting import TextSplitter
+from el_resources.models.tokenization import ModelTokenizer
 from el_resources.scoring.engine import ScoringEngine
 from el_resources.settings import Settings
-from el_resources.text_encoder import REFERENCE_IDF
-from el_resources.text_splitting import TextSplitter
-from el_resources.tokenization import ModelTokenizer
+from el_resources.sources.opening import open_corpus
 
 MODEL = REFERENCE_FOLDER / "long"
 BOOTSTRAP_SAMPLES = 1000

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 
 from el_assets.corpus.chunks import with_vectors
 from el_assets.entropylong.candidates import Search
-from el_resources.context_store import ContextStore
-from el_resources.index_rows import ShardChunks
-from el_resources.pinned_index import PinnedIndex
-from el_resources.text_encoder import (
+from el_resources.models.text_encoder import (
     REFERENCE_IDF,
     TextEncoder,
     TokenTableEncoder,
@@ -23,6 +20,9 @@ from el_resources.text_encoder import (
     reference_idf,
     token_signs,
 )
+from el_resources.store.context_store import ContextStore
+from el_resources.store.index_rows import ShardChunks
+from el_resources.store.pinned_index import PinnedIndex
 
 RRF_CONSTANT = 60  # of reciprocal-rank fusion: 1 / (60 + rank), its authors' value
 FUSED_RESULTS = 100  # taken of each list

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import transformers
 
-from el_resources.model_files import REFERENCE_FOLDER
+from el_resources.models.model_files import REFERENCE_FOLDER
 from el_resources.scoring import ScoringEngine
 from el_resources.scoring.last_layer import decoder_layers
 from el_resources.scoring.readers import PackedReader

@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     raise SystemExit("playwright is not installed: pip install 'entropylong[services]', or `make services`") from error
 
-from tests.dagster_server import ROOT, Server
+from tests.support.dagster_server import ROOT, Server
 
 PICTURES = Path(__file__).parent / "pictures"
 WIDE = {"width": 1440, "height": 900}

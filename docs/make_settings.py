@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from el_assets.recipes import OPERATIONAL, RECIPES, ROLE_SETTINGS, SOURCE_SETTINGS
-from el_resources.environment import variable_of
-from el_resources.profiles import PROFILES
+from el_assets.tables.recipes import OPERATIONAL, RECIPES, ROLE_SETTINGS, SOURCE_SETTINGS
+from el_resources.configuration.environment import variable_of
+from el_resources.configuration.profiles import PROFILES
 from el_resources.settings import Settings
 
 PAGE = Path(__file__).parent / "settings.md"

@@ -7,15 +7,15 @@ import os
 import sys
 from typing import NoReturn
 
-from el_assets.interrupts import STATUSES, Interrupts
-from el_assets.streams import READER_GONE, drop_output_if_reader_gone
+from el_assets.cli.interrupts import STATUSES, Interrupts
+from el_assets.cli.streams import READER_GONE, drop_output_if_reader_gone
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0 on success, 1 on failure, 2 for bad input, 128 + n for a signal, 141 if its reader went away."""
     with Interrupts() as interrupts:
         try:
-            from el_assets.command_line import run_command
+            from el_assets.cli.command_line import run_command
 
             status = run_command(arguments, interrupts)
             sys.stdout.flush()

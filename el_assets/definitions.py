@@ -1,7 +1,7 @@
 """The code location that Dagster loads: the one module that reads the environment while it is loaded."""
 
 from el_assets.workspace import build_definitions
-from el_resources.environment import Environment
+from el_resources.configuration.environment import Environment
 from el_resources.settings import Settings
 
 ENVIRONMENT = Environment.read().values()

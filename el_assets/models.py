@@ -5,9 +5,9 @@ from collections.abc import Callable
 import dagster as dg
 
 from el_resources.addresses import without_secrets
-from el_resources.causal_lm import ModelChoice
+from el_resources.models.causal_lm import ModelChoice
+from el_resources.models.text_encoder import encoder_fingerprint
 from el_resources.settings import Settings
-from el_resources.text_encoder import encoder_fingerprint
 
 
 def _spec(name: str, description: str) -> dg.AssetSpec:

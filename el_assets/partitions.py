@@ -13,7 +13,7 @@ import dagster as dg
 
 from el_assets.parts import FRACTIONS
 from el_resources.listed_names import listed
-from el_resources.shard_files import still_there
+from el_resources.sources.shard_files import still_there
 
 HOW_TO_REGISTER = "`python -m el_assets register` registers them, and so does `run`, which makes their tables"
 corpus_shards = dg.DynamicPartitionsDefinition(name="corpus_shards")

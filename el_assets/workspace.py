@@ -4,26 +4,26 @@ from functools import partial
 
 import dagster as dg
 
-from el_assets import status_checks
-from el_assets.automation import following_sensors, schedules
 from el_assets.corpus import assets as corpus_assets
 from el_assets.corpus import checks as corpus_checks
 from el_assets.entropylong import assets as entropylong_assets
 from el_assets.entropylong import checks as entropylong_checks
 from el_assets.gateau import assets as gateau_assets
 from el_assets.gateau import checks as gateau_checks
-from el_assets.jobs import Jobs
-from el_assets.lost_runs import name_lost_shards
 from el_assets.models import MODELS
-from el_assets.removal import remove_shards
+from el_assets.operations import status_checks
+from el_assets.operations.changes import tell_what_changed
+from el_assets.operations.failed_runs import name_lost_shards
+from el_assets.operations.jobs import Jobs
+from el_assets.operations.removal import remove_shards
+from el_assets.operations.schedules import following_sensors, schedules
+from el_assets.operations.sensors import sensors
 from el_assets.reports import assets as report_assets
-from el_assets.schemas import TABLES, dagster_schema
-from el_assets.sensors import sensors
-from el_assets.shown_versions import VERSIONED, shown_version
 from el_assets.sources import sources
-from el_assets.telling import tell_what_changed
-from el_resources.causal_lm import CausalLM
-from el_resources.launching import settings_at_launch
+from el_assets.tables.schemas import TABLES, dagster_schema
+from el_assets.tables.shown_versions import VERSIONED, shown_version
+from el_resources.configuration.launching import settings_at_launch
+from el_resources.models.causal_lm import CausalLM
 from el_resources.settings import Settings
 
 OWNERS = ["team:entropylong"]

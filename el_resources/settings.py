@@ -1,9 +1,9 @@
 """One settings object: what a run depends on, where it comes from, and what it may be.
 
-Precedence, highest first: a launchpad's or caller's value, the environment (`EL_ALPHA=1.5`; el_resources.environment
-says how it is read), the profile (`EL_PROFILE`), the defaults below, which are the `reference` profile. Method settings
-enter the fingerprints of the tables that depend on them (el_assets.recipes names which); storage and device settings do
-not.
+Precedence, highest first: a launchpad's or caller's value, the environment (`EL_ALPHA=1.5`;
+el_resources.configuration.environment says how it is read), the profile (`EL_PROFILE`), the defaults below, which are
+the `reference` profile. Method settings enter the fingerprints of the tables that depend on them
+(el_assets.tables.recipes names which); storage and device settings do not.
 
 `[?]` in a description marks what the EntropyLong paper does not state.
 """
@@ -16,12 +16,12 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from el_resources.addresses import without_secrets_within
 from el_resources.bounds import bounds_described
-from el_resources.checked_values import CHECKS
-from el_resources.choices import FullTextTokenizer, LongTexts, ScoredExchange
-from el_resources.environment import Environment, settings_in, suggested, variable_of
-from el_resources.instruction_columns import parse_columns, parse_names
-from el_resources.profiles import profile_values
-from el_resources.seen_settings import SeenSettings
+from el_resources.configuration.checked_values import CHECKS
+from el_resources.configuration.choices import FullTextTokenizer, LongTexts, ScoredExchange
+from el_resources.configuration.environment import Environment, settings_in, suggested, variable_of
+from el_resources.configuration.profiles import profile_values
+from el_resources.configuration.seen_settings import SeenSettings
+from el_resources.sources.instruction_columns import parse_columns, parse_names
 
 
 @bounds_described

@@ -29,16 +29,16 @@ ELSEWHERE = tempfile.TemporaryDirectory(prefix="entropylong-tests-")
 with chdir(ELSEWHERE.name):
     from el_assets.definitions import defs
 
-from el_assets.automation import range_tags  # noqa: E402
 from el_assets.gateau.assets import open_instructions_of  # noqa: E402
+from el_assets.operations.schedules import range_tags  # noqa: E402
 from el_assets.partitions import corpus_shards, instruction_shards, register_shards  # noqa: E402
 from el_assets.plots import shown  # noqa: E402
 from el_assets.workspace import build_definitions  # noqa: E402
-from el_resources.corpus_source import SourceDocument, open_corpus  # noqa: E402
-from el_resources.launching import OF_THE_ENVIRONMENT  # noqa: E402
-from el_resources.model_files import resolve_model  # noqa: E402
+from el_resources.configuration.launching import OF_THE_ENVIRONMENT  # noqa: E402
+from el_resources.models.model_files import resolve_model  # noqa: E402
 from el_resources.settings import Settings  # noqa: E402
-from el_resources.shard_tables import ShardTables  # noqa: E402
+from el_resources.sources.opening import SourceDocument, open_corpus  # noqa: E402
+from el_resources.store.shard_tables import ShardTables  # noqa: E402
 
 QUIET = {"console": {"config": {"log_level": "ERROR"}}}
 SEQUENCE_ASSETS = ("entropy_maps", "candidate_contexts", "context_scores", "verified_pairs", "packed_sequences")

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import polars as pl
 import pytest
 
-from el_resources.shard_tables import ShardTables
+from el_resources.store.shard_tables import ShardTables
 from tests.conftest import chat, library_documents, library_samples, write_json_lines
-from tests.dagster_server import Server
+from tests.support.dagster_server import Server
 
 pytestmark = pytest.mark.services
 playwright = pytest.importorskip("playwright.sync_api", reason="`make services` installs it")

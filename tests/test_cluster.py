@@ -19,15 +19,15 @@ import polars.testing
 import pytest
 
 from el_assets.corpus.assets import context_store
-from el_assets.lost_runs import FIRST, LAST
+from el_assets.operations.failed_runs import FIRST, LAST
 from el_assets.parts import REPORTS
 from el_assets.reports.assets import report_path
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
-from tests.cluster import ROOT, RayCluster, dagster_daemon, postgres_server, wait_for
+from el_resources.store.shard_tables import ShardTables
 from tests.conftest import Workspace, library_documents, library_samples
-from tests.s3_server import BUCKET, S3, s3_server
-from tests.small_settings import SMALL
+from tests.support.cluster import ROOT, RayCluster, dagster_daemon, postgres_server, wait_for
+from tests.support.s3_server import BUCKET, S3, s3_server
+from tests.support.small_settings import SMALL
 
 pytestmark = pytest.mark.services
 

@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from el_resources.environment import OTHER_VARIABLES
+from el_resources.configuration.environment import OTHER_VARIABLES
 from el_resources.settings import Settings
-from tests.cluster import BIN, RayCluster, wait_for
+from tests.support.cluster import BIN, RayCluster, wait_for
 
 needs_cluster = pytest.mark.services  # the extra `cluster`
 
@@ -53,7 +53,7 @@ def test_ray_is_started_with_its_token_or_not_at_all() -> None:
     ids=str,
 )
 def test_a_run_brings_no_code_and_no_variables_to_the_cluster(tag: Any) -> None:
-    from el_assets.run_needs import RAY_TAG
+    from el_assets.operations.run_needs import RAY_TAG
     from el_assets.server.ray_launcher import refuse_more_than_resources
 
     run_id = str(uuid4())

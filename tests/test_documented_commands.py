@@ -20,8 +20,8 @@ import polars as pl
 import pytest
 
 from el_assets.__main__ import main
-from el_assets.command_line import parser
-from el_resources.environment import Environment
+from el_assets.cli.command_line import parser
+from el_resources.configuration.environment import Environment
 from el_resources.settings import Settings
 from tests.conftest import library_documents, library_samples, tiny_model, write_json_lines
 

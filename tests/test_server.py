@@ -12,10 +12,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from el_resources.shard_tables import ShardTables
+from el_resources.store.shard_tables import ShardTables
 from tests.conftest import library_documents, library_samples, write_json_lines
-from tests.dagster_server import Server
-from tests.small_settings import SMALL
+from tests.support.dagster_server import Server
+from tests.support.small_settings import SMALL
 
 pytestmark = pytest.mark.services
 

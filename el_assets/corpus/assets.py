@@ -13,24 +13,24 @@ from el_assets.corpus.chunks import chunks_table, with_vectors
 from el_assets.corpus.documents import document_facts, documents_table, usable
 from el_assets.entropylong.diagnosis import why_nothing
 from el_assets.partitions import corpus_shards, registered_shards
-from el_assets.progress import progress
-from el_assets.schemas import dagster_schema
-from el_assets.shard_assets import shard_asset, with_seen_settings
-from el_assets.shard_runs import Made, materialize_shards, open_corpus_of, unreadable
+from el_assets.tables.progress import progress
+from el_assets.tables.schemas import dagster_schema
+from el_assets.tables.shard_assets import shard_asset, with_seen_settings
+from el_assets.tables.shard_runs import Made, materialize_shards, open_corpus_of, unreadable
 from el_resources.addresses import without_secrets
-from el_resources.bad_rows import within_share
-from el_resources.causal_lm import ModelChoice
-from el_resources.context_store import ContextStore
-from el_resources.corpus_source import CorpusSource, CorruptShardError, SourceDocument
-from el_resources.index_rows import ShardChunks
-from el_resources.index_tags import build_tag
 from el_resources.listed_names import listed
-from el_resources.long_texts import encode_whole
-from el_resources.passing_faults import Tell, silent
+from el_resources.models.causal_lm import ModelChoice
+from el_resources.models.long_texts import encode_whole
+from el_resources.models.text_encoder import TextEncoder, open_encoder
+from el_resources.models.text_splitting import Span, TextSplitter
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables, Stamp, refuse_mixed_settings
-from el_resources.text_encoder import TextEncoder, open_encoder
-from el_resources.text_splitting import Span, TextSplitter
+from el_resources.sources.bad_rows import within_share
+from el_resources.sources.contracts import CorpusSource, CorruptShardError, SourceDocument
+from el_resources.store.context_store import ContextStore
+from el_resources.store.index_rows import ShardChunks
+from el_resources.store.index_tags import build_tag
+from el_resources.store.passing_faults import Tell, silent
+from el_resources.store.shard_tables import ShardTables, Stamp, refuse_mixed_settings
 
 SPLIT_DOCUMENTS = 64
 BATCH_ROWS = 4096

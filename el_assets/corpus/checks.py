@@ -6,9 +6,9 @@ import polars as pl
 from el_assets.corpus.assets import context_chunks, context_store, documents, retrieval_index
 from el_assets.corpus.documents import usable
 from el_assets.partitions import registered_shards
-from el_assets.shard_checks import all_shards_check, result, shard_check
+from el_assets.tables.shard_checks import all_shards_check, result, shard_check
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
+from el_resources.store.shard_tables import ShardTables
 
 
 def sources_are_readable(tables: ShardTables, shard: str) -> list[str]:

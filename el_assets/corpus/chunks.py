@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from el_assets.corpus.documents import text_hash
-from el_assets.schemas import polars_schema
-from el_resources.text_splitting import Span
+from el_assets.tables.schemas import polars_schema
+from el_resources.models.text_splitting import Span
 
 
 def chunks_table(documents: pl.DataFrame, spans: Sequence[Sequence[Span]]) -> pl.DataFrame:

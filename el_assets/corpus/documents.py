@@ -8,8 +8,8 @@ from hashlib import blake2b
 
 import polars as pl
 
-from el_assets.schemas import polars_schema
-from el_resources.corpus_source import SourceDocument
+from el_assets.tables.schemas import polars_schema
+from el_resources.sources.contracts import SourceDocument
 
 
 def documents_table(

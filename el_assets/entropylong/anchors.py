@@ -13,7 +13,7 @@ from hashlib import blake2b
 import numpy as np
 import polars as pl
 
-from el_assets.schemas import polars_schema
+from el_assets.tables.schemas import polars_schema
 
 
 @dataclass(frozen=True, kw_only=True)

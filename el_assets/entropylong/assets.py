@@ -16,11 +16,11 @@ from el_assets.entropylong.candidate_search import (
 from el_assets.entropylong.diagnosis import why_empty
 from el_assets.entropylong.steps import map_entropy, pack_sequences, score_contexts, verify_pairs
 from el_assets.partitions import corpus_shards
-from el_assets.shard_assets import GPU_POOL, ShardStep, shard_asset
-from el_assets.shard_runs import Made, materialize_shards
-from el_resources.causal_lm import CausalLM, ModelChoice
+from el_assets.tables.shard_assets import GPU_POOL, ShardStep, shard_asset
+from el_assets.tables.shard_runs import Made, materialize_shards
+from el_resources.models.causal_lm import CausalLM, ModelChoice
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
+from el_resources.store.shard_tables import ShardTables
 
 sequence_asset = partial(shard_asset, group="entropylong", partitions=corpus_shards)
 

@@ -15,14 +15,14 @@ from el_assets.entropylong.candidates import (
     query_texts,
     retrieve,
 )
-from el_assets.shard_assets import Advance, ShardStep
-from el_assets.shard_runs import Made
-from el_resources.choices import LongTexts
-from el_resources.long_texts import encode_whole
-from el_resources.pinned_index import PinnedIndex
+from el_assets.tables.shard_assets import Advance, ShardStep
+from el_assets.tables.shard_runs import Made
+from el_resources.configuration.choices import LongTexts
+from el_resources.models.long_texts import encode_whole
+from el_resources.models.text_encoder import TextEncoder, Vectors, encoder_fingerprint, open_encoder
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
-from el_resources.text_encoder import TextEncoder, Vectors, encoder_fingerprint, open_encoder
+from el_resources.store.pinned_index import PinnedIndex
+from el_resources.store.shard_tables import ShardTables
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 
 from el_assets.entropylong.anchors import seeded_hash
-from el_assets.schemas import polars_schema
-from el_resources.shingles import containment, shingles
+from el_assets.tables.schemas import polars_schema
+from el_resources.store.shingles import containment, shingles
 
 # Results beyond K that are asked for at once, so that few searches must be repeated because of exclusions.
 SLACK = 24

@@ -17,13 +17,13 @@ from el_assets.entropylong.assets import (
 from el_assets.entropylong.candidate_search import too_few_candidates
 from el_assets.entropylong.diagnosis import why_empty, why_unfilled
 from el_assets.entropylong.selection import CRITERIA, KeepRule, judge, over_shards, pass_rates
-from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.partitions import registered_shards
-from el_assets.shard_checks import all_shards_check, shard_check
-from el_resources.causal_lm import ModelChoice
+from el_assets.tables.finite import OTHER_DTYPE, not_finite
+from el_assets.tables.shard_checks import all_shards_check, shard_check
+from el_resources.models.causal_lm import ModelChoice
+from el_resources.models.tokenization import ModelTokenizer
 from el_resources.settings import Settings
-from el_resources.shard_tables import MixedSettingsError, ShardTables
-from el_resources.tokenization import ModelTokenizer
+from el_resources.store.shard_tables import MixedSettingsError, ShardTables
 
 # A chunk that more than this share of all roots keep explains too much to be evidence.
 HUB_SHARE = 0.05

@@ -7,9 +7,9 @@ first stage with a count of zero is the cause: it leaves all later ones empty. O
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from el_assets.finite import OTHER_DTYPE
-from el_assets.recipes import SEQUENCE_TABLES
-from el_resources.shard_tables import ShardTables, Stamp
+from el_assets.tables.finite import OTHER_DTYPE
+from el_assets.tables.recipes import SEQUENCE_TABLES
+from el_resources.store.shard_tables import ShardTables, Stamp
 
 Facts = Mapping[str, Any]
 TABLES_LOOKED_AT = ("documents", *SEQUENCE_TABLES)

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from el_assets.entropylong.anchors import seeded_hash
-from el_assets.schemas import polars_schema
+from el_assets.tables.schemas import polars_schema
 
 # Seeded orders of the remaining groups that are tried before the groups are left over.
 ORDERS_TRIED = 200

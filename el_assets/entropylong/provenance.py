@@ -4,7 +4,7 @@ from typing import TypedDict
 
 import polars as pl
 
-from el_resources.shard_tables import MissingTableError, ShardTables
+from el_resources.store.shard_tables import MissingTableError, ShardTables
 
 
 class Origin(TypedDict):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from el_assets.schemas import polars_schema
+from el_assets.tables.schemas import polars_schema
 
 BOOTSTRAP_SAMPLES = 1000
 

@@ -27,14 +27,14 @@ from el_assets.entropylong.verification import (
     split_known,
     with_reductions,
 )
-from el_assets.finite import is_finite, set_aside_facts
-from el_assets.meter import Meter
-from el_assets.model_roles import ModelRoles
-from el_assets.shard_assets import ShardStep
-from el_assets.shard_runs import Made
-from el_resources.causal_lm import ModelChoice
-from el_resources.corpus_mixture import offers_roots
-from el_resources.shard_tables import MissingTableError
+from el_assets.tables.finite import is_finite, set_aside_facts
+from el_assets.tables.meter import Meter
+from el_assets.tables.model_roles import ModelRoles
+from el_assets.tables.shard_assets import ShardStep
+from el_assets.tables.shard_runs import Made
+from el_resources.models.causal_lm import ModelChoice
+from el_resources.sources.mixture import offers_roots
+from el_resources.store.shard_tables import MissingTableError
 
 if TYPE_CHECKING:
     from el_resources.scoring.engine import ScoringEngine

@@ -19,18 +19,24 @@ from el_assets.gateau.steps import (
     score_guidance,
 )
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
-from el_assets.recipes import RECIPES, scored_texts
-from el_assets.shard_assets import GPU_POOL, shard_asset, with_seen_settings
-from el_assets.shard_runs import Made, materialize_shards, unreadable
-from el_resources.bad_rows import within_share
-from el_resources.causal_lm import CausalLM, ModelChoice, short_window
-from el_resources.corpus_source import CorruptShardError
-from el_resources.instruction_columns import PoolReading, parse_columns, parse_names
-from el_resources.instruction_source import InstructionSource, open_instructions
+from el_assets.tables.recipes import RECIPES, scored_texts
+from el_assets.tables.shard_assets import GPU_POOL, shard_asset, with_seen_settings
+from el_assets.tables.shard_runs import Made, materialize_shards, unreadable
 from el_resources.listed_names import listed
-from el_resources.row_limits import RowLimits
+from el_resources.models.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.settings import Settings
-from el_resources.shard_tables import MissingTableError, MixedSettingsError, ShardTables, Stamp, refuse_mixed_settings
+from el_resources.sources.bad_rows import within_share
+from el_resources.sources.contracts import CorruptShardError, InstructionSource
+from el_resources.sources.instruction_columns import PoolReading, parse_columns, parse_names
+from el_resources.sources.opening import open_instructions
+from el_resources.sources.row_limits import RowLimits
+from el_resources.store.shard_tables import (
+    MissingTableError,
+    MixedSettingsError,
+    ShardTables,
+    Stamp,
+    refuse_mixed_settings,
+)
 
 sample_asset = partial(shard_asset, group="gateau", partitions=instruction_shards)
 
@@ -199,7 +205,7 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
             columns=parse_columns(settings.instruction_columns),
             keep=parse_names(settings.keep_columns),
         ),
-        limits=RowLimits.of(settings),
+        limits=RowLimits.of(line_mib_max=settings.line_mib_max, document_chars_max=settings.document_chars_max),
     )
 
 

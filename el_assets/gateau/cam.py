@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from el_assets.gateau.scales import scaled
-from el_assets.schemas import polars_schema
+from el_assets.tables.schemas import polars_schema
 
 # A response that the model finds impossible would overflow exp(); beyond this its perplexity is as good as infinite.
 HIGHEST_NLL_NATS = 50.0

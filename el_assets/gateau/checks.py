@@ -6,15 +6,15 @@ from itertools import pairwise
 import dagster as dg
 import polars as pl
 
-from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.gateau.assets import cam_scores, hmg_scores, influence_scores, instruction_samples, selected_subsets
 from el_assets.gateau.influence import has_cas, is_small_for, roc_auc, subset_size
 from el_assets.gateau.samples import is_current
 from el_assets.partitions import instruction_shards
 from el_assets.parts import FRACTIONS
-from el_assets.shard_checks import all_shards_check, result, shard_check
+from el_assets.tables.finite import OTHER_DTYPE, not_finite
+from el_assets.tables.shard_checks import all_shards_check, result, shard_check
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
+from el_resources.store.shard_tables import ShardTables
 
 ATTENTION_TOLERANCE = 1e-4
 WARN = dg.AssetCheckSeverity.WARN

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from el_resources.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables, Stamp
 
 
 def nothing_scorable(facts: Sequence[Mapping[str, Any]]) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from el_assets.gateau.prompts import Prompt
-from el_assets.schemas import polars_schema
+from el_assets.tables.schemas import polars_schema
 
 
 def hmg_table(

@@ -16,8 +16,8 @@ import polars as pl
 from el_assets.gateau.cam import HIGHEST_NLL_NATS
 from el_assets.gateau.scales import Values, rank, scaled
 from el_assets.parts import FRACTIONS
-from el_assets.schemas import polars_schema
-from el_resources.shard_tables import ShardTables
+from el_assets.tables.schemas import polars_schema
+from el_resources.store.shard_tables import ShardTables
 
 
 @dataclass(frozen=True, kw_only=True)

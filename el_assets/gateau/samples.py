@@ -2,7 +2,7 @@
 
 Nothing is dropped: a sample that cannot be scored stays as a row with its reason, and without texts if its source had
 none. A sample is named by its source's id, else by a hash of its conversation; without texts, by its place in the
-shard. Reasons that are given here, in addition to the source's own (el_resources.conversations):
+shard. Reasons that are given here, in addition to the source's own (el_resources.sources.conversations):
 
 | reason | what the sample has |
 |---|---|
@@ -17,11 +17,11 @@ from typing import Any
 
 import polars as pl
 
-from el_assets.recipes import RECIPES
-from el_assets.schemas import polars_schema
-from el_resources.instruction_source import SourceSample
-from el_resources.shard_tables import Stamp
-from el_resources.tokenization import ModelTokenizer
+from el_assets.tables.recipes import RECIPES
+from el_assets.tables.schemas import polars_schema
+from el_resources.models.tokenization import ModelTokenizer
+from el_resources.sources.contracts import SourceSample
+from el_resources.store.shard_tables import Stamp
 
 PARTS = ("context", "instruction", "response")
 

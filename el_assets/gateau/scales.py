@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from el_assets.finite import OTHER_DTYPE
+from el_assets.tables.finite import OTHER_DTYPE
 
 Values = NDArray[np.float64]
 

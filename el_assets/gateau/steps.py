@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from el_assets.finite import finite_rows, set_aside_facts
 from el_assets.gateau.cam import cam_table
 from el_assets.gateau.hmg import hmg_table, mean_nll
 from el_assets.gateau.prompts import Parts, Prompt, build_prompt, segments_of
 from el_assets.gateau.samples import PARTS, refuse_old_samples, scorable
-from el_assets.meter import Meter
-from el_assets.recipes import scored_texts
-from el_assets.shard_assets import Advance, ShardStep
-from el_assets.shard_runs import Made
-from el_resources.attention_kinds import attention_is_watchable
-from el_resources.causal_lm import CausalLM, ModelChoice, RopeScaling, short_window
+from el_assets.tables.finite import finite_rows, set_aside_facts
+from el_assets.tables.meter import Meter
+from el_assets.tables.recipes import scored_texts
+from el_assets.tables.shard_assets import Advance, ShardStep
+from el_assets.tables.shard_runs import Made
+from el_resources.models.attention_kinds import attention_is_watchable
+from el_resources.models.causal_lm import CausalLM, ModelChoice, RopeScaling, short_window
 from el_resources.settings import Settings
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 
 from el_assets.entropylong.diagnosis import set_aside
-from el_assets.finite import OTHER_DTYPE, not_finite
 from el_assets.gateau.diagnosis import nothing_scorable
 from el_assets.gateau.influence import has_cas, is_small_for, roc_auc
 from el_assets.parts import FRACTIONS
+from el_assets.tables.finite import OTHER_DTYPE, not_finite
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables, Stamp
 
 
 def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) -> list[tuple[str, str]]:

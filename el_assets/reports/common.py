@@ -7,17 +7,17 @@ from typing import Any
 
 from el_assets.entropylong.anchors import seeded_hash
 from el_assets.reports.page import as_script_data
-from el_resources.causal_lm import ModelChoice
+from el_resources.models.causal_lm import ModelChoice
+from el_resources.models.tokenization import ModelTokenizer
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables, Stamp
-from el_resources.tokenization import ModelTokenizer
+from el_resources.store.shard_tables import ShardTables, Stamp
 
 # Most entries of a reader. The bytes of all readers add up to less than 10 MB a page, which opens in under 2 s.
 MOST_ENTRIES = 200
 
 Key = tuple[str, str]  # shard, id
 
-# Meanings of a stamp's entries that are no settings, or replace one: the roles that el_assets.recipes names.
+# Meanings of a stamp's entries that are no settings, or replace one: the roles that el_assets.tables.recipes names.
 ROLES = {
     "scorer": "Fingerprint of the model that scores.",
     "short_reader": "Fingerprint of the model of the short-window reading; `within` gives its window in tokens.",

@@ -8,9 +8,9 @@ import polars as pl
 from el_assets.entropylong.selection import judge
 from el_assets.reports.common import Key, rounded, sampled, shortened, token_texts, tokenizer_of, within_limits
 from el_assets.reports.finished_shards import FinishedShards
+from el_resources.models.tokenization import ModelTokenizer
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables
-from el_resources.tokenization import ModelTokenizer
+from el_resources.store.shard_tables import ShardTables
 
 DOCUMENTS_BYTES = 7_000_000
 SEQUENCES_BYTES = 1_500_000

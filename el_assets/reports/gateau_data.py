@@ -16,7 +16,6 @@ from el_assets.gateau.samples import refuse_old_samples
 from el_assets.parts import FRACTIONS
 from el_assets.plots import gateau as figures
 from el_assets.plots.drawing import svg
-from el_assets.recipes import AWARENESS, SAMPLE_TABLES
 from el_assets.reports.common import (
     cost_rows,
     refuse_torn_chain,
@@ -28,10 +27,11 @@ from el_assets.reports.common import (
     tokenizer_of,
     within_limits,
 )
-from el_assets.schemas import polars_schema
+from el_assets.tables.recipes import AWARENESS, SAMPLE_TABLES
+from el_assets.tables.schemas import polars_schema
+from el_resources.models.tokenization import ModelTokenizer
 from el_resources.settings import Settings
-from el_resources.shard_tables import ShardTables, Stamp
-from el_resources.tokenization import ModelTokenizer
+from el_resources.store.shard_tables import ShardTables, Stamp
 
 SAMPLES_BYTES = 8_000_000
 # Characters of all segments of one sample, and the fewest of each.

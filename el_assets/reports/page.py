@@ -18,7 +18,7 @@ from typing import Any
 
 from upath import UPath
 
-from el_resources.whole_files import put_whole
+from el_resources.store.whole_files import put_whole
 
 # The signs that HTML reads as markup, and the two line ends that JavaScript knows and JSON does not.
 ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}

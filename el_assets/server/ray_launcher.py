@@ -12,7 +12,7 @@ from uuid import UUID
 from dagster._core.launcher.base import LaunchRunContext, ResumeRunContext
 from dagster_ray import RayRunLauncher
 
-from el_assets.run_needs import RAY_TAG
+from el_assets.operations.run_needs import RAY_TAG
 
 RESOURCES = ("num_cpus", "num_gpus", "memory", "resources")
 

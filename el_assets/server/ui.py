@@ -34,8 +34,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from el_assets.homes import opened_instance
-from el_assets.in_process import LOCATION, MODULE
+from el_assets.operations.homes import opened_instance
+from el_assets.operations.in_process import LOCATION, MODULE
 from el_assets.server.door import Door
 
 PORT = 3000

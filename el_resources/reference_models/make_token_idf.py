@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from el_resources.tokenization import ModelTokenizer
+from el_resources.models.tokenization import ModelTokenizer
 
 HERE = Path(__file__).parent
 OUTPUT = HERE / "token_idf.safetensors"

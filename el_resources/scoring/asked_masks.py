@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
-from el_resources.scoring.attention import Layout, Piece, implementation, packed_attention, reading
+from el_resources.scoring.attention import Layout, implementation, packed_attention, reading
+from el_resources.scoring.pieces import Piece
 
 PROBING = "packed_sequences_probe"
 

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,8 +36,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
-if TYPE_CHECKING:
-    from el_resources.scoring.segment_mass import AttentionWatcher
+from el_resources.scoring.pieces import LayerWatcher, Piece, visible
 
 # In transformers' registries for the life of the process; no model refers to it but while one is read.
 PACKED = "packed_sequences"
@@ -49,24 +48,6 @@ _HALF = (torch.float16, torch.bfloat16)
 
 # Inputs from which on a sequence that is alone in its batch is worth a kernel of its own, and what lengths round up to.
 LONG, LONG_STEP = 16_384, 2048
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Inputs [start, end) of a batch, behind the shared inputs [shared_start, shared_end)."""
-
-    start: int
-    end: int
-    shared_start: int = 0
-    shared_end: int = 0
-
-    @property
-    def n_shared(self) -> int:
-        return self.shared_end - self.shared_start
-
-    @property
-    def n_keys(self) -> int:
-        return self.n_shared + self.end - self.start
 
 
 @dataclass(kw_only=True)
@@ -84,12 +65,12 @@ class Layout:
     cu_keys_P1: Tensor
     max_queries: int
     max_keys: int
-    watcher: "AttentionWatcher | None" = None
+    watcher: LayerWatcher | None = None
     masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
     work: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pieces: Sequence[Piece], device: torch.device, watcher: "AttentionWatcher | None" = None) -> "Layout":
+    def of(cls, pieces: Sequence[Piece], device: torch.device, watcher: LayerWatcher | None = None) -> "Layout":
         n_queries = [piece.end - piece.start for piece in pieces]
         n_keys = [piece.n_keys for piece in pieces]
         return cls(
@@ -271,13 +252,6 @@ def _mask(layout: Layout, piece: Piece, window: int | None, device: torch.device
     if shape not in layout.masks:
         layout.masks[shape] = visible(piece.n_shared, n_keys, 0, n_keys, window, device)
     return layout.masks[shape]
-
-
-def visible(start: int, end: int, first: int, last: int, window: int | None, device: torch.device) -> Tensor:
-    """Which of the keys first … last-1 the rows start … end-1 see, all counted from a sequence's beginning."""
-    rows, keys = torch.arange(start, end, device=device)[:, None], torch.arange(first, last, device=device)
-    seen = keys <= rows
-    return seen if window is None else seen & (keys > rows - window)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

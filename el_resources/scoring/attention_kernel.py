@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from el_resources.scoring.attention import Piece
+from el_resources.scoring.pieces import Piece
 
 LOG2_E = math.log2(math.e)
 FAR_BELOW = tl.constexpr(-1e30)  # finite, so that no difference of infinities arises

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from el_resources.scoring.attention import Piece
+from el_resources.scoring.pieces import Piece
 
 IntArray = NDArray[np.integer[Any]]
 

@@ -18,7 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from el_resources.listed_names import listed
-from el_resources.model_files import check_weights, read_config, read_json, weight_shapes
+from el_resources.models.model_files import check_weights, read_config, read_json, weight_shapes
 from el_resources.scoring.fitness import FAILURES, told
 
 _OTHER_HEADS = ("ForMaskedLM", "Classification", "ForQuestionAnswering", "ForMultipleChoice", "ForPreTraining")

@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from el_resources.attention_kinds import ATTENTION_LAYERS
+from el_resources.models.attention_kinds import ATTENTION_LAYERS
 from el_resources.scoring.asked_masks import AskedMask, asking, windows_named_in
-from el_resources.scoring.attention import Piece
 from el_resources.scoring.body import hidden_states
 from el_resources.scoring.fitness import FAILURES, told
 from el_resources.scoring.last_layer import decoder_layers, on_rows_alone, parts_by_row
+from el_resources.scoring.pieces import Piece
 from el_resources.scoring.readers import PackedReader, PaddedReader, read_packed
 from el_resources.scoring.widened import in_float32, is_half
 

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from el_resources.scoring.attention import Layout, Piece, reading, to_device
+from el_resources.scoring.attention import Layout, reading, to_device
 from el_resources.scoring.batching import Family, ScoreRequest, pack, plan_batches
 from el_resources.scoring.body import hidden_states
 from el_resources.scoring.last_layer import decoder_layers, on_rows_alone
+from el_resources.scoring.pieces import Piece
 from el_resources.scoring.segment_mass import AttentionWatcher
 
 # Share of a batch's inputs up to which its wanted rows alone go through the last layer.

@@ -37,7 +37,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from el_resources.scoring.attention import visible
+from el_resources.scoring.pieces import visible
 
 # Attention weights alive at once: what suits a CPU's caches, and 256 MiB on a GPU.
 CPU_WEIGHTS, CUDA_WEIGHTS = 2**20, 2**26

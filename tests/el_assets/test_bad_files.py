@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from el_assets.__main__ import main
-from el_assets.staleness import Inventory
-from el_resources.corpus_source import open_corpus
+from el_assets.operations.staleness import Inventory
+from el_resources.sources.opening import open_corpus
 from tests.conftest import Workspace, failed_checks
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from el_assets.staleness import Inventory
-from el_resources.corpus_source import open_corpus
+from el_assets.operations.staleness import Inventory
+from el_resources.sources.opening import open_corpus
 from tests.conftest import SEQUENCE_ASSETS, Workspace, failed_checks, library_documents, tiny_model
 
 A = "a.jsonl"

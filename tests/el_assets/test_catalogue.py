@@ -6,8 +6,8 @@ import dagster as dg
 import pytest
 
 from el_assets.definitions import defs
-from el_assets.recipes import RECIPES
-from el_assets.schemas import TABLES, dagster_schema
+from el_assets.tables.recipes import RECIPES
+from el_assets.tables.schemas import TABLES, dagster_schema
 
 GRAPH = defs.resolve_asset_graph()
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}

@@ -14,17 +14,17 @@ import pytest
 import transformers
 
 from el_assets.gateau.summary import gateau_rows
-from el_assets.model_roles import OtherModelError
-from el_assets.recipes import SEQUENCE_TABLES, Cookbook
+from el_assets.operations.status import corpus_status, in_words, pool_status
 from el_assets.reports.gateau_data import RankedPool, draw, report_data
-from el_assets.status import corpus_status, in_words, pool_status
-from el_resources.causal_lm import CausalLM, ModelChoice, short_window
-from el_resources.corpus_source import open_corpus
-from el_resources.model_files import model_fingerprint
+from el_assets.tables.model_roles import OtherModelError
+from el_assets.tables.recipes import SEQUENCE_TABLES, Cookbook
+from el_resources.models.causal_lm import CausalLM, ModelChoice, short_window
+from el_resources.models.model_files import model_fingerprint
 from el_resources.settings import Settings
-from el_resources.shard_tables import MixedSettingsError
+from el_resources.sources.opening import open_corpus
+from el_resources.store.shard_tables import MixedSettingsError
 from tests.conftest import Workspace, failed_checks, forwards, library_documents, library_samples, tiny_model
-from tests.made_tokenizers import byte_level
+from tests.support.made_tokenizers import byte_level
 
 NewWorkspace = Callable[..., Workspace]
 A, B = "a.jsonl", "b.jsonl"
@@ -205,7 +205,8 @@ def test_scores_that_were_stamped_with_auto_are_taken_over_if_the_dtype_is_this_
 
 def test_the_dtype_is_resolved_without_torch() -> None:
     code = (
-        "import sys; from el_resources.causal_lm import ModelChoice; from el_resources.settings import Settings; "
+        "import sys; from el_resources.models.causal_lm import ModelChoice; "
+        "from el_resources.settings import Settings; "
         "m = ModelChoice.long(Settings.load({}, device='cpu')); "
         "assert (m.weights_dtype(), m.weights_dtype('gpu')) == ('float32', 'bfloat16'); "
         "assert m.fingerprint() != m.fingerprint('gpu'); sys.exit('torch' in sys.modules)"

@@ -14,10 +14,10 @@ import polars as pl
 import pytest
 
 from el_assets.__main__ import main
-from el_resources.shard_tables import STAMP_KEY, ShardTables, Stamp
+from el_resources.store.shard_tables import STAMP_KEY, ShardTables, Stamp
 from tests.conftest import Workspace, library_documents, library_samples, tiny_model
-from tests.small_settings import RANDOM_MODEL, as_environment
-from tests.ticks import asked_range, schedule_tick
+from tests.support.small_settings import RANDOM_MODEL, as_environment
+from tests.support.ticks import asked_range, schedule_tick
 
 ROOT = Path(__file__).parents[2]
 A, B = "a.jsonl", "b.jsonl"
@@ -148,7 +148,7 @@ def test_status_names_every_damaged_table_and_run_makes_it_again(
     assert main(["run", "--select", "index,entropylong,gateau"]) == 0
     shown = capsys.readouterr()
     assert "Traceback" not in shown.out + shown.err
-    for name in set(damaged) - {"packing_leftovers", *PARTITIONS}:
+    for name in set(words) - {"packing_leftovers", *PARTITIONS}:
         (line,) = [line for line in shown.out.splitlines() if line.startswith(f"{name}: 1 table made again: ")]
         assert words[name] in line, name
     assert main(["status", "--verify"]) == 0
@@ -158,7 +158,7 @@ def test_status_names_every_damaged_table_and_run_makes_it_again(
 def test_a_shard_whose_input_is_damaged_is_named_and_stops_no_look(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("el_resources.shard_tables._told", set())  # a run is a process of its own
+    monkeypatch.setattr("el_resources.store.shard_tables._told", set())  # a run is a process of its own
     page_flipped(file_of(folder, "hmg_scores"))
     assert main(["status", "--select", "gateau"]) == 0, "a look without --verify reads no rows"
     assert main(["run", "--select", "gateau", "--shards", B]) == 0
@@ -169,7 +169,7 @@ def test_a_shard_whose_input_is_damaged_is_named_and_stops_no_look(
 
 
 def test_orphans_of_killed_writers_are_cleaned_by_the_next_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("el_resources.whole_files._swept", set())  # a run is a process of its own
+    monkeypatch.setattr("el_resources.store.whole_files._swept", set())  # a run is a process of its own
     orphan = file_of(folder, "verified_pairs").with_name(".a.jsonl.parquet.0000.tmp")
     orphan.write_bytes(b"half")
     os.utime(orphan, (1, 1))
@@ -190,7 +190,7 @@ def test_a_schedule_asks_for_the_chunks_in_whose_bytes_a_run_found_damage(
     assert f"retrieval_index: context_chunks of {A} are damaged" in told
     command = f"python -m el_assets run --select index --shard {A}"
     assert f"`{command}` makes them again" in told
-    monkeypatch.setattr("el_resources.file_digests._known", {})  # the schedule's is another process
+    monkeypatch.setattr("el_resources.store.hashing._known", {})  # the schedule's is another process
     with dg.DagsterInstance.get() as instance:
         workspace = Workspace(folder, instance, {**SETTINGS, "long_model": str(folder.parent / "model")})
         (request,) = schedule_tick(workspace, "backfill_index").run_requests

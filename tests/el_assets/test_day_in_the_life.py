@@ -7,10 +7,10 @@ import dagster as dg
 
 from el_assets.corpus.assets import context_store
 from el_assets.partitions import instruction_shards, registered_shards
-from el_resources.pinned_index import PinnedIndex
+from el_resources.store.pinned_index import PinnedIndex
 from tests.conftest import SEQUENCE_ASSETS, Workspace, forwards, library_documents, library_samples
-from tests.small_settings import SMALL
-from tests.ticks import asked_range, backfill, follow, schedule_tick
+from tests.support.small_settings import SMALL
+from tests.support.ticks import asked_range, backfill, follow, schedule_tick
 
 A, B, C, D, E = (f"{name}.jsonl" for name in "abcde")
 # Few chunks are quoted, so that one old shard quotes what goes and one does not.

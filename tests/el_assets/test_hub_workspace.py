@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from el_assets.partitions import register_shards
-from el_assets.shard_runs import open_corpus_of
+from el_assets.tables.shard_runs import open_corpus_of
 from tests.conftest import Workspace
-from tests.hub_server import FakeHub, fake_hub
+from tests.support.hub_server import FakeHub, fake_hub
 
 A, B = "data/a.jsonl", "data/b.jsonl"
 CARD = b"---\nlicense: cc-by-4.0\n---\n"

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import polars as pl
 
 from tests.conftest import Workspace, forwards, library_documents
-from tests.small_settings import SMALL
-from tests.ticks import schedule_tick
+from tests.support.small_settings import SMALL
+from tests.support.ticks import schedule_tick
 
 A, B = "a.jsonl", "b.jsonl"
 SETTINGS = {**SMALL, "roots_per_shard": 3, "candidates_per_anchor": 3, "sequence_tokens": 600}

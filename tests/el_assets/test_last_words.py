@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from el_assets import failures
 from el_assets.__main__ import main
+from el_assets.tables import failures
 from tests.conftest import library_documents, write_json_lines
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def test_an_error_that_nobody_foresaw_names_its_kind_place_and_shard(
 def test_a_command_without_runs_keeps_the_trace_too_and_shows_it_on_request(
     command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from el_assets import commands
+    from el_assets.cli import commands
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("odd")
@@ -100,7 +100,7 @@ def test_a_trace_that_cannot_be_written_is_printed(
 def test_the_newest_traces_stay_and_files_of_others_are_left(
     command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from el_assets import commands
+    from el_assets.cli import commands
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("odd")
@@ -121,7 +121,7 @@ def test_the_newest_traces_stay_and_files_of_others_are_left(
 
 
 def test_the_outermost_message_of_ours_is_told_whatever_is_around_it() -> None:
-    from el_resources.environment import read_env_file
+    from el_resources.configuration.environment import read_env_file
 
     (folder := Path("broken")).mkdir()
     (folder / ".env").write_text("A\n")
@@ -139,7 +139,7 @@ def test_the_outermost_message_of_ours_is_told_whatever_is_around_it() -> None:
 def test_our_warnings_are_a_line_and_those_of_libraries_are_shown_with_debug_only(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from el_assets import commands
+    from el_assets.cli import commands
 
     def of_a_library(*_: object) -> None:
         warnings.warn("a library's own words", stacklevel=2)

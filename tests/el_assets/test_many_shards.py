@@ -11,7 +11,7 @@ import pytest
 
 from el_assets.__main__ import main
 from el_assets.partitions import contiguous_ranges
-from el_resources.context_store import ContextStore
+from el_resources.store.context_store import ContextStore
 from tests.conftest import library_documents, write_json_lines
 
 N_SHARDS = 5

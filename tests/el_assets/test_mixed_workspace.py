@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from el_assets.shard_runs import open_corpus_of
+from el_assets.tables.shard_runs import open_corpus_of
 from tests.conftest import Workspace, failed_checks, forwards, library_documents, write_json_lines
-from tests.small_settings import SMALL
+from tests.support.small_settings import SMALL
 
 CARD = """---
 license: odc-by

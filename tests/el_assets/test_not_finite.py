@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from el_assets.cli.summary import print_summary
 from el_assets.entropylong.diagnosis import why_unfilled
-from el_assets.finite import OTHER_DTYPE, finite_rows, set_aside_facts
-from el_assets.summary import print_summary
-from el_resources.model_files import resolve_model
-from el_resources.tokenization import ModelTokenizer
+from el_assets.tables.finite import OTHER_DTYPE, finite_rows, set_aside_facts
+from el_resources.models.model_files import resolve_model
+from el_resources.models.tokenization import ModelTokenizer
 from tests.conftest import Workspace, chat, failed_checks, library_documents, library_samples, tiny_model
 
 A, B = "a.jsonl", "b.jsonl"

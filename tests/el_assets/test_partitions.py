@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from el_assets.automation import range_tags
+from el_assets.operations.schedules import range_tags
 from el_assets.partitions import contiguous_ranges, corpus_shards, register_shards, registered_shards
-from el_resources.corpus_source import CorpusSource, SourceDocument, open_corpus
+from el_resources.sources.contracts import CorpusSource, SourceDocument
+from el_resources.sources.opening import open_corpus
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from el_assets.__main__ import main
-from el_resources.shard_tables import ShardTables
+from el_resources.store.shard_tables import ShardTables
 from tests.conftest import library_documents, library_samples, tiny_model
 
 PASSWORD, SIGNATURE = "hunter2pass", "hunter2sig"

@@ -14,10 +14,10 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from el_assets.commands import PROCESS_TAG
-from el_resources.shard_tables import ShardTables
+from el_assets.cli.commands import PROCESS_TAG
+from el_resources.store.shard_tables import ShardTables
 from tests.conftest import library_documents, write_json_lines
-from tests.small_settings import SMALL, as_environment
+from tests.support.small_settings import SMALL, as_environment
 
 ROOT = Path(__file__).parents[2]
 SHARDS = ("a.jsonl", "b.jsonl", "c.jsonl")

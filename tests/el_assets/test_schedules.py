@@ -6,7 +6,7 @@ import dagster as dg
 
 from el_assets.definitions import defs
 from tests.conftest import Workspace, library_documents, library_samples
-from tests.ticks import asked_range, execute, follow_up, schedule_tick
+from tests.support.ticks import asked_range, execute, follow_up, schedule_tick
 
 SHARDS = ("a.jsonl", "b.jsonl", "c.jsonl")
 SMALL = {"roots_per_shard": 1, "root_tokens_min": 64, "candidates_per_anchor": 2, "max_anchors": 2, "alpha": 0.5}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from el_resources.model_files import resolve_model
+from el_resources.models.model_files import resolve_model
 from tests.conftest import SEQUENCE_ASSETS, Workspace, failed_checks, forwards, library_documents
-from tests.small_settings import SMALL
+from tests.support.small_settings import SMALL
 
 # Small enough for seconds: few roots, anchors and candidates, short sequences.
 A, B, C = "a.jsonl", "b.jsonl.gz", "c %1/ü.jsonl"

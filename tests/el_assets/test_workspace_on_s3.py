@@ -10,8 +10,8 @@ import pytest
 
 from el_assets.corpus.assets import context_store
 from tests.conftest import Workspace, forwards, library_documents
-from tests.s3_server import BUCKET, S3, s3_server
-from tests.small_settings import SMALL
+from tests.support.s3_server import BUCKET, S3, s3_server
+from tests.support.small_settings import SMALL
 
 pytestmark = pytest.mark.services
 

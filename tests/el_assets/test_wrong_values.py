@@ -10,9 +10,9 @@ from threading import Thread
 import pytest
 
 from el_assets.__main__ import main
-from el_assets.before_a_run import refuse_what_cannot_run
-from el_assets.sensors import listing
-from el_resources.model_files import REFERENCE_FOLDER
+from el_assets.cli.before_a_run import refuse_what_cannot_run
+from el_assets.operations.sensors import listing
+from el_resources.models.model_files import REFERENCE_FOLDER
 from el_resources.settings import Settings
 from tests.conftest import library_documents, library_samples, write_json_lines
 

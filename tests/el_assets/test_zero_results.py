@@ -14,9 +14,9 @@ import polars as pl
 import pytest
 
 from el_assets.__main__ import main
-from el_assets.status import corpus_status, problems
+from el_assets.operations.status import corpus_status, problems
 from tests.conftest import SEQUENCE_ASSETS, Workspace, failed_checks, forwards, library_documents, tiny_model
-from tests.small_settings import RANDOM_MODEL, as_environment
+from tests.support.small_settings import RANDOM_MODEL, as_environment
 
 ROOT = Path(__file__).parents[2]
 A, B, C = "a.jsonl", "b.jsonl", "c.jsonl"

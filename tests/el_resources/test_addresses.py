@@ -5,8 +5,9 @@ import traceback
 import pytest
 
 from el_resources.addresses import has_secrets, secrets_kept, without_query, without_secrets
-from el_resources.corpus_mixture import parse_mixture
-from el_resources.corpus_source import CorruptShardError, open_corpus
+from el_resources.sources.contracts import CorruptShardError
+from el_resources.sources.mixture import parse_mixture
+from el_resources.sources.opening import open_corpus
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from typing import Any, Literal, get_args, get_origin
 import dagster as dg
 import pytest
 
-from el_resources.corpus_mixture import parse_mixture
-from el_resources.launching import settings_at_launch
-from el_resources.seen_settings import UnnamedSettingError
+from el_resources.configuration.launching import settings_at_launch
+from el_resources.configuration.seen_settings import UnnamedSettingError
 from el_resources.settings import Settings, all_settings
+from el_resources.sources.mixture import parse_mixture
 
 
 @pytest.mark.parametrize(

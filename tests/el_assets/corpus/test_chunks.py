@@ -4,8 +4,8 @@ import pytest
 
 from el_assets.corpus.chunks import chunks_table, with_vectors
 from el_assets.corpus.documents import text_hash
-from el_assets.schemas import conform
-from el_resources.text_splitting import Span
+from el_assets.tables.schemas import conform
+from el_resources.models.text_splitting import Span
 
 DOCUMENTS = pl.DataFrame({"doc_id": ["d@1", "e"], "text": ["Größe. Zwei.", "alone"]})
 SPANS = [[Span(0, 6, 3), Span(7, 12, 2)], [Span(0, 5, 1)]]

@@ -2,8 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from el_assets.corpus.documents import document_facts, documents_table, text_hash, usable
-from el_assets.schemas import polars_schema
-from el_resources.corpus_source import SourceDocument
+from el_assets.tables.schemas import polars_schema
+from el_resources.sources.contracts import SourceDocument
 
 # blake2b with 16 bytes, as `b2sum -l 128` prints it.
 HASH_OF_ABC = "cf4ab791c62b8d2b2109c90275287816"

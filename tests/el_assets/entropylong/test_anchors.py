@@ -14,7 +14,7 @@ from el_assets.entropylong.anchors import (
     seeded_hash,
     threshold,
 )
-from el_assets.schemas import conform, polars_schema
+from el_assets.tables.schemas import conform, polars_schema
 
 # Window: 1 BOS + 20 chunk + 2 separator leave 77 of 100 tokens.
 LIMITS = RootLimits(shortest=10, longest=50, window=100, chunk=20, separator=2)

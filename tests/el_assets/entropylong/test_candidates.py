@@ -20,8 +20,8 @@ from el_assets.entropylong.candidates import (
     query_texts,
     retrieve,
 )
-from el_assets.schemas import polars_schema
-from el_resources.shingles import shingles
+from el_assets.tables.schemas import polars_schema
+from el_resources.store.shingles import shingles
 
 
 @dataclass(frozen=True)

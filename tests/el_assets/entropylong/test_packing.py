@@ -19,7 +19,7 @@ from el_assets.entropylong.packing import (
     sequence_row,
     sequences_table,
 )
-from el_assets.schemas import polars_schema
+from el_assets.tables.schemas import polars_schema
 
 END_OF_TEXT = 0
 SEPARATOR = np.array([-1, -2], dtype=np.int32)

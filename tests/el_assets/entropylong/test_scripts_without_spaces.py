@@ -5,9 +5,9 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
-from el_resources.context_store import ContextStore
+from el_resources.store.context_store import ContextStore
 from tests.conftest import Workspace, failed_checks
-from tests.el_resources.made_chunks import as_chunks, chunks_frame
+from tests.support.made_chunks import as_chunks, chunks_frame
 
 SHARD = "a.jsonl"
 # Per language: sentences about five subjects, and a word of the first two.

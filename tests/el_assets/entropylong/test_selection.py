@@ -15,7 +15,7 @@ from el_assets.entropylong.selection import (
     over_shards,
     pass_rates,
 )
-from el_assets.schemas import polars_schema
+from el_assets.tables.schemas import polars_schema
 
 BY_EPSILON = KeepRule(epsilon=0.4, criterion="entropy", beats_controls=False)
 BEATS = KeepRule(epsilon=0.4, criterion="entropy", beats_controls=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from el_resources.tokenization import ModelTokenizer
+from el_resources.models.tokenization import ModelTokenizer
 from tests.conftest import SEQUENCE_ASSETS, Workspace, failed_checks, library_documents
-from tests.made_tokenizers import CONTROL, model_of
+from tests.support.made_tokenizers import CONTROL, model_of
 
 SHARD = "a.jsonl"
 # Tokens are characters here, so these are small.

@@ -23,7 +23,7 @@ from el_assets.entropylong.verification import (
     split_known,
     with_reductions,
 )
-from el_assets.schemas import polars_schema
+from el_assets.tables.schemas import polars_schema
 
 Ids = NDArray[np.int32]
 SEPARATOR = np.array([91, 92], dtype=np.int32)

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from el_assets.parts import FRACTIONS
-from el_resources.shard_tables import MissingTableError
+from el_resources.store.shard_tables import MissingTableError
 from tests.conftest import Workspace, chat, failed_checks, library_samples, tiny_model
 
 A, B, C = "a.jsonl", "b.jsonl.gz", "c.jsonl"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen2Config
 
-from el_resources.model_files import resolve_model
+from el_resources.models.model_files import resolve_model
 from tests.conftest import Workspace, chat, library_documents, tiny_model
 
 SHARD = "pool.jsonl"

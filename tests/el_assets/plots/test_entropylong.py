@@ -16,7 +16,7 @@ from el_assets.plots.entropylong import (
     throughput,
     tokens_by_kind,
 )
-from el_assets.schemas import polars_schema
+from el_assets.tables.schemas import polars_schema
 
 
 def maps(*anchors: list[int]) -> pl.DataFrame:

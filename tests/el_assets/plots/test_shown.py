@@ -3,7 +3,7 @@ import base64
 import polars as pl
 
 from el_assets.plots.shown import preview, shown
-from el_assets.schemas import polars_schema
+from el_assets.tables.schemas import polars_schema
 from el_resources.settings import Settings
 
 

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from el_assets.recipes import RECIPES
 from el_assets.reports.common import (
     MOST_ENTRIES,
     ROLES,
@@ -14,9 +13,10 @@ from el_assets.reports.common import (
     token_texts,
     within_limits,
 )
-from el_resources.model_files import resolve_model
-from el_resources.shard_tables import Stamp
-from el_resources.tokenization import ModelTokenizer
+from el_assets.tables.recipes import RECIPES
+from el_resources.models.model_files import resolve_model
+from el_resources.models.tokenization import ModelTokenizer
+from el_resources.store.shard_tables import Stamp
 
 TOKENIZER = ModelTokenizer.from_folder(resolve_model("reference:long"))
 

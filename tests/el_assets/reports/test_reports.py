@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from el_assets.entropylong.selection import KeepRule, judge, keep_contexts, over_shards, pass_rates
-from el_resources.shard_tables import MissingTableError
+from el_resources.store.shard_tables import MissingTableError
 from tests.conftest import Workspace, chat, library_documents, library_samples, tiny_model
 from tests.el_assets.reports.pages import Page
 

@@ -11,7 +11,7 @@ from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from starlette.testclient import TestClient
 
 from el_assets.__main__ import main
-from el_assets.command_line import flags_of, parser
+from el_assets.cli.command_line import flags_of, parser
 from el_assets.server.ui import GuardedWebserver
 
 

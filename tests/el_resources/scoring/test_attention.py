@@ -17,10 +17,10 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from el_resources.model_files import REFERENCE_FOLDER
+from el_resources.models.model_files import REFERENCE_FOLDER
+from el_resources.models.tokenization import ModelTokenizer
 from el_resources.scoring import ScoringEngine, SegmentScores, TokenScores
 from el_resources.scoring.segment_mass import Response
-from el_resources.tokenization import ModelTokenizer
 from tests.el_resources.scoring.attention_models import (
     BOS,
     CONFIGS,

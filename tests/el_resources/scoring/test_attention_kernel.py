@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from el_resources.scoring.attention import Layout, Piece, _choose, _tiled, _varlen
+from el_resources.scoring.attention import Layout, _choose, _tiled, _varlen
+from el_resources.scoring.pieces import Piece
 
 # Half precision rounds queries, keys, weights and outputs of size 1; bf16 to 2^-8 of that, fp16 to 2^-11.
 TOLERANCE = {torch.bfloat16: 0.03, torch.float16: 0.004}

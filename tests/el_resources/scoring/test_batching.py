@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from el_resources.scoring.attention import Piece
 from el_resources.scoring.batching import Family, ScoreRequest, input_lengths, pack, plan_batches
+from el_resources.scoring.pieces import Piece
 
 # Sequences over two tokens, so that many begin alike: (tokens, tokens in common, last wanted position).
 SHAPES = st.lists(

@@ -13,10 +13,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from el_resources.model_files import REFERENCE_FOLDER, resolve_model
+from el_resources.models.model_files import REFERENCE_FOLDER, resolve_model
+from el_resources.models.text_encoder import open_encoder
+from el_resources.models.tokenization import ModelTokenizer
 from el_resources.scoring import ScoringEngine
-from el_resources.text_encoder import open_encoder
-from el_resources.tokenization import ModelTokenizer
 from tests.el_resources.scoring.tiny_models import tiny_config, tiny_model
 
 Damage = Callable[[Path], object]

@@ -12,9 +12,9 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from el_resources.model_files import REFERENCE_FOLDER
+from el_resources.models.model_files import REFERENCE_FOLDER
+from el_resources.models.tokenization import ModelTokenizer
 from el_resources.scoring import ScoringEngine, TokenScores, input_lengths
-from el_resources.tokenization import ModelTokenizer
 from tests.el_resources.scoring.oracle import (
     ARCHITECTURES,
     BOS,

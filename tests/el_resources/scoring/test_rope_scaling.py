@@ -18,10 +18,10 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from el_resources.model_files import REFERENCE_FOLDER
+from el_resources.models.model_files import REFERENCE_FOLDER
+from el_resources.models.tokenization import ModelTokenizer
 from el_resources.scoring import ScoringEngine, TokenScores
 from el_resources.scoring.rope import LengthScaledRope
-from el_resources.tokenization import ModelTokenizer
 from tests.el_resources.scoring.tiny_models import tiny_model
 
 BOS = 1

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from el_resources.scoring import ScoringEngine
-from el_resources.scoring.attention import Piece
+from el_resources.scoring.pieces import Piece
 from el_resources.scoring.readers import read_packed
 from el_resources.scoring.segment_mass import AttentionWatcher, segment_scores
 from tests.el_resources.scoring.attention_models import BOS, CONFIGS, LAYOUTS, build_model, random_sequence

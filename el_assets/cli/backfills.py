@@ -1,0 +1,86 @@
+"""Backfills for Dagster's daemon, as the UI's dialog makes them, with what their runs ask a cluster for.
+
+A backfill becomes runs of at most `shards_per_run` shards. Its runs share its tags, so one over index and EntropyLong
+holds GPUs while it reads and chunks; ask for the index alone first where that matters. GATEAU's ranking, its subsets
+and the reports are runs of their own at the end, which hold a GPU for as long as they take.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import dagster as dg
+
+# Dagster offers backfills over GraphQL only, to which a web server would have to listen. Its version is pinned exactly.
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
+from dagster._core.definitions.events import AssetKeyPartitionKey
+from dagster._core.execution.backfill import PartitionBackfill
+from dagster._core.utils import make_new_backfill_id
+
+from el_assets.operations.run_needs import launches_on_ray, ray_tags
+from el_assets.partitions import corpus_shards, instruction_shards, selected_fractions
+from el_assets.parts import FRACTIONS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
+from el_assets.workspace import build_definitions
+from el_resources.settings import Settings
+
+
+def submit_backfill(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    parts: Sequence[str],
+    chosen: Mapping[str, Sequence[str]],
+    fractions: Sequence[str] = tuple(FRACTIONS),
+) -> str:
+    """Add a backfill of the parts' assets over the chosen shards; returns its id. The daemon launches its runs.
+
+    What follows from all shards (the index; GATEAU's ranking and subsets; reports) is launched once, when the chosen
+    shards are done. Where one of them fails, the daemon does not launch it.
+
+    Args:
+        parts: of PARTS; `reports` are those on the other parts.
+        chosen: shards by what they are shards of, `corpus` or `instructions`.
+        fractions: subsets that are selected.
+    """
+    definitions = build_definitions(settings)
+    backfill = PartitionBackfill.from_asset_graph_subset(
+        backfill_id=make_new_backfill_id(),
+        backfill_timestamp=time.time(),
+        tags=ray_tags(settings, parts, on_ray=launches_on_ray(instance)),
+        dynamic_partitions_store=instance,
+        asset_graph_subset=AssetGraphSubset.from_asset_partition_set(
+            set(_asset_partitions(definitions, parts, {**chosen, "subsets": fractions})),
+            definitions.resolve_asset_graph(),
+        ),
+        title=None,
+        description=None,
+        run_config=None,
+    )
+    instance.add_backfill(backfill)
+    return backfill.backfill_id
+
+
+def _asset_partitions(
+    definitions: dg.Definitions, parts: Sequence[str], chosen: Mapping[str, Sequence[str]]
+) -> Iterator[AssetKeyPartitionKey]:
+    graph = definitions.resolve_asset_graph()
+    for asset in _assets(definitions, parts):
+        for partition in _keys(graph.get(asset).partitions_def, chosen):
+            yield AssetKeyPartitionKey(asset, partition)
+
+
+def _assets(definitions: dg.Definitions, parts: Sequence[str]) -> set[dg.AssetKey]:
+    names = [SHARDED_PARTS[part][1] for part in parts if part in SHARDED_PARTS]
+    names += [WHOLE_JOBS[part] for part in parts if part in WHOLE_JOBS]
+    made = {key for name in names for key in definitions.resolve_job_def(name).asset_layer.selected_asset_keys}
+    reports = {dg.AssetKey(REPORTS[part]) for part in parts if part in REPORTS}
+    return made | reports if "reports" in parts else made
+
+
+def _keys(partitions: dg.PartitionsDefinition | None, chosen: Mapping[str, Sequence[str]]) -> Sequence[str | None]:
+    if partitions is None:
+        return [None]
+    if partitions == selected_fractions:
+        return chosen["subsets"]
+    if partitions == corpus_shards:
+        return chosen["corpus"]
+    assert partitions == instruction_shards, partitions
+    return chosen["instructions"]

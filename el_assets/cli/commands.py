@@ -1,0 +1,350 @@
+"""The commands of `python -m el_assets`: register shards, run jobs on the Dagster instance, tell their outcome.
+
+The runs execute in this process, on the instance that the UI reads, so that they stand there with lineage and metadata.
+"""
+
+import argparse
+import csv
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import dagster as dg
+from dagster import DagsterInstance
+from dagster._utils.error import SerializableErrorInfo
+from upath import UPath
+
+from el_assets.cli.backfills import submit_backfill
+from el_assets.cli.before_a_run import refuse_what_cannot_run
+from el_assets.cli.interrupts import Interrupts
+from el_assets.cli.settings_command import advice, seen_by_this_command_only
+from el_assets.cli.summary import Stage, added_by_name, print_summary, stages_of, unreadable_files
+from el_assets.cli.terminal import terminal
+from el_assets.operations.homes import opened_instance
+from el_assets.operations.in_process import execute_here
+from el_assets.operations.passed_over import print_passed_over
+from el_assets.operations.removal import KINDS, Departures
+from el_assets.operations.run_needs import launches_on_ray
+from el_assets.operations.schedules import range_tags
+from el_assets.operations.status import corpus_status, in_words, made_again, pool_status
+from el_assets.partitions import ShardedSource, contiguous_ranges, register_shards, registered_shards
+from el_assets.parts import FRACTIONS, PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
+from el_assets.reports.assets import makeable_reports, report_path
+from el_assets.tables.failures import told_of_step, trace_kept
+from el_assets.tables.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
+from el_assets.tables.shard_checks import failed_in_words
+from el_assets.workspace import build_definitions
+from el_resources.configuration.environment import Environment, field_of
+from el_resources.configuration.launching import shown_at_launch
+from el_resources.listed_names import listed
+from el_resources.settings import Settings
+from el_resources.store.shard_tables import KnownStamps
+
+# Assets of the parts that `status` tells of.
+PARTS_OF_CORPUS = {"index": (*CORPUS_TABLES, "retrieval_index"), "entropylong": SEQUENCE_TABLES}
+PARTS_OF_POOL = {"gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets")}
+# Names that begin so are for Dagster's use and no page shows them.
+PROCESS_TAG = ".dagster/entropylong_process"
+SEPARATOR = "\n\n"  # between traces
+UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+# Settings that a flag of `run` gives.
+GIVEN_BY_FLAG = ("force", "refresh_candidates", "replace_by_empty")
+
+
+def register(environment: Environment) -> int:
+    """Register the shards of the corpus and of the instruction samples that the settings name."""
+    settings = Settings.load(environment.values())
+    with opened_instance() as instance:
+        for kind in KINDS:
+            source, shards = _registered(instance, settings, kind)
+            print(f"{len(shards)} shards of {source.uri} are registered: {listed(shards)}")
+            print_passed_over(source)
+    _print_advice(environment)
+    return 0
+
+
+def status(options: argparse.Namespace, environment: Environment) -> int:
+    """Say what is done, missing and stale; 0 if everything is done, else 1."""
+    settings, parts = Settings.load(environment.values()), _chosen(options.select, list(PARTS), "part")
+    fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
+    pool_of_these = partial(pool_status, fractions=fractions)
+    with opened_instance() as instance:
+        found = [
+            look(instance, settings, verify=options.verify).only([name for part in chosen for name in assets[part]])
+            for look, assets in ((corpus_status, PARTS_OF_CORPUS), (pool_of_these, PARTS_OF_POOL))
+            if (chosen := [part for part in parts if part in assets])
+        ]
+    if options.json:
+        print(json.dumps({"done": all(one.is_done for one in found), "sources": [one.as_json() for one in found]}))
+    else:
+        print("\n\n".join("\n".join(in_words(one, all_names=options.shards)) for one in found))
+        _print_advice(environment)
+    return 0 if all(one.is_done for one in found) else 1
+
+
+def run(options: argparse.Namespace, environment: Environment, interrupts: Interrupts) -> int:
+    """Materialize the chosen part of the chosen shards; 0 if all of it succeeded and every source could be read."""
+    flags = seen_by_this_command_only(environment)
+    settings = Settings.load(
+        environment.values(),
+        force=options.force or None,
+        refresh_candidates=options.refresh or None,
+        replace_by_empty=options.replace_by_empty or None,
+    )
+    parts = _chosen(options.select, list(PARTS), "part")
+    fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
+    refuse_what_cannot_run(settings, parts)
+    with opened_instance() as instance:
+        _close_lost_runs(instance)
+        sources, chosen = _register(instance, settings, parts, options)
+        assets = [name for part in parts for name in {**PARTS_OF_CORPUS, **PARTS_OF_POOL}.get(part, ())]
+        for line in made_again(instance, settings, sources, chosen, assets):
+            print(line, flush=True)
+        # Progress bars are this terminal's log, and what failed is said in the end.
+        definitions = dg.Definitions.merge(build_definitions(settings), dg.Definitions(loggers={"console": terminal}))
+        given = [field_of(variable) for variable in flags]
+        here = _Here(instance, settings, definitions, given, interrupts, options.debug)
+        corpus, pool = chosen.get("corpus", []), chosen.get("instructions", [])
+        started, succeeded = time.monotonic(), True
+        stages: list[Stage] = []
+        checks: list[dg.AssetCheckEvaluation] = []
+        runs = [run for part in parts if part != "reports" for run in _runs(here, part, chosen, fractions)]
+        for job, tags, of_shards in [("observe_models", {}, False), *runs]:
+            result = here.execute(job, tags, of_shards=of_shards)
+            stages += stages_of(instance, result)
+            checks += result.get_asset_check_evaluations() if result.success else []
+            succeeded = result.success
+            if not succeeded:
+                print("\n".join([*_causes(settings, corpus, pool), here.failure(result)]), file=sys.stderr)
+                break
+        reports: list[UPath] | None = []
+        if succeeded and "reports" in parts:
+            reports = _report(here, is_asked=options.select is not None)
+        seconds = time.monotonic() - started
+    if not succeeded or reports is None:
+        _print_failed(checks)
+        return 1
+    stages = added_by_name(stages)
+    look = advice(flags) or ["make ui, then http://127.0.0.1:3000"]
+    passed = _print_failed(checks)
+    readable = print_summary(settings, corpus, stages, pool=pool, reports=reports, seconds=seconds, look=look)
+    return 0 if passed and readable else 1
+
+
+def _print_failed(checks: Sequence[dg.AssetCheckEvaluation]) -> bool:
+    """Print the checks that failed without ending their run; False if one of them is an error."""
+    for line in failed_in_words(checks, dg.AssetCheckSeverity.WARN):
+        print(f"  warning: {line}")
+    failed = failed_in_words(checks)
+    for line in failed:
+        print(f"  failed check: {line}", file=sys.stderr)
+    return not failed
+
+
+@dataclass(frozen=True)
+class _Here:
+    """Runs in this process, under the settings of the command.
+
+    Attributes:
+        given: settings that flags name; they stand in the configuration of every run, for whoever looks at it or
+            starts it again.
+        debug: print traces too.
+    """
+
+    instance: DagsterInstance
+    settings: Settings
+    definitions: dg.Definitions
+    given: Sequence[str]
+    interrupts: Interrupts
+    debug: bool
+
+    def execute(
+        self, job: str, tags: dict[str, str], assets: Sequence[str] = (), *, of_shards: bool = False
+    ) -> dg.JobExecutionResult:
+        """Execute a job; raises Interrupted if a signal came meanwhile, whatever became of the run."""
+        try:
+            result = execute_here(
+                self.instance,
+                self.definitions.resolve_job_def(job),
+                tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+                run_config={
+                    "loggers": {"console": {"config": {"log_level": "WARNING"}}},
+                    "resources": {
+                        "settings": {"config": shown_at_launch(self.settings, (*self.given, *GIVEN_BY_FLAG))}
+                    },
+                },
+                assets=[dg.AssetKey(asset) for asset in assets],
+                of_shards=of_shards,
+            )
+        except BaseException:  # a signal before its first step or after its last
+            _close_lost_runs(self.instance)
+            raise
+        self.interrupts.raise_if_came()
+        return result
+
+    def failure(self, result: dg.JobExecutionResult) -> str:
+        """What failed, by step, shard and check, with the cause and what to do next; traces go into a file."""
+        lines, traces = failed_in_words(result.get_asset_check_evaluations()), []
+        for step, error in _errors(result):
+            if error is None or not error.message.startswith("dagster._core.errors.DagsterAssetCheckFailedError"):
+                lines.append(told_of_step(error).of_step(step))
+                traces.append(f"{step}: {error}")
+        words = [line.replace("\n", "\n  ") for line in lines]
+        kept = f"; {trace_kept(f'run-{result.run_id}', SEPARATOR.join(traces), on_screen=self.debug)}" if traces else ""
+        return "\n  ".join([f"the run failed{kept}", *words])
+
+
+def _print_advice(environment: Environment) -> None:
+    for line in advice(seen_by_this_command_only(environment)):
+        print(line)
+
+
+def _causes(settings: Settings, corpus: Sequence[str], pool: Sequence[str]) -> list[str]:
+    """Return the files that could not be read, which is where a run's failure often begins."""
+    try:
+        problems = unreadable_files(KnownStamps(settings.store), corpus, pool)
+    except (OSError, ValueError):  # the run's own failure, which is told next, is likely the same
+        return []
+    return ["these files could not be read:", *(f"  {problem}" for problem in problems)] * bool(problems)
+
+
+def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
+    """Write the reports whose tables exist; their places, or None where a report that was asked for failed.
+
+    Reports span all shards of the store. Where those do not agree, a run over some of them still succeeded.
+    """
+    makeable = makeable_reports(here.settings, registered_shards(here.instance))
+    if not makeable and is_asked:
+        raise ValueError(
+            f"store {here.settings.store!r} has nothing to report on; run the parts entropylong or gateau first"
+        )
+    made = []
+    for name in makeable:
+        result = here.execute("build_reports", {}, [name])
+        if result.success:
+            made.append(report_path(here.settings, name))
+            continue
+        print(f"no {name}: {here.failure(result)}", file=sys.stderr)
+        if is_asked:
+            return None
+    return made
+
+
+def backfill(options: argparse.Namespace, environment: Environment) -> int:
+    """Hand the chosen part of the chosen shards to Dagster's daemon: a backfill for the corpus, one for GATEAU.
+
+    Reports are made where they are asked for: they hold all shards' scores in memory, and a cluster's may be many.
+    """
+    settings = Settings.load(environment.values())
+    parts = _chosen(options.select, list(PARTS), "part") if options.select is not None else list(SHARDED_PARTS)
+    if "reports" in parts and not set(parts) & set(REPORTS):
+        raise ValueError(
+            f"reports end a backfill of {' or '.join(REPORTS)}; select one of them too, or launch the job build_reports"
+        )
+    fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
+    with opened_instance() as instance:
+        refuse_what_cannot_run(settings, parts, runs_here=not launches_on_ray(instance))
+        _, chosen = _register(instance, settings, parts, options)
+        launcher = type(instance.run_launcher).__name__
+        for kind, shards in chosen.items():
+            together = [part for part in parts if part in SHARDED_PARTS and SHARDED_PARTS[part][0] == kind]
+            if shards:
+                reports = ["reports"] if "reports" in parts and set(together) & set(REPORTS) else []
+                identifier = submit_backfill(instance, settings, [*together, *reports], chosen, fractions)
+                print(f"backfill {identifier}: {', '.join([*together, *reports])}, by {launcher}, once the daemon runs")
+    return 0
+
+
+def _register(
+    instance: DagsterInstance, settings: Settings, parts: Sequence[str], options: argparse.Namespace
+) -> tuple[dict[str, ShardedSource], dict[str, list[str]]]:
+    """Register the shards that the parts need; the opened sources and the chosen shards, by kind of source."""
+    kinds = dict.fromkeys(SHARDED_PARTS[part][0] for part in parts if part in SHARDED_PARTS)
+    found = {kind: _registered(instance, settings, kind) for kind in kinds}
+    known = [shard for _, shards in found.values() for shard in shards]
+    wanted = set(_chosen(options.shards, known, named=options.shard))
+    chosen = {kind: [shard for shard in shards if shard in wanted] for kind, (_, shards) in found.items()}
+    for kind, (source, shards) in found.items():
+        print(f"{len(chosen[kind])} of {len(shards)} shards of {source.uri}: {listed(chosen[kind])}", flush=True)
+        print_passed_over(source)
+    return {kind: source for kind, (source, _) in found.items()}, chosen
+
+
+def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> tuple[ShardedSource, list[str]]:
+    """Register the shards of a source, and say which are not registered any more; returns the source and all shards."""
+    of = KINDS[kind]
+    source, registered = of.open_source(settings), registered_shards(instance, of.partitions)
+    listed_now = set(source.shards())
+    went = [shard for shard in registered if shard not in listed_now]
+    may_lose_many = settings.remove_many_shards or not Departures.of(of, settings, registered, went).in_masses
+    registration = register_shards(instance, source, of.partitions, may_lose_many=may_lose_many)
+    for line in registration.in_words():
+        print(line, flush=True)
+    return source, [shard for shard in registration.shards if shard in listed_now]
+
+
+def _runs(
+    here: _Here, part: str, chosen: dict[str, list[str]], fractions: Sequence[str]
+) -> list[tuple[str, dict[str, str], bool]]:
+    """(job, tags, is of its shards alone) of a part, in order; a job over shards or subsets runs once per contiguous
+    range, of at most `shards_per_run` shards. What is made of all shards, or checked over them, is so in the last."""
+    kind, job = SHARDED_PARTS[part]
+    registered = registered_shards(here.instance, KINDS[kind].partitions)
+    ranges = contiguous_ranges(set(chosen.get(kind, ())), registered, most=here.settings.shards_per_run)
+    runs = [(job, range_tags(*ends), number < len(ranges)) for number, ends in enumerate(ranges, start=1)]
+    if part in WHOLE_JOBS and runs:
+        subsets = contiguous_ranges(set(fractions), list(FRACTIONS))
+        runs += [(WHOLE_JOBS[part], range_tags(*ends), False) for ends in subsets]
+    return runs
+
+
+def _errors(result: dg.JobExecutionResult) -> Iterator[tuple[str, SerializableErrorInfo | None]]:
+    """Yield each failed step with its error; the run itself if it failed before or between its steps."""
+    steps = [(str(event.step_key), event.step_failure_data.error) for event in result.get_step_failure_events()]
+    yield from steps
+    for event in result.filter_events(lambda event: event.is_job_failure and not steps):
+        yield result.job_def.name, event.job_failure_data.error
+
+
+def _chosen(asked: str | None, registered: list[str], what: str = "shard", *, named: Sequence[str] = ()) -> list[str]:
+    """Those named in a comma-separated list or one by one, in registration order; all if nothing is asked for.
+
+    A name with a comma is written in double quotes in the list, as in CSV.
+    """
+    if asked is None and not named:
+        return registered
+    given = next(csv.reader([asked or ""], skipinitialspace=True), [])
+    names = [*(name.strip() for name in given if name.strip()), *named]
+    unknown = [name for name in names if name not in registered]
+    if unknown or not names:
+        raise ValueError(
+            f"unknown {what} {', '.join(map(repr, unknown)) or repr(asked)}; there are {listed(registered)}"
+        )
+    return [shard for shard in registered if shard in names]
+
+
+def _close_lost_runs(instance: DagsterInstance) -> None:
+    """Fail runs whose process on this machine is gone and free their place in the pools, where they block others."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        host, _, pid = run.tags.get(PROCESS_TAG, "").partition(":")
+        # In containers process ids repeat: a run that names this very process was started by an earlier one.
+        if host == socket.gethostname() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
+            instance.report_run_failed(
+                run, "its process is gone; what it had written stays, the rest is made by the next run"
+            )
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

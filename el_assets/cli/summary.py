@@ -1,0 +1,216 @@
+"""The table that ends a run: what was made, at what quality and cost, and where it lies."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from upath import UPath
+
+from el_assets.entropylong.diagnosis import (
+    TABLES_LOOKED_AT,
+    added,
+    by_reason,
+    set_aside,
+    stamps_of,
+    why_nothing,
+    why_unfilled,
+)
+from el_assets.entropylong.selection import KeepRule, PassRates, judge, over_shards, pass_rates
+from el_assets.gateau.summary import gateau_rows, gateau_warnings
+from el_assets.operations.passed_over import bad_row_lines
+from el_assets.tables.finite import OTHER_DTYPE, not_finite
+from el_resources.addresses import without_secrets
+from el_resources.settings import Settings
+from el_resources.store.shard_tables import KnownStamps, ShardTables, Stamp
+
+# Shards that a warning is printed for.
+WARNINGS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An asset of this run: wall seconds, sequences that went through the model, and tables written."""
+
+    name: str
+    seconds: float
+    forwards: int
+    written: int
+
+
+def stages_of(instance: dg.DagsterInstance, result: dg.JobExecutionResult) -> list[Stage]:
+    """Return seconds, forwards and written tables of each asset of a run, in the order of their ends."""
+    forwards, written = Counter[str](), Counter[str]()
+    for event in result.get_asset_materialization_events():
+        metadata, step = event.materialization.metadata, str(event.step_key)
+        if "forwards_in_this_run" in metadata:
+            forwards[step] += int(metadata["forwards_in_this_run"].value)  # type: ignore[arg-type]
+        written[step] += not metadata["skipped"].value
+    stats = [
+        s for s in instance.get_run_step_stats(result.run_id) if s.step_key in written and s.end_time and s.start_time
+    ]
+    return [
+        Stage(s.step_key, (s.end_time or 0) - (s.start_time or 0), forwards[s.step_key], written[s.step_key])
+        for s in sorted(stats, key=lambda s: s.end_time or 0)
+    ]
+
+
+def added_by_name(stages: Sequence[Stage]) -> list[Stage]:
+    """Return a stage for each asset, over all runs that made it, in the order of the first."""
+    found: dict[str, Stage] = {}
+    for one in stages:
+        old = found.get(one.name, Stage(one.name, 0.0, 0, 0))
+        found[one.name] = Stage(
+            one.name, old.seconds + one.seconds, old.forwards + one.forwards, old.written + one.written
+        )
+    return list(found.values())
+
+
+def print_summary(
+    settings: Settings,
+    shards: Sequence[str],
+    stages: Sequence[Stage],
+    *,
+    pool: Sequence[str] = (),
+    reports: Sequence[UPath] = (),
+    seconds: float,
+    look: Sequence[str] = ("make ui, then http://127.0.0.1:3000",),
+) -> bool:
+    """Print the summary of the tables that exist; False where a source file could not be read.
+
+    Args:
+        shards, pool: the run's corpus shards and instruction shards.
+        reports: pages that the run wrote or found up to date.
+        look: lines that say how the result is looked at.
+    """
+    tables = KnownStamps(settings.store)
+    tables.read_ahead(TABLES_LOOKED_AT, shards)
+    rows = [
+        *(_corpus_rows(tables, shards) if shards else []),
+        *_entropylong_rows(settings, tables, shards),
+        *(gateau_rows(settings, tables, pool) if pool else []),
+    ]
+    width = max(len(label) for label in ("forwards in this run", *(label for label, _ in rows)))
+    print()
+    for label, value in rows:
+        print(f"  {label:<{width}}  {value}")
+    print(f"  {'seconds':<{width}}  {seconds:.0f}: " + ", ".join(f"{s.name} {s.seconds:.1f}" for s in stages))
+    forwards = sum(stage.forwards for stage in stages)
+    written = sum(stage.written for stage in stages)
+    done = f"{forwards:,}" if forwards or written else "0: every table was up to date and none was written"
+    print(f"  {'forwards in this run':<{width}}  {done}")
+    print(f"  {'tables':<{width}}  {without_secrets(str(tables.store / 'tables'))}")
+    for path in reports:
+        print(f"  {'report':<{width}}  {without_secrets(str(path))}")
+    for label, line in zip(["look at it", *[""] * len(look)], look, strict=False):
+        print(f"  {label:<{width}}  {line}")
+    print()
+    for warning in [*entropylong_warnings(tables, shards), *gateau_warnings(tables, pool)]:
+        print(f"  warning: {warning}")
+    for row in [*bad_row_lines(tables, "documents", shards), *bad_row_lines(tables, "instruction_samples", pool)]:
+        print(f"  unreadable row: {row}")
+    unreadable = unreadable_files(tables, shards, pool)
+    for problem in unreadable:
+        print(f"  not read: {problem}")
+    return not unreadable
+
+
+def unreadable_files(tables: ShardTables, shards: Sequence[str], pool: Sequence[str]) -> list[str]:
+    """Return the errors of the source files that could not be read."""
+    read = [*tables.stamps("documents", shards).values(), *tables.stamps("instruction_samples", pool).values()]
+    return [str(stamp.facts["unreadable"]) for stamp in read if "unreadable" in stamp.facts]
+
+
+def _corpus_rows(tables: ShardTables, shards: Sequence[str]) -> list[tuple[str, str]]:
+    documents, chunks = tables.stamps("documents", shards), tables.stamps("context_chunks", shards)
+    rows = [("documents", f"{_total(documents, 'documents'):,}{set_aside(documents.values())}")]
+    if chunks:
+        rows.append(("chunks", f"{_total(chunks, 'chunks'):,}"))
+    return rows
+
+
+def _entropylong_rows(settings: Settings, tables: ShardTables, shards: Sequence[str]) -> list[tuple[str, str]]:
+    packed = tables.stamps("packed_sequences", shards)
+    if not packed:
+        return []
+    maps, scores = tables.stamps("entropy_maps", packed), tables.stamps("context_scores", packed)
+    pairs = tables.stamps("verified_pairs", packed)
+    packed_tokens, context_tokens = _total(packed, "packed_tokens"), _total(packed, "context_tokens")
+    share = f"{100 * context_tokens / packed_tokens:.0f} %" if packed_tokens else "-"
+    units, per_pair = _total(scores, "units"), _total(scores, "per_pair_forwards")
+    return [
+        ("roots", f"{_total(maps, 'rows'):,} of {_total(maps, 'documents_eligible'):,} eligible{_not_eligible(maps)}"),
+        ("anchors", f"{_total(maps, 'anchors'):,}"),
+        ("pairs scored", f"{per_pair:,} in {units:,} forwards"),
+        *_rate_rows(settings, tables, packed),
+        ("verified contexts", f"{_total(pairs, 'contexts'):,} for {_total(pairs, 'roots_with_contexts'):,} roots"),
+        ("share of packed tokens", f"{share} contexts, the rest roots and joints"),
+        ("sequences", f"{_total(packed, 'sequences'):,} of {settings.sequence_tokens:,} tokens, {_per_shard(packed)}"),
+    ]
+
+
+def entropylong_warnings(tables: ShardTables, shards: Sequence[str]) -> list[str]:
+    """Return what a user should know of the sequences: where there are none and why, and what was set aside as NaN."""
+    packed = tables.stamps("packed_sequences", shards)
+    empty = [shard for shard in packed if why_unfilled(tables, shard)]
+    if empty and len(empty) == len(packed):
+        nothing = [f"no sequence: {why_nothing(stamps_of(tables, empty))}"]
+    else:
+        nothing = [f"no sequence in {shard}: {why_unfilled(tables, shard)}" for shard in empty]
+    lost = [
+        f"{name} of {shard}: {line}. {OTHER_DTYPE}"
+        for name, kind in (("entropy_maps", "roots"), ("context_scores", "pairs"))
+        for shard, stamp in tables.stamps(name, packed).items()
+        for line in not_finite(stamp.facts, kind)
+    ]
+    return [*_first(nothing), *_first(lost)]
+
+
+def _first(lines: list[str]) -> list[str]:
+    """The first lines, and how many more there are."""
+    more = len(lines) - WARNINGS_SHOWN
+    return [*lines[:WARNINGS_SHOWN], *([f"and {more} more shards like these"] if more > 0 else [])]
+
+
+def _not_eligible(maps: dict[str, Stamp]) -> str:
+    reasons = added([stamp.facts for stamp in maps.values()]).get("documents_not_eligible")
+    return f" (not eligible: {by_reason(reasons)})" if reasons else ""
+
+
+def _rate_rows(settings: Settings, tables: ShardTables, packed: dict[str, Stamp]) -> list[tuple[str, str]]:
+    """Pass rates under the rule of the tables and under epsilon alone, over all shards."""
+    scores = over_shards(tables.scan_many("context_scores", packed))
+    made_under = next(iter(tables.stamps("verified_pairs", packed).values())).settings
+    rule = KeepRule(**{name: made_under[name] for name in ("epsilon", "criterion", "beats_controls")})
+    rows = [
+        (
+            f"pass ε = {rule.epsilon} alone",
+            _rates(scores, KeepRule(**{**_fields(rule), "beats_controls": False}), settings.seed),
+        )
+    ]
+    if rule.beats_controls:
+        rows.append(("  and beat all controls", _rates(scores, rule, settings.seed)))
+    return rows
+
+
+def _fields(rule: KeepRule) -> dict[str, Any]:
+    return {"epsilon": rule.epsilon, "criterion": rule.criterion, "beats_controls": rule.beats_controls}
+
+
+def _rates(scores: pl.DataFrame, rule: KeepRule, seed: int) -> str:
+    rates: PassRates = pass_rates(judge(scores, rule), seed=seed)
+    retrieved, null = (f"{100 * rate:.1f} %" if rate is not None else "-" for rate in (rates.retrieved, rates.null))
+    interval = f" [{rates.fdr_interval[0]:.2f}, {rates.fdr_interval[1]:.2f}]" if rates.fdr_interval else ""
+    fdr = f"{rates.fdr:.2f}{interval}" if rates.fdr is not None else "-"
+    return f"retrieved {retrieved}, random {null}, estimated FDR {fdr}"
+
+
+def _total(stamps: dict[str, Stamp], fact: str) -> int:
+    return sum(int(stamp.facts.get(fact, 0)) for stamp in stamps.values())
+
+
+def _per_shard(packed: dict[str, Stamp]) -> str:
+    counts = [int(stamp.facts["sequences"]) for stamp in packed.values()]
+    return f"{min(counts)} to {max(counts)} a shard"

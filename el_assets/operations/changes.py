@@ -1,0 +1,131 @@
+"""A sensor that shows in the UI, between runs, what became stale and which files of the sources changed.
+
+It is on from the start, since it changes nothing: it records results of the status checks, and observations of the
+sources. It looks only if the sources' listing, the settings or Dagster's own records differ from the last look, and
+records only what it has not recorded before.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import dagster as dg
+
+from el_assets.operations.removal import KINDS
+from el_assets.operations.schedules import UNDER_WAY
+from el_assets.operations.sensors import Changes, cursor_of, find_changes, listing
+from el_assets.operations.status_checks import STATUS_CHECKS, StatusCheck, cannot_look
+from el_assets.partitions import ShardedSource, registered_shards
+from el_assets.tables.shown_versions import VERSIONED, shown_version
+from el_resources.settings import Settings
+from el_resources.store.shard_tables import digest
+
+SHARDS_LISTED = 50
+ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+Event = dg.AssetObservation | dg.AssetCheckEvaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What was seen of a source and its tables, as a cursor remembers it.
+
+    Attributes:
+        shards: a cursor of the listing (`sensors.cursor_of`).
+        seen: digest of all that a check's result depends on.
+        told: digest of the result that was recorded last.
+    """
+
+    shards: str = ""
+    seen: str = ""
+    told: str = ""
+
+
+def observation(kind: str, changes: Changes, fingerprints: Mapping[str, str]) -> dg.AssetObservation:
+    """What a source's page shows: which shards came, changed and went.
+
+    It gives no data version, by which Dagster would take every shard that was read for stale, not those that changed.
+    """
+    listed = {name: list(getattr(changes, name)) for name in ("came", "changed", "went")}
+    return dg.AssetObservation(
+        f"source_{kind}",
+        description=changes.in_words(),
+        metadata={
+            "shards": len(fingerprints),
+            **{name: len(shards) for name, shards in listed.items()},
+            **{f"shards_{name}": dg.MetadataValue.json(shards[:SHARDS_LISTED]) for name, shards in listed.items()},
+        },
+    )
+
+
+def evaluation(check: StatusCheck, found: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """The check's result outside a run."""
+    return dg.AssetCheckEvaluation(
+        asset_key=check.asset.key,
+        check_name=check.name,
+        passed=found.passed,
+        severity=found.severity,
+        description=found.description,
+        metadata=found.metadata,
+    )
+
+
+def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, last: Look) -> tuple[Look, list[Event]]:
+    check, events = STATUS_CHECKS[kind], list[Event]()
+    problem: OSError | ValueError | None = None
+    source: ShardedSource | None = None
+    try:
+        source, fingerprints = listing(kind, settings)
+    except (OSError, ValueError) as error:
+        context.log.warning(f"{kind}: {error}")
+        problem, shards, fingerprints = error, last.shards, {"": str(error)}
+    else:
+        registered = registered_shards(context.instance, KINDS[kind].partitions)
+        changes = find_changes(fingerprints, registered, last.shards or None, source.passed_over())
+        shards = cursor_of(fingerprints)
+        context.log.info(f"{kind}: {changes.in_words()}")
+        if changes and last.shards != shards:
+            events.append(observation(kind, changes, fingerprints))
+    seen = _digest_of_inputs(context.instance, settings, fingerprints)
+    if context.instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
+        context.log.info(f"{check.name}: is looked at when no run is under way")
+        return Look(shards=shards, seen=last.seen, told=last.told), events
+    if seen == last.seen:
+        return Look(shards=shards, seen=seen, told=last.told), events
+    found = cannot_look(problem) if problem else check.result(context.instance, settings, source)
+    told = digest([found.passed, found.description, repr(found.metadata)])
+    if told != last.told:
+        events.append(evaluation(check, found))
+    context.log.info(f"{check.name}: {'passed' if found.passed else found.description}")
+    return Look(shards=shards, seen=seen, told=told), events
+
+
+def _digest_of_inputs(instance: dg.DagsterInstance, settings: Settings, fingerprints: Mapping[str, str]) -> str:
+    """Stands for all that a status depends on: whatever wrote a table was a run, which has ended."""
+    versions = {name: shown_version(name, settings) for name in sorted(VERSIONED)}
+    registered = [registered_shards(instance, kind.partitions) for kind in KINDS.values()]
+    ended = instance.get_runs_count(dg.RunsFilter(statuses=ENDED))
+    return digest([versions, settings.store, dict(fingerprints), registered, ended])
+
+
+def tell_what_changed(every_seconds: int) -> dg.SensorDefinition:
+    """The sensor."""
+
+    @dg.sensor(
+        name="tell_what_changed",
+        minimum_interval_seconds=every_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): records which files of the sources came, "
+        "changed and went, on source_corpus and source_instructions, and what is missing or stale and why, as results "
+        "of the checks every_shard_is_current and the_selection_is_current. Registers, removes and computes nothing.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult:
+        cursor = json.loads(context.cursor) if context.cursor else {}
+        looks, events = {}, list[Event]()
+        for kind in KINDS:
+            look, found = _look(context, settings, kind, Look(**cursor.get(kind, {})))
+            looks[kind] = vars(look)
+            events += found
+        words = f"{len(events)} events are recorded" if events else "nothing changed since the last look"
+        return dg.SensorResult(skip_reason=words, cursor=json.dumps(looks), asset_events=events)
+
+    return sensor

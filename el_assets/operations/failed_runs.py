@@ -1,0 +1,66 @@
+"""What a run that died leaves in its log: which shards it had, how far it was, and why it ended.
+
+The same is posted to an address of yours, if `EL_FAILURE_WEBHOOK` names one: as JSON, `{"text": ...}`, which chat
+services take. It is no setting of a run, so that no run's page shows the address.
+"""
+
+import os
+from collections.abc import Sequence
+
+import dagster as dg
+
+from el_assets.operations.webhook import post
+from el_assets.partitions import corpus_shards, instruction_shards, registered_shards
+from el_assets.tables.failures import told_of_step
+from el_resources.addresses import without_secrets
+
+# A run over one partition has the last of these, over several the others.
+FIRST, LAST, ONLY = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end", "dagster/partition"
+
+
+def shards_of_run(run: dg.DagsterRun, instance: dg.DagsterInstance) -> list[str]:
+    """The registered shards that the run was launched for; none for a run without."""
+    first = run.tags.get(FIRST, run.tags.get(ONLY))
+    last = run.tags.get(LAST, first)
+    for partitions in (corpus_shards, instruction_shards):
+        registered = registered_shards(instance, partitions)
+        if first in registered and last in registered:
+            return registered[registered.index(first) : registered.index(last) + 1]
+    return []
+
+
+def loss(run: dg.DagsterRun, shards: Sequence[str], steps: Sequence[str], cause: str) -> str:
+    """The message.
+
+    Args:
+        steps: those that had begun and not ended well.
+    """
+    held = f"{len(shards)} shards, {shards[0]} to {shards[-1]}" if shards else "no shards"
+    return (
+        f"{run.job_name} failed with {held}, in {', '.join(steps) or 'no step'}: {cause}\n"
+        "Tables that it had written stay; the next run over these shards makes only the rest."
+    )
+
+
+@dg.run_failure_sensor(
+    name="name_lost_shards",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Writes into the log of a run that failed which shards it had, in which step, and the cause; posts the "
+    "same to EL_FAILURE_WEBHOOK, if that is set.",
+)
+def name_lost_shards(context: dg.RunFailureSensorContext) -> None:
+    run, instance = context.dagster_run, context.instance
+    steps = [stats for stats in instance.get_run_step_stats(run.run_id) if stats.start_time]
+    unfinished = [stats.step_key for stats in steps if not stats.end_time or str(stats.status).endswith("FAILURE")]
+    message = without_secrets(loss(run, shards_of_run(run, instance), unfinished, _cause(context)))
+    instance.report_engine_event(message, run)
+    if address := os.environ.get("EL_FAILURE_WEBHOOK"):
+        post(address, message)
+
+
+def _cause(context: dg.RunFailureSensorContext) -> str:
+    """The first failed step's error in our words; what Dagster says of the run if no step failed, as on a lost node."""
+    for event in context.get_step_failure_events():
+        if (error := event.step_failure_data.error) is not None:
+            return told_of_step(error).with_shard
+    return (context.failure_event.message or "no cause recorded").strip()

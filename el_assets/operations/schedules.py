@@ -1,0 +1,310 @@
+"""Schedules that ask for what is missing or stale, if anything is, and sensors by which one job follows another. Off
+until a person switches them on.
+
+A run asks for one contiguous range that spans unfinished shards: shards in between that are up to date are skipped,
+which is cheaper than loading a model once per isolated shard. A range never spans a shard that its run could not make.
+Neither asks for anything while a run of the job is under way, so that ticks do not pile up.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from el_assets.operations.inventories import corpus_inventory, pool_inventory
+from el_assets.operations.jobs import Jobs
+from el_assets.operations.staleness import Inventory
+from el_assets.operations.status import AssetStatus, problems
+from el_assets.partitions import selected_fractions
+from el_assets.tables.recipes import CORPUS_TABLES, SEQUENCE_TABLES, sample_tables
+from el_resources.listed_names import listed
+from el_resources.settings import Settings
+
+UNDER_WAY = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+)
+
+Asked = Iterator[dg.RunRequest | dg.SkipReason]
+
+
+def range_tags(first: str, last: str) -> dict[str, str]:
+    """Run tags that ask for the registered shards from first to last."""
+    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+
+
+def spanning_ranges(
+    wanted: Collection[str], registered: Sequence[str], size: int, barred: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
+    """Ranges of at most `size` registered shards that hold all wanted ones and none that is barred, each beginning and
+    ending with a wanted one."""
+    asked, walls = set(wanted), set(barred)
+    held: list[int] = []
+    for number, shard in enumerate(registered):
+        if held and (shard in walls or number >= held[0] + size):
+            yield registered[held[0]], registered[held[-1]]
+            held = []
+        if shard in asked and shard not in walls:
+            held.append(number)
+    if held:
+        yield registered[held[0]], registered[held[-1]]
+
+
+def ask_for_index(inventory: Inventory) -> Asked:
+    """Runs of `build_index`; for the index alone where only it is stale."""
+    wanted = inventory.unfinished(CORPUS_TABLES)
+    yield from _ranges(inventory, wanted, barred=inventory.gone)
+    if not wanted:
+        if inventory.index().is_done or not inventory.has_chunks:
+            yield _up_to_date(inventory)
+        else:
+            yield dg.RunRequest(asset_selection=[dg.AssetKey("retrieval_index")])
+
+
+def ask_for_sequences(inventory: Inventory) -> Asked:
+    """Runs of `build_sequences` for shards whose chunks are done; those without wait for `build_index`."""
+    if inventory.index_misleads():
+        yield dg.SkipReason("the retrieval index holds chunks that changed or went; run build_index first")
+        return
+    waiting = {*inventory.unfinished(CORPUS_TABLES), *inventory.gone}
+    wanted = [shard for shard in inventory.unfinished(SEQUENCE_TABLES) if shard not in waiting]
+    yield from _ranges(inventory, wanted, barred=waiting)
+    if not wanted and waiting:
+        shown = listed([shard for shard in inventory.registered if shard in waiting])
+        yield dg.SkipReason(
+            f"{len(waiting)} of {len(inventory.registered)} registered shards wait for build_index: {shown}"
+        )
+    elif not wanted:
+        yield _up_to_date(inventory)
+
+
+def ask_for_samples(inventory: Inventory) -> Asked:
+    """Runs of `score_samples`."""
+    wanted = inventory.unfinished(sample_tables(inventory.settings))
+    yield from _ranges(inventory, wanted, barred=inventory.gone)
+    if not wanted:
+        yield _up_to_date(inventory)
+
+
+def ask_for_selection(inventory: Inventory) -> Asked:
+    """A run of `select_samples` where the pool or a setting of the ranking changed."""
+    tables = sample_tables(inventory.settings)
+    scored = [s for s in inventory.registered if all(inventory.table(t, s).is_done for t in tables)]
+    stale = [s for s in inventory.registered if s not in scored and inventory.table(tables[-1], s).state == "stale"]
+    fractions = selected_fractions.get_partition_keys()
+    if not scored or stale:
+        shown = f": {listed(stale)}" if stale else ""
+        yield dg.SkipReason(
+            f"{len(scored)} registered shards are scored and {len(stale)} wait for score_samples{shown}"
+        )
+    elif inventory.influence().is_done and all(inventory.subset(fraction).is_done for fraction in fractions):
+        yield _up_to_date(inventory)
+    else:
+        yield dg.RunRequest(tags=range_tags(fractions[0], fractions[-1]))
+
+
+def _ranges(inventory: Inventory, wanted: Sequence[str], barred: Collection[str]) -> Asked:
+    for first, last in spanning_ranges(wanted, inventory.registered, inventory.settings.shards_per_run, barred):
+        yield dg.RunRequest(tags=range_tags(first, last))
+
+
+def _with_key(asked: dg.RunRequest | dg.SkipReason, key: str) -> dg.RunRequest | dg.SkipReason:
+    """A tick that is tried again starts no run twice."""
+    return asked.with_replaced_attrs(run_key=key) if isinstance(asked, dg.RunRequest) else asked
+
+
+def reasons(inventory: Inventory, tables: Sequence[str]) -> Iterator[str]:
+    """What keeps the tables of the registered shards from being done, and of which: a line for each table and reason.
+
+    Example:
+        verified_pairs: stale: setting epsilon was 0.4, is 0.5: 12 shards: a.parquet, b.parquet and 10 more
+    """
+    for table in tables:
+        status = AssetStatus.of(table, ((shard, inventory.table(table, shard)) for shard in inventory.registered))
+        for reason, shards in problems(status).items():
+            yield f"{table}: {reason}: {len(shards)} shards: {listed(shards)}"
+
+
+def in_words(asked: dg.RunRequest | dg.SkipReason, job: str) -> str:
+    """A line for a tick's log."""
+    if isinstance(asked, dg.SkipReason):
+        return asked.skip_message or "nothing is asked for"
+    ends = [asked.tags[tag] for tag in range_tags("", "") if tag in asked.tags]
+    return f"asks for {job}: {f'{ends[0]} to {ends[1]}' if ends else 'the index alone'}"
+
+
+def _up_to_date(inventory: Inventory) -> dg.SkipReason:
+    return dg.SkipReason(f"all {len(inventory.registered)} registered shards are up to date")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Automated:
+    """A job that a schedule or a sensor asks for.
+
+    Attributes:
+        job: its name.
+        tables: returns the tables whose states a tick's log explains.
+        waits_for: jobs whose runs must have ended first: sequences made from half an index stay as they are.
+    """
+
+    job: str
+    ask: Callable[[Inventory], Asked]
+    inventory_of: Callable[[dg.DagsterInstance, Settings], Inventory]
+    tables: Callable[[Settings], Sequence[str]]
+    waits_for: tuple[str, ...] = ()
+
+    def answer(
+        self, context: dg.ScheduleEvaluationContext | dg.RunStatusSensorContext, settings: Settings, key: str
+    ) -> Asked:
+        """Runs, or why there are none; the tick's log says which shards are not done and why.
+
+        Args:
+            key: begins the keys of the runs, so that a tick that is tried again starts none twice.
+        """
+        for job in (self.job, *self.waits_for):
+            running = context.instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=UNDER_WAY))
+            if running:
+                context.log.info(f"{running} runs of {job} are under way")
+                yield dg.SkipReason(f"{running} runs of {job} are under way")
+                return
+        inventory = self.inventory_of(context.instance, settings)
+        asked = list(self.ask(inventory))
+        for line in (*reasons(inventory, self.tables(inventory.settings)), *(in_words(one, self.job) for one in asked)):
+            context.log.info(line)
+        yield from (_with_key(one, f"{key}:{number}") for number, one in enumerate(asked))
+
+
+INDEX = Automated(
+    job="build_index", ask=ask_for_index, inventory_of=corpus_inventory, tables=lambda settings: CORPUS_TABLES
+)
+SEQUENCES = Automated(
+    job="build_sequences",
+    ask=ask_for_sequences,
+    inventory_of=corpus_inventory,
+    tables=lambda settings: SEQUENCE_TABLES,
+    waits_for=("build_index",),
+)
+SAMPLES = Automated(job="score_samples", ask=ask_for_samples, inventory_of=pool_inventory, tables=sample_tables)
+SELECTION = Automated(
+    job="select_samples",
+    ask=ask_for_selection,
+    inventory_of=pool_inventory,
+    tables=sample_tables,
+    waits_for=("score_samples",),
+)
+
+
+def _schedule(name: str, jobs: Jobs, automated: Automated, cron: str, what: str) -> dg.ScheduleDefinition:
+    """A schedule that is off until a person switches it on."""
+    job = jobs.named(automated.job)
+
+    @dg.schedule(
+        name=name,
+        job=job,
+        cron_schedule=cron,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"{what} Asks for nothing if nothing is missing or stale, or while a run of {job.name} is under "
+        "way; the log of a tick says which shards and why. EL_BACKFILL_EVERY_HOURS says how often, EL_SHARDS_PER_RUN "
+        "how many shards a run takes.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext, settings: Settings) -> Asked:
+        yield from automated.answer(context, settings, str(context.scheduled_execution_time))
+
+    return schedule
+
+
+def schedules(every_hours: int, jobs: Jobs) -> list[dg.ScheduleDefinition]:
+    """All schedules; daily ones run by night, an hour apart and more, since each needs what the one before made."""
+
+    def cron(minute: int, hour: int) -> str:
+        return f"0 {hour} * * *" if every_hours == 24 else f"{minute} */{every_hours} * * *"
+
+    return [
+        _schedule(
+            "backfill_index",
+            jobs,
+            INDEX,
+            cron(0, 2),
+            "Reads, chunks and indexes the registered shards whose documents or chunks are missing or stale, and takes "
+            "the rows of removed shards out of the index.",
+        ),
+        _schedule(
+            "backfill_sequences",
+            jobs,
+            SEQUENCES,
+            cron(30, 4),
+            "Finishes the registered shards of which an EntropyLong table is missing or stale. The sensor "
+            "sequences_follow_index does so as soon as an index is built.",
+        ),
+        _schedule(
+            "backfill_samples",
+            jobs,
+            SAMPLES,
+            cron(15, 3),
+            "Scores the registered instruction shards of which a table is missing or stale.",
+        ),
+        _schedule(
+            "backfill_selection",
+            jobs,
+            SELECTION,
+            cron(45, 5),
+            "Ranks the pool of instruction samples and selects again if it or a setting of the ranking changed. The "
+            "sensor selection_follows_scores does so as soon as samples are scored.",
+        ),
+    ]
+
+
+def _follows(name: str, jobs: Jobs, automated: Automated, after: Automated, what: str) -> dg.SensorDefinition:
+    """A sensor that asks for a job when a run of another one, or of the job itself, has succeeded.
+
+    A run of the job itself may have kept it from asking while the other one ended. What that run left undone is not
+    asked for again, which would go on for ever.
+    """
+    job = jobs.named(automated.job)
+
+    @dg.run_status_sensor(
+        name=name,
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        monitored_jobs=[jobs.named(after.job), job],
+        request_job=job,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"{what} Asks for nothing if nothing is missing or stale, or while a run of {job.name} is under "
+        "way; the log of a tick says which shards and why. EL_SHARDS_PER_RUN says how many shards a run takes.",
+    )
+    def sensor(context: dg.RunStatusSensorContext, settings: Settings) -> list[dg.RunRequest] | dg.SkipReason:
+        run = context.dagster_run
+        asked = list(automated.answer(context, settings, run.run_id))
+        runs = [one for one in asked if isinstance(one, dg.RunRequest)]
+        again = [one for one in runs if run.job_name == job.name and _range_of(one.tags) == _range_of(run.tags)]
+        if again:
+            return dg.SkipReason(f"{job.name} has just been run for the same shards and left them undone; see its log")
+        return runs or next(one for one in asked if isinstance(one, dg.SkipReason))
+
+    return sensor
+
+
+def _range_of(tags: Mapping[str, str]) -> list[str | None]:
+    return [tags.get(tag) for tag in range_tags("", "")]
+
+
+def following_sensors(jobs: Jobs) -> list[dg.SensorDefinition]:
+    """Sensors by which the second half of the graph follows the first without waiting for its schedule."""
+    return [
+        _follows(
+            "sequences_follow_index",
+            jobs,
+            SEQUENCES,
+            INDEX,
+            "When build_index has succeeded, finishes the registered shards of which an EntropyLong table is missing "
+            "or stale.",
+        ),
+        _follows(
+            "selection_follows_scores",
+            jobs,
+            SELECTION,
+            SAMPLES,
+            "When score_samples has succeeded, ranks the pool of instruction samples and selects again.",
+        ),
+    ]

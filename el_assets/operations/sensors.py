@@ -1,0 +1,168 @@
+"""Sensors that follow a source: shards that came are registered, those that changed are told, those that went removed.
+
+A tick compares the source's listing with the registered shards, and each shard's fingerprint (hash or entity tag of its
+content) with the one that the cursor remembers. It writes nothing itself, so that evaluating one for a look is safe:
+new shards are registered by Dagster, and removal is a run of `remove_shards`. What came or changed is made by the
+schedules, which know it by the tables' stamps.
+
+A source that cannot be listed fails the tick. One from which more than half of the registered shards are gone is taken
+for a faulty one: no table is removed unless `remove_many_shards` says so. Shards without any table do not count:
+nothing is lost with them.
+"""
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import dagster as dg
+
+from el_assets.operations.removal import KINDS, Departures, removal_of, remove_shards
+from el_assets.operations.schedules import UNDER_WAY
+from el_assets.partitions import ShardedSource, registered_shards
+from el_resources.listed_names import listed
+from el_resources.settings import Settings
+from el_resources.sources.shard_files import still_there
+
+# Bytes of the hashes that stand for a shard's name and content in a cursor, which every tick stores again.
+NAME_BYTES, CONTENT_BYTES = 5, 3
+REMOVALS_UNDER_WAY = dg.RunsFilter(job_name=remove_shards.name, statuses=UNDER_WAY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What a source holds now against what is registered and remembered; shards by name, in order."""
+
+    came: Sequence[str]
+    changed: Sequence[str]
+    went: Sequence[str]
+    registered: Sequence[str]
+    passed_over: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.came or self.changed or self.went)
+
+    def in_words(self) -> str:
+        found = [
+            f"{len(shards)} {what}: {listed(shards)}"
+            for what, shards in (("came", self.came), ("changed", self.changed), ("went", self.went))
+            if shards
+        ]
+        found += [
+            f"{shard} is no shard any more, and keeps its tables: {why}" for shard, why in self.passed_over.items()
+        ]
+        return "; ".join(found) or f"nothing changed in {len(self.registered)} shards"
+
+
+def find_changes(
+    fingerprints: Mapping[str, str],
+    registered: Sequence[str],
+    cursor: str | None,
+    passed_over: Mapping[str, str] | None = None,
+) -> Changes:
+    """Compare a listing with the registered shards and with a cursor.
+
+    Args:
+        fingerprints: of every shard that the source has.
+        cursor: what `cursor_of` made at an earlier tick; None at the first, which finds none changed.
+        passed_over: files of the source that are no shards; a shard of which one is did not go.
+    """
+    unlisted = [shard for shard in registered if shard not in fingerprints]
+    held = still_there(unlisted, passed_over or {})
+    known, remembered = set(registered), _remembered(cursor)
+    return Changes(
+        came=[shard for shard in fingerprints if shard not in known],
+        changed=[
+            shard
+            for shard, fingerprint in fingerprints.items()
+            if shard in known and remembered.get(_short(shard, NAME_BYTES), b"") not in (b"", _content(fingerprint))
+        ],
+        went=[shard for shard in unlisted if shard not in held],
+        registered=registered,
+        passed_over=held,
+    )
+
+
+def cursor_of(fingerprints: Mapping[str, str]) -> str:
+    """A cursor of 11 characters a shard: enough to notice a change, too short to prove that there is none."""
+    entries = sorted(_short(shard, NAME_BYTES) + _content(fingerprint) for shard, fingerprint in fingerprints.items())
+    return json.dumps({"version": 1, "shards": b64encode(b"".join(entries)).decode()})
+
+
+def _remembered(cursor: str | None) -> dict[bytes, bytes]:
+    if not cursor:
+        return {}
+    packed, size = b64decode(json.loads(cursor)["shards"]), NAME_BYTES + CONTENT_BYTES
+    entries = (packed[start : start + size] for start in range(0, len(packed), size))
+    return {entry[:NAME_BYTES]: entry[NAME_BYTES:] for entry in entries}
+
+
+def _content(fingerprint: str) -> bytes:
+    return _short(fingerprint, CONTENT_BYTES)
+
+
+def _short(text: str, n_bytes: int) -> bytes:
+    return blake2b(text.encode(), digest_size=n_bytes).digest()
+
+
+def listing(name: str, settings: Settings) -> tuple[ShardedSource, dict[str, str]]:
+    """Return a source, opened, and the fingerprint of each shard that it lists.
+
+    Raises:
+        ValueError: it lists none.
+    """
+    source = KINDS[name].open_source(settings)
+    fingerprints = {shard: source.shard_fingerprint(shard) for shard in source.shards()}
+    if not fingerprints:
+        raise ValueError(f"{source.uri!r} lists no shard; check {KINDS[name].variable}")
+    return source, fingerprints
+
+
+def _answer(context: dg.SensorEvaluationContext, settings: Settings, name: str) -> dg.SensorResult:
+    """What a tick over a kind of shards asks for."""
+    kind, (source, fingerprints) = KINDS[name], listing(name, settings)
+    registered = registered_shards(context.instance, kind.partitions)
+    changes = find_changes(fingerprints, registered, context.cursor, source.passed_over())
+    departures = Departures.of(kind, settings, changes.registered, changes.went)
+    going, words, runs = departures.removable(settings), changes.in_words(), list[dg.RunRequest]()
+    if departures.ghosts:
+        words += f". Without any table here, left from another source or store: {listed(departures.ghosts)}"
+    if len(going) < len(changes.went):
+        words += f". No table is removed: {departures.refusal(source.uri)}"
+    if going and not context.instance.get_runs_count(REMOVALS_UNDER_WAY):
+        runs = [removal_of(name, [shard for shard in changes.went if shard in set(going)])]
+    context.log.info(words)
+    return dg.SensorResult(
+        skip_reason=None if runs else words,
+        run_requests=runs,
+        cursor=cursor_of(fingerprints),
+        dynamic_partitions_requests=[kind.partitions.build_add_request(list(changes.came))] if changes.came else [],
+    )
+
+
+def _sensor(name: str, kind: str, every_seconds: int, what: str) -> dg.SensorDefinition:
+    """A sensor that is off until a person switches it on."""
+
+    @dg.sensor(
+        name=name,
+        job=remove_shards,
+        minimum_interval_seconds=every_seconds,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): registers shards that appear in {what} "
+        f"({KINDS[kind].variable}), tells which changed, and removes the tables of those whose files went, but never "
+        "more than half at once (EL_REMOVE_MANY_SHARDS). Computes nothing: the schedules make what is missing or "
+        "stale. A source that cannot be listed fails the tick and changes nothing.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult:
+        return _answer(context, settings, kind)
+
+    return sensor
+
+
+def sensors(every_seconds: int) -> list[dg.SensorDefinition]:
+    """All sensors."""
+    return [
+        _sensor("follow_corpus", "corpus", every_seconds, "the corpus"),
+        _sensor("follow_instructions", "instructions", every_seconds, "the pool of instruction samples"),
+    ]

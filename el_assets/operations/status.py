@@ -1,0 +1,222 @@
+"""The state of the whole workspace: how many shards of each asset are done, missing and stale, which, and why."""
+
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dagster as dg
+
+from el_assets.operations.inventories import corpus_inventory, pool_inventory
+from el_assets.operations.staleness import Finding, Inventory
+from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
+from el_assets.parts import FRACTIONS
+from el_assets.tables.recipes import CORPUS_TABLES, SEQUENCE_TABLES, sample_tables
+from el_resources.addresses import without_secrets
+from el_resources.listed_names import NAMES_SHOWN, listed
+from el_resources.settings import Settings
+from el_resources.store.shard_tables import UNPARTITIONED
+
+
+@dataclass(kw_only=True)
+class AssetStatus:
+    """What became of an asset's partitions.
+
+    Attributes:
+        missing_because: why a missing partition's files do not count, if they are there.
+        stale: partitions, and why each is stale.
+    """
+
+    asset: str
+    done: int = 0
+    missing: list[str] = field(default_factory=list)
+    missing_because: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    stale: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, asset: str, findings: Iterable[tuple[str, Finding]]) -> "AssetStatus":
+        status = cls(asset=asset)
+        for partition, finding in findings:
+            if finding.is_done:
+                status.done += 1
+            elif finding.state == "missing":
+                status.missing.append(partition)
+                status.missing_because |= {partition: finding.why} if finding.why else {}
+            else:
+                status.stale[partition] = finding.why
+        return status
+
+    @property
+    def is_done(self) -> bool:
+        return not (self.missing or self.stale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceStatus:
+    """The assets that a source feeds, how its listing differs from what is registered, and which files were not read.
+
+    Attributes:
+        unreadable: why, by shard; its tables are those from before, or empty.
+    """
+
+    uri: str
+    shards: int
+    not_registered: Sequence[str]
+    gone: Sequence[str]
+    unreadable: Mapping[str, str]
+    assets: Sequence[AssetStatus]
+
+    @property
+    def is_done(self) -> bool:
+        return not (self.not_registered or self.gone or self.unreadable) and all(asset.is_done for asset in self.assets)
+
+    def only(self, names: Container[str]) -> "SourceStatus":
+        """What it says of these assets."""
+        return replace(self, assets=[asset for asset in self.assets if asset.asset in names])
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "source": self.uri,
+            "shards": self.shards,
+            "not_registered": list(self.not_registered),
+            "gone": list(self.gone),
+            "unreadable": dict(self.unreadable),
+            "assets": {
+                a.asset: {
+                    "done": a.done,
+                    "missing": a.missing,
+                    "missing_because": a.missing_because,
+                    "stale": a.stale,
+                }
+                for a in self.assets
+            },
+        }
+
+
+def corpus_status(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    *,
+    source: ShardedSource | None = None,
+    verify: bool = False,
+) -> SourceStatus:
+    """Return the state of documents to packed sequences.
+
+    Args:
+        source: the opened corpus; opened here if None.
+        verify: read every table and compare it with its digest.
+    """
+    inventory = corpus_inventory(instance, settings, source, verify=verify)
+    index = AssetStatus.of("retrieval_index", [(UNPARTITIONED, inventory.index())])
+    first, rest = _by_shard(inventory, CORPUS_TABLES), _by_shard(inventory, SEQUENCE_TABLES)
+    return _status(settings.corpus, inventory, [*first, index, *rest])
+
+
+def pool_status(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    fractions: Sequence[str] = tuple(FRACTIONS),
+    *,
+    source: ShardedSource | None = None,
+    verify: bool = False,
+) -> SourceStatus:
+    """Return the state of instruction samples to selected subsets, those of these fractions; the rest as above."""
+    inventory = pool_inventory(instance, settings, source, verify=verify)
+    samples = _by_shard(inventory, sample_tables(settings))
+    influence = AssetStatus.of("influence_scores", [(UNPARTITIONED, inventory.influence())])
+    subsets = AssetStatus.of("selected_subsets", ((fraction, inventory.subset(fraction)) for fraction in fractions))
+    return _status(settings.instructions, inventory, [*samples, influence, subsets])
+
+
+def _by_shard(inventory: Inventory, tables: Sequence[str]) -> list[AssetStatus]:
+    shards = inventory.registered
+    inventory.tables.read_ahead(tables, shards)
+    return [AssetStatus.of(name, ((shard, inventory.table(name, shard)) for shard in shards)) for name in tables]
+
+
+def _status(uri: str, inventory: Inventory, assets: Sequence[AssetStatus]) -> SourceStatus:
+    registered = set(inventory.registered)
+    stamps = ((shard, inventory.tables.stamp(assets[0].asset, shard)) for shard in inventory.registered)
+    return SourceStatus(
+        uri=without_secrets(uri),
+        shards=len(registered),
+        not_registered=sorted(inventory.listed - registered),
+        gone=inventory.gone,
+        unreadable={shard: s.facts["unreadable"] for shard, s in stamps if s and "unreadable" in s.facts},
+        assets=assets,
+    )
+
+
+def made_again(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    sources: Mapping[str, ShardedSource],
+    chosen: Mapping[str, Sequence[str]],
+    assets: Container[str],
+) -> Iterator[str]:
+    """Yield a line for each asset of which a run makes tables again, and why; nothing if it is told to make all.
+
+    Args:
+        sources: opened sources by kind, `corpus` and `instructions`.
+        chosen: the run's shards, by kind.
+        assets: that the run makes.
+
+    Example:
+        entropy_maps: 4 tables made again: setting alpha was 1.5, is 1.25
+    """
+    of_kind = {
+        "corpus": (corpus_inventory, (*CORPUS_TABLES, *SEQUENCE_TABLES)),
+        "instructions": (pool_inventory, sample_tables(settings)),
+    }
+    for kind, source in sources.items() if not settings.force else ():
+        inventory_of, tables = of_kind[kind]
+        try:
+            inventory = inventory_of(instance, settings, source)
+            yield from _made_again(inventory, chosen[kind], [name for name in tables if name in assets])
+        except (OSError, ValueError):  # the run's steps meet it too, and tell of it
+            continue
+
+
+def _made_again(inventory: Inventory, shards: Sequence[str], tables: Sequence[str]) -> Iterator[str]:
+    inventory.tables.read_ahead(tables, shards)
+    for name in tables:
+        status = AssetStatus.of(name, ((shard, inventory.table(name, shard)) for shard in shards))
+        causes = Counter("; ".join(why) for why in (*status.stale.values(), *status.missing_because.values()))
+        told = [cause if len(causes) == 1 else f"{cause} ({count})" for cause, count in causes.most_common()]
+        if told:
+            n_tables = causes.total()
+            yield f"{name}: {n_tables} table{'s' * (n_tables > 1)} made again: {'; '.join(told)}"
+
+
+def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:
+    """Lines for a terminal: counts of every asset, then what is not done, by reason."""
+    shown = None if all_names else NAMES_SHOWN
+    yield f"{status.uri}: {status.shards} registered shards"
+    if status.not_registered:
+        new = status.not_registered
+        yield f"  {len(new)} not registered: {listed(new, shown)}; {HOW_TO_REGISTER}"
+    if status.gone:
+        yield f"  {len(status.gone)} gone from the source: {listed(status.gone, shown)}"
+    for problem in list(status.unreadable.values())[:shown]:
+        yield f"  not read: {problem}"
+    if shown and (more := len(status.unreadable) - shown) > 0:
+        yield f"  not read: {more} more; --shards names them"
+    width = max(len(asset.asset) for asset in status.assets)
+    yield f"  {'':<{width}}  {'done':>7}  {'missing':>7}  {'stale':>7}"
+    for asset in status.assets:
+        yield f"  {asset.asset:<{width}}  {asset.done:>7,}  {len(asset.missing):>7,}  {len(asset.stale):>7,}"
+    for asset in status.assets:
+        for reason, partitions in problems(asset).items():
+            where = "" if partitions == [UNPARTITIONED] else f": {listed(partitions, shown)}"
+            yield f"  {asset.asset}: {reason}{where}"
+
+
+def problems(asset: AssetStatus) -> dict[str, list[str]]:
+    """Partitions by what keeps them from being done; several reasons of one are joined."""
+    found = defaultdict[str, list[str]](list)
+    for partition in asset.missing:
+        why = asset.missing_because.get(partition)
+        found[f"missing: {'; '.join(why)}" if why else "missing"].append(partition)
+    for partition, why in asset.stale.items():
+        found[f"stale: {'; '.join(why)}"].append(partition)
+    return found

@@ -1,0 +1,95 @@
+"""Checks that show in the UI what `python -m el_assets status` prints, on the asset that ends each half of the graph.
+
+A warning: runs of some shards leave others missing, and what a run made is good whatever else is stale. The sensor
+`tell_what_changed` gives their results between runs.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import dagster as dg
+
+from el_assets.entropylong.assets import packed_sequences
+from el_assets.gateau.assets import selected_subsets
+from el_assets.operations.status import SourceStatus, corpus_status, pool_status, problems
+from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
+from el_resources.listed_names import listed
+from el_resources.settings import Settings
+
+
+class Look(Protocol):
+    """Function that finds the status of a source's tables; it opens the source unless it is given."""
+
+    def __call__(
+        self, instance: dg.DagsterInstance, settings: Settings, /, *, source: ShardedSource | None = None
+    ) -> SourceStatus: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusCheck:
+    """What a check tells of."""
+
+    asset: dg.AssetsDefinition
+    name: str
+    look: Look
+    description: str
+
+    def result(
+        self, instance: dg.DagsterInstance, settings: Settings, source: ShardedSource | None = None
+    ) -> dg.AssetCheckResult:
+        """What `status` finds now; a warning that says why, if it cannot look."""
+        try:
+            return status_result(self.look(instance, settings, source=source))
+        except (OSError, ValueError) as error:  # an unreachable source fails no run that did not need it
+            return cannot_look(error)
+
+    def definition(self) -> dg.AssetChecksDefinition:
+        @dg.asset_check(asset=self.asset, name=self.name, description=self.description)
+        def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
+            return self.result(context.instance, settings)
+
+        return check
+
+
+def cannot_look(error: Exception) -> dg.AssetCheckResult:
+    """Return the warning of a check whose source or store cannot be read."""
+    return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
+
+
+def status_result(status: SourceStatus) -> dg.AssetCheckResult:
+    """Passed where everything is done; else counts as metadata, and the first that is not."""
+    lines = [f"{a.asset}: {why}: {listed(shards)}" for a in status.assets for why, shards in problems(a).items()]
+    if status.not_registered:
+        lines.insert(0, f"not registered: {listed(status.not_registered)}; {HOW_TO_REGISTER}")
+    if status.gone:
+        lines.insert(0, f"gone from the source: {listed(status.gone)}")
+    lines[:0] = [f"not read: {problem}" for problem in status.unreadable.values()]
+    table = "\n".join(
+        ["| asset | done | missing | stale |", "|---|---|---|---|"]
+        + [f"| {a.asset} | {a.done} | {len(a.missing)} | {len(a.stale)} |" for a in status.assets]
+    )
+    return dg.AssetCheckResult(
+        passed=status.is_done,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=lines[0] if lines else None,
+        metadata={"tables": dg.MetadataValue.md(table), "not_done": dg.MetadataValue.json(lines)},
+    )
+
+
+STATUS_CHECKS = {
+    "corpus": StatusCheck(
+        asset=packed_sequences,
+        name="every_shard_is_current",
+        look=corpus_status,
+        description="Every table of every registered corpus shard, and the index, is there and follows from source, "
+        "settings and models.",
+    ),
+    "instructions": StatusCheck(
+        asset=selected_subsets,
+        name="the_selection_is_current",
+        look=pool_status,
+        description="Every table of every registered instruction shard, the ranking and the subsets are there and "
+        "follow from source, settings and models.",
+    ),
+}
+CHECKS = [check.definition() for check in STATUS_CHECKS.values()]

@@ -1,0 +1,33 @@
+"""What a materialization shows in the UI: rows, columns, place, cost, settings and models, per partition."""
+
+from typing import Any
+
+import dagster as dg
+
+from el_assets.tables.schemas import TABLES, dagster_schema
+from el_resources.addresses import without_secrets
+from el_resources.store.shard_tables import ShardTables, Stamp
+
+
+def table_metadata(tables: ShardTables, stamp: Stamp, *, skipped: bool) -> dict[str, Any]:
+    """Metadata of one stored table. A skipped one shows what its making cost then, and that it cost nothing now."""
+    path = tables.path(stamp.asset, stamp.partition)
+    facts = dict(stamp.facts)
+    metadata: dict[str, Any] = {
+        "dagster/row_count": facts.pop("rows"),
+        "dagster/uri": without_secrets(str(path)),
+        "bytes": path.stat().st_size,
+        "skipped": skipped,
+        "fingerprint": stamp.fingerprint,
+        "settings": dg.MetadataValue.json(dict(stamp.settings)),
+        "forwards_in_this_run": 0 if skipped else facts.get("forwards", 0),
+    }
+    if stamp.asset in TABLES:
+        metadata["dagster/column_schema"] = dagster_schema(stamp.asset)
+    if stamp.pinned:
+        metadata["pinned"] = dg.MetadataValue.json(dict(stamp.pinned))
+    return {**metadata, **{name: _shown(value) for name, value in facts.items() if value is not None}}
+
+
+def _shown(value: Any) -> Any:
+    return dg.MetadataValue.json(value) if isinstance(value, (dict, list)) else value

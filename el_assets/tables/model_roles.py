@@ -1,0 +1,148 @@
+"""The models that tables depend on, by role: their fingerprints, and in words why one is not that of a table.
+
+The fingerprint of a model that scores holds the dtype of its weights. With EL_DTYPE=auto that is float32 on a CPU and
+the checkpoint's own on a GPU, so it depends on the machine. A table that is made now is made in this machine's; a table
+that is there counts as up to date in either, so that a laptop without a GPU does not take a GPU's tables for stale.
+Scores of two dtypes are never mixed: a step whose inputs were scored in the other one is refused, and so is a reader
+over shards. Nothing here imports torch but `ModelChoice.place`, which is asked only if a table is made.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property, partial
+from typing import Any
+
+from el_resources.models.causal_lm import PLACES, ModelChoice, Place, short_window
+from el_resources.models.model_files import DTYPES, model_fingerprint
+from el_resources.models.text_encoder import encoder_fingerprint
+from el_resources.settings import Settings
+from el_resources.store.shard_tables import Stamp
+
+# Roles whose fingerprint depends on the dtype of the weights.
+SCORED_ROLES = {"scorer", "short_reader"}
+# In `short_reader`, between the fingerprint of the long model and the short window that it is read in.
+WITHIN = " within "
+
+
+class OtherModelError(ValueError):
+    """A table's inputs were made with another model than the table would be."""
+
+
+class ModelRoles:
+    """The models of the roles of `Recipe.models` under one run's settings; fingerprints are computed once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._found: dict[tuple[str, Place], str] = {}
+
+    @cached_property
+    def scorer(self) -> ModelChoice:
+        """The model that scores; steps whose recipe has no model never ask for it."""
+        return ModelChoice.long(self.settings)
+
+    def fingerprints(
+        self, roles: Iterable[str], lineage: Mapping[str, Any], stored: Stamp | None = None
+    ) -> dict[str, str]:
+        """Return the fingerprints of a table's roles.
+
+        Args:
+            lineage: what its inputs were made under.
+            stored: the table that is judged, by the dtype of the scores that it is made from, or by its own; None if it
+                is made now.
+        """
+        wanted = list(roles)
+        place: Place = "cpu"  # any will do where the dtype is named, or plays no part
+        if SCORED_ROLES & set(wanted) and self.settings.dtype == "auto":
+            place = self.scorer.place() if stored is None else self._place_of(lineage, stored)
+        return {role: self.fingerprint(role, place) for role in wanted}
+
+    def fingerprint(self, role: str, place: Place = "cpu") -> str:
+        """Return the fingerprint of a role, with weights as they are read in a place."""
+        key = (role, place if role in SCORED_ROLES else "cpu")
+        if key not in self._found:
+            self._found[key] = self._computed(*key)
+        return self._found[key]
+
+    def _computed(self, role: str, place: Place) -> str:
+        settings, scorer = self.settings, self.scorer
+        match role:
+            case "scorer":
+                return scorer.fingerprint(place)
+            case "tokenizer":
+                return scorer.tokenizer_fingerprint()
+            case "window":
+                return str(scorer.window())
+            case "short_reader" if settings.hmg_form == "one_model":
+                return f"{scorer.fingerprint(place)}{WITHIN}{short_window(settings)}"
+            case "short_reader":
+                return ModelChoice.short(settings).fingerprint(place)
+            case "encoder":
+                return encoder_fingerprint(settings.encoder)
+        raise ValueError(f"no model has the role {role!r}")
+
+    def _place_of(self, lineage: Mapping[str, Any], stored: Stamp) -> Place:
+        scorer = lineage.get("scorer", stored.settings.get("scorer"))
+        return next((place for place in PLACES if self.fingerprint("scorer", place) == scorer), "cpu")
+
+    def refuse_others(self, asset: str, shard: str, lineage: Mapping[str, Any], models: Mapping[str, str]) -> None:
+        """Raise OtherModelError if the inputs are of another model: its ids and entropies mean nothing to this one."""
+        for role, fingerprint in models.items():
+            was = lineage.get(role, fingerprint)
+            if was == fingerprint:
+                continue
+            if role == "scorer" and (dtypes := self._dtypes(was, fingerprint)):
+                raise OtherModelError(
+                    f"{asset} of shard {shard!r} would mix scores of two dtypes: what it reads was scored with weights "
+                    f"in {dtypes[0]}, which EL_DTYPE=auto is on another machine, and here it is {dtypes[1]}; set "
+                    f"EL_DTYPE={dtypes[0]} to go on in that, or materialize entropy_maps for the shard first"
+                )
+            raise OtherModelError(
+                f"{asset} of shard {shard!r} would mix two models: what it reads was made with {role} {was}, "
+                f"the settings name {role} {fingerprint}; "
+                "materialize entropy_maps for the shard first, or restore the model"
+            )
+
+    def _dtypes(self, was: str, now: str) -> tuple[str, str] | None:
+        """The dtypes of two fingerprints of the scorer, if `auto` is what sets them apart."""
+        if self.settings.dtype != "auto":
+            return None
+        by_fingerprint = {self.fingerprint("scorer", place): self.scorer.weights_dtype(place) for place in PLACES}
+        return (by_fingerprint[was], by_fingerprint[now]) if {was, now} <= by_fingerprint.keys() else None
+
+    def as_auto(self, models: Mapping[str, str], dtype: object) -> dict[str, str]:
+        """Return fingerprints as earlier versions wrote them: with the word `auto` in place of the weights' dtype.
+
+        They are returned as they are unless all that sets the scorer apart is that word. Only tables of scores recorded
+        the dtype that `auto` came to, so that no other table of those versions can be told to be of this one.
+
+        Args:
+            dtype: the recorded one.
+        """
+        plain = partial(model_fingerprint, self.scorer.folder(), window=self.scorer.window_tokens or None)
+        if dtype not in DTYPES:
+            return dict(models)
+        named, auto = plain(dtype=str(dtype)), plain(dtype="auto")
+        return {
+            role: auto + made.removeprefix(named) if made.startswith(named) else made for role, made in models.items()
+        }
+
+    def why_other(self, role: str, stored: Stamp, now: str) -> str:
+        """Return in words why the fingerprint of a role is not the one that a table was made with."""
+        model, _, window = str(stored.settings.get(role)).partition(WITHIN)
+        model_now, _, window_now = now.partition(WITHIN)
+        if window and model == model_now:
+            return f"the short window was {window} tokens, is {window_now}"
+        if role not in SCORED_ROLES or bool(window) != bool(window_now):
+            return f"model changed: {role}"
+        plain = partial(model_fingerprint, self.scorer.folder(), window=self.scorer.window_tokens or None)
+        if model == plain(dtype="auto"):
+            dtype = stored.facts.get("dtype")
+            known = f" ({dtype} then)" if dtype else ""
+            known += "; a run takes its scores over" if self.as_auto({role: now}, dtype) != {role: now} else ""
+            return f"an earlier version's fingerprint has `auto` in place of the weights' dtype{known}"
+        of_dtype = {plain(dtype=dtype): dtype for dtype in DTYPES}
+        if model not in of_dtype:
+            return f"model changed: {role}"
+        placed = self.scorer.placed_tokens()
+        if placed is not None and placed.bos_id != placed.own_bos_id:
+            return f"texts were scored after the checkpoint's own BOS, are after {self.scorer.tokenizer().bos_token!r}"
+        return f"the dtype of the weights was {of_dtype[model]}, is {self.settings.dtype}"

@@ -1,0 +1,55 @@
+"""Progress of long steps: a bar in a terminal, and every few seconds a log line with rate and time left."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+from tqdm import tqdm
+
+from el_assets.tables.side_by_side import stop_if_abandoned
+
+LOG_EVERY_SECONDS = 10.0
+
+
+@contextmanager
+def progress(context: dg.AssetExecutionContext, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yields `advance(n)`, to be called with the units done since its last call.
+
+    The bar appears once the work has taken a second; shorter work shows none.
+
+    Args:
+        what: what is being done, with the shard.
+        total: units of work; 0 shows nothing.
+        unit: the unit's name.
+    """
+    started = last_logged = time.monotonic()
+    terminal = sys.stderr.isatty()
+    bar = tqdm(
+        total=total,
+        desc=what,
+        unit=f" {unit}",
+        unit_scale=True,
+        delay=1.0,
+        mininterval=0.2 if terminal else 5.0,
+        disable=total == 0,
+        leave=terminal,
+    )
+    try:
+
+        def advance(n: int) -> None:
+            nonlocal last_logged
+            stop_if_abandoned()
+            bar.update(n)
+            now = time.monotonic()
+            if now - last_logged >= LOG_EVERY_SECONDS and bar.n:
+                last_logged = now
+                rate = bar.n / (now - started)
+                context.log.info(
+                    f"{what}: {100 * bar.n / total:.0f} %, {rate:,.0f} {unit}/s, {(total - bar.n) / rate:,.0f} s left"
+                )
+
+        yield advance
+    finally:
+        bar.close()

@@ -1,0 +1,47 @@
+"""The code version that Dagster shows for an asset: another one if our code changes its table, or a setting does.
+
+So that the UI says *Unsynced* of the partitions that a changed setting concerns, and names the asset whose code version
+changed. It stands for what the recipes say (`el_assets.tables.recipes`) and is not part of a table's fingerprint:
+whether a table is made again is decided by those alone, and `python -m el_assets status` tells why.
+"""
+
+from collections.abc import Iterator
+
+from el_assets.tables.recipes import INDEX_SETTINGS, RECIPES, ROLE_SETTINGS
+from el_resources.settings import Settings
+from el_resources.store.shard_tables import digest
+
+# Inputs that span shards, which no recipe names.
+INPUTS_OVER_SHARDS = {
+    "retrieval_index": ("context_chunks",),
+    "influence_scores": ("hmg_scores", "cam_scores"),
+    "selected_subsets": ("influence_scores", "instruction_samples"),
+}
+VERSIONED = RECIPES.keys() | INPUTS_OVER_SHARDS.keys()
+DIGITS = 8
+
+
+def shown_version(asset: str, settings: Settings) -> str:
+    """The code version of an asset under the settings, such as `1-711fd255`; its inputs' count as well."""
+    versions = {name: RECIPES[name].code_version for name in _made_from(asset) if name in RECIPES}
+    names = {name for made in versions for name in _settings_of(made)}
+    if "retrieval_index" in _made_from(asset):
+        names.update(INDEX_SETTINGS)
+    chosen = settings.subset(tuple(names))
+    return f"{versions.get(asset, '1')}-{digest({'versions': versions, 'settings': chosen})[:DIGITS]}"
+
+
+def _made_from(asset: str) -> Iterator[str]:
+    """The asset, and all that it is made from."""
+    yield asset
+    inputs = INPUTS_OVER_SHARDS.get(asset) or RECIPES[asset].inputs
+    for name in inputs:
+        yield from _made_from(name)
+
+
+def _settings_of(asset: str) -> Iterator[str]:
+    """Settings that a recipe names, and those that choose its models."""
+    recipe = RECIPES[asset]
+    yield from recipe.settings
+    for role in recipe.models:
+        yield from ROLE_SETTINGS[role]

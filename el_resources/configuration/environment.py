@@ -1,0 +1,128 @@
+"""Variables of a workspace, read in one way by every entry: a shell, Dagster's servers, and their runs.
+
+Precedence, highest first: a variable given by a command's flag, `.env` in the working directory, the shell. `.env` wins
+over the shell because Dagster's own commands (`dagster dev`, the daemon, the code servers) read it so; a workspace that
+read it otherwise would serve one corpus in the UI and make another from the shell.
+"""
+
+import difflib
+import io
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+
+from el_resources.configuration.other_variables import refuse_bad_values
+
+PREFIX = "EL_"
+# Variables of the same prefix that are not settings of a run: where runs are executed, how many at once, where a
+# failure is told, and under which names browsers may reach the UI.
+OTHER_VARIABLES = {"EL_EXECUTION", "EL_RUNS_AT_ONCE", "EL_FAILURE_WEBHOOK", "EL_UI_HOSTS"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Layers of variables, each of which wins over those after it.
+
+    Attributes:
+        flags: variables that a command's flags stand for.
+        file: variables of `.env`.
+        shell: variables of the process.
+    """
+
+    flags: Mapping[str, str] = field(default_factory=dict)
+    file: Mapping[str, str] = field(default_factory=dict)
+    shell: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, flags: Mapping[str, str] | None = None) -> "Environment":
+        """Read the process's variables and `.env` in the working directory.
+
+        Raises:
+            ValueError: `.env` is there and cannot be read.
+        """
+        return cls(flags=flags or {}, file=read_env_file(Path.cwd() / ".env"), shell=dict(os.environ))
+
+    def values(self) -> dict[str, str]:
+        """All variables, each with the value that counts."""
+        return {**self.shell, **self.file, **self.flags}
+
+    def origin(self, variable: str) -> str:
+        """Name the layer that a variable comes from: `flag`, `.env` or `shell`; empty if none has it."""
+        layers = {"flag": self.flags, ".env": self.file, "shell": self.shell}
+        return next((name for name, layer in layers.items() if variable in layer), "")
+
+    def without_flags(self) -> "Environment":
+        """Return the layers that other commands and the UI see too."""
+        return Environment(file=self.file, shell=self.shell)
+
+    def enter(self) -> None:
+        """Give the file's variables that are no settings to this process, for those that read them there (HF_TOKEN)."""
+        others = {k: v for k, v in self.file.items() if not k.startswith(PREFIX) or k in OTHER_VARIABLES}
+        os.environ.update(others)
+
+
+def read_env_file(file: Path) -> dict[str, str]:
+    """Return the variables of a `.env` file, none if there is no such file.
+
+    Raises:
+        ValueError: it cannot be read, or has a line without a value, which dotenv would pass over.
+    """
+    if not (file.exists() or file.is_symlink()):
+        return {}
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read ({error}); repair it, or remove it") from error
+    for line in parse_stream(io.StringIO(text)):
+        if line.error or (line.key is not None and line.value is None):
+            shown = line.original.string.strip().splitlines()[0]
+            raise ValueError(f"{file}, line {line.original.line}: {shown!r} is not NAME=VALUE; repair or remove it")
+    return {name: value for name, value in dotenv_values(file).items() if value is not None}
+
+
+def settings_in(variables: Mapping[str, str], fields: Collection[str]) -> dict[str, str]:
+    """Return `{field: text}` for every `EL_<FIELD>`.
+
+    Raises:
+        ValueError: a name is misspelt, since ignoring it would change results; suggests the nearest one.
+    """
+    refuse_bad_values(variables)
+    named = {k: v for k, v in variables.items() if k.upper().startswith(PREFIX) and k not in OTHER_VARIABLES}
+    unknown = sorted(k for k in named if k not in map(variable_of, fields))
+    if unknown:
+        known = [variable_of(name) for name in fields] + sorted(OTHER_VARIABLES)
+        raise ValueError(
+            f"unknown setting {'; '.join(suggested(unknown, known))}. .env.example lists every EL_* variable"
+        )
+    return {field_of(k): v for k, v in named.items()}
+
+
+def suggested(unknown: Collection[str], known: Collection[str]) -> Iterator[str]:
+    """Yield each unknown name with the known one that it resembles most, if any does."""
+    for name in unknown:
+        near = [name.upper()] if name.upper() in known else difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+        yield f"{name} (did you mean {near[0]}?)" if near else name
+
+
+def variable_of(name: str) -> str:
+    """Return the variable of a setting: `EL_ALPHA` for `alpha`."""
+    return PREFIX + name.upper()
+
+
+def field_of(variable: str) -> str:
+    """Return the setting of a variable: `alpha` for `EL_ALPHA`."""
+    return variable.removeprefix(PREFIX).lower()
+
+
+def as_env_lines(variables: Mapping[str, str]) -> list[str]:
+    """Return lines for `.env` that give these variables back, quoted if they hold more than plain characters."""
+    return [f"{name}={_quoted(value)}" for name, value in variables.items()]
+
+
+def _quoted(value: str) -> str:
+    plain = all(c.isalnum() or c in "/._-:,@+*=" for c in value)
+    return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

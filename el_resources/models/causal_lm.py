@@ -1,0 +1,288 @@
+"""The Dagster resource that hands out scoring engines: one load per model and run, whatever the number of shards."""
+
+import functools
+import gc
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from el_resources.configuration.checked_values import naming
+from el_resources.models.checkpoint_dtype import checkpoint_dtype
+from el_resources.models.model_files import (
+    is_embedded,
+    model_fingerprint,
+    model_window,
+    read_config,
+    resolve_model,
+    tokenizer_fingerprint,
+)
+from el_resources.models.placed_tokens import PlacedTokens, may_have_chat_tokens
+from el_resources.models.tokenization import ModelTokenizer
+from el_resources.settings import Settings
+
+if TYPE_CHECKING:
+    from el_resources.scoring.engine import ScoringEngine
+
+
+RopeScaling = Literal["none", "dynamic"]
+# Where weights are read, as far as the dtype `auto` depends on it.
+Place = Literal["cpu", "gpu"]
+PLACES: tuple[Place, ...] = ("cpu", "gpu")
+# Share of the long window that is the short one if the settings name no short model of the long one's family.
+SHORT_SHARE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """A causal language model as the settings name it; nothing is loaded until it is asked for.
+
+    Attributes:
+        window_tokens: tokens that it reads at once; 0 for what its config states.
+        bos_token, end_of_text_token: names of the tokens that are placed; empty for the choice of placed_tokens.py.
+        variable: the setting that names it, for errors.
+    """
+
+    name: str
+    revision: str
+    dtype: str
+    device: str
+    trust_remote_code: bool
+    window_tokens: int = 0
+    bos_token: str = ""
+    end_of_text_token: str = ""
+    variable: str = field(default="EL_LONG_MODEL", compare=False)
+
+    @classmethod
+    def long(cls, settings: Settings) -> "ModelChoice":
+        """The model that scores the corpus."""
+        choice = cls._of(settings, settings.long_model, settings.long_model_revision)
+        return replace(choice, window_tokens=settings.long_window)
+
+    @classmethod
+    def short(cls, settings: Settings) -> "ModelChoice":
+        """Its short-window sibling."""
+        choice = cls._of(settings, settings.short_model, settings.short_model_revision)
+        return replace(choice, variable="EL_SHORT_MODEL")
+
+    @classmethod
+    def _of(cls, settings: Settings, name: str, revision: str) -> "ModelChoice":
+        return cls(
+            name=name,
+            revision=revision,
+            dtype=settings.dtype,
+            device=settings.device,
+            trust_remote_code=settings.trust_remote_code,
+            bos_token=settings.bos_token,
+            end_of_text_token=settings.end_of_text_token,
+        )
+
+    def folder(self) -> Path:
+        """The folder with its files; a hub model is downloaded first. Raises ValueError (see resolve_model)."""
+        with naming(self.variable):
+            return resolve_model(self.name, self.revision or None)
+
+    def config(self) -> dict[str, Any]:
+        """The model's config.json."""
+        with naming(self.variable):
+            return read_config(self.folder())
+
+    def checked_config(self) -> Any:
+        """Return the configuration as transformers reads it, for which torch is imported.
+
+        Raises:
+            ValueError: it is not that of a causal language model, or does not fit the tokenizer or the weights.
+        """
+        from el_resources.scoring.checkpoints import checked_config, refuse_other_weights
+
+        with naming(self.variable):
+            config = checked_config(self.folder(), trust_remote_code=self.trust_remote_code)
+            refuse_other_weights(self.folder(), config)
+            return config
+
+    def window(self) -> int:
+        """Tokens that the model reads at once, BOS included."""
+        with naming(self.variable):
+            return model_window(self.folder(), self.window_tokens or None)
+
+    def place(self) -> Place:
+        """Where this machine reads the model; with the device `auto` it asks torch whether there is a GPU."""
+        if self.device != "auto":
+            return "cpu" if self.device == "cpu" else "gpu"
+        from el_resources.scoring.loading import torch_device
+
+        return "cpu" if torch_device(self.device).type == "cpu" else "gpu"
+
+    def weights_dtype(self, place: Place | None = None) -> str:
+        """Return the dtype of the weights in memory: `auto` is float32 on a CPU and the checkpoint's own on a GPU.
+
+        Args:
+            place: where they are read; None for this machine.
+        """
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if (place or self.place()) == "cpu" else checkpoint_dtype(self.folder())
+
+    def fingerprint(self, place: Place | None = None) -> str:
+        """Return the hash of what scores depend on: weights, tokenizer, dtype, window, and another BOS than its own.
+
+        Kernels, batches and devices are not part of it: they move a score by rounding alone.
+        """
+        placed = self.placed_tokens()
+        return model_fingerprint(
+            self.folder(),
+            dtype=self.weights_dtype(place),
+            window=self.window_tokens or None,
+            bos_id=None if placed is None or placed.bos_id == placed.own_bos_id else placed.bos_id,
+        )
+
+    def tokenizer_fingerprint(self) -> str:
+        """Return the hash of what token ids depend on: the tokenizer, and ordinary tokens that the settings place."""
+        own, placed = tokenizer_fingerprint(self.folder()), self.placed_tokens()
+        if placed is None or not placed.kept_from_text:
+            return own
+        return hashlib.sha256("\n".join([own, *placed.kept_from_text]).encode()).hexdigest()
+
+    def other_end_of_text(self) -> str | None:
+        """Return name and id of the end-of-text token if it is another one than the checkpoint names; else None."""
+        placed = self.placed_tokens()
+        if placed is None or placed.end_of_text_id == placed.own_end_of_text_id:
+            return None
+        tokenizer = self.tokenizer()
+        return f"{tokenizer.end_of_text_token} ({tokenizer.eos_id})"
+
+    def placed_tokens(self) -> PlacedTokens | None:
+        """Return the choice of BOS and end-of-text; None if names alone say that it is the checkpoint's own."""
+        folder = self.folder()
+        if not (self.bos_token or self.end_of_text_token or may_have_chat_tokens(folder)):
+            return None
+        return _placed_tokens(self, tokenizer_fingerprint(folder))
+
+    def tokenizer(self) -> ModelTokenizer:
+        with naming(self.variable):
+            return ModelTokenizer.from_folder(
+                self.folder(),
+                trust_remote_code=self.trust_remote_code,
+                bos_token=self.bos_token,
+                end_of_text_token=self.end_of_text_token,
+            )
+
+
+@functools.lru_cache(maxsize=32)
+def _placed_tokens(choice: ModelChoice, fingerprint: str) -> PlacedTokens:
+    """Load a tokenizer once as long as its files stay the same."""
+    return choice.tokenizer().placed
+
+
+@dataclass(frozen=True)
+class ScorerTokens:
+    """Counts tokens of a model; its tokenizer is loaded when first counted."""
+
+    model: ModelChoice
+
+    @cached_property
+    def _tokenizer(self) -> ModelTokenizer:
+        return self.model.tokenizer()
+
+    def tokenizer_fingerprint(self) -> str:
+        return self.model.tokenizer_fingerprint()
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._tokenizer.encode(text))
+
+
+def short_window(settings: Settings) -> int:
+    """Return the tokens of the short window, BOS included.
+
+    That is the setting `short_window`; else the short model's own window; but a quarter of the long window if the short
+    model is the embedded one and the long model is not, because the two are no family.
+
+    Raises:
+        ValueError: it holds less than BOS and one token, or more than the long window, of which it is a part.
+    """
+    given, long_window = settings.short_window, ModelChoice.long(settings).window()
+    if given == 1:
+        raise ValueError(
+            "EL_SHORT_WINDOW=1 cannot hold BOS and one token; give at least 2, or 0 for the short model's own window"
+        )
+    if not given and is_embedded(settings.short_model) and not is_embedded(settings.long_model):
+        return max(2, long_window // SHORT_SHARE)
+    found = given or ModelChoice.short(settings).window()
+    if found > long_window:
+        named = (
+            f"EL_SHORT_WINDOW={found}" if given else f"the window of EL_SHORT_MODEL={settings.short_model}, {found},"
+        )
+        raise ValueError(
+            f"{named} is beyond the window of {settings.long_model}, {long_window} tokens; "
+            f"the short window is a part of it: set EL_SHORT_WINDOW to at most {long_window}"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    choice: ModelChoice
+    window: int | None
+    rope_scaling: RopeScaling
+
+
+class CausalLM(dg.ConfigurableResource):
+    """Scoring engines of a run, loaded on first use."""
+
+    _engines: "dict[_Loaded, ScoringEngine]" = PrivateAttr(default_factory=dict)
+    _loading: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+
+    def engine(
+        self, choice: ModelChoice, *, window: int | None = None, rope_scaling: RopeScaling = "none"
+    ) -> "ScoringEngine":
+        """The engine of a model; the same object for the same arguments until the run ends.
+
+        Args:
+            window: read up to so many tokens, where that is more than the model was trained on; None keeps its own
+            window. rope_scaling: `none`, or `dynamic` for dynamic NTK scaling of the rotary embeddings to that window.
+        """
+        key = _Loaded(choice, window, rope_scaling)
+        with self._loading:
+            if key not in self._engines:
+                from transformers.utils import logging as transformers_logging
+
+                from el_resources.scoring.engine import ScoringEngine
+
+                transformers_logging.disable_progress_bar()  # its loading bar would stand between ours
+                with (
+                    ScoringEngine.turn,
+                    naming(choice.variable),
+                ):  # a load beside a forward would spoil what that one learns of free memory
+                    self._engines[key] = ScoringEngine.from_folder(
+                        choice.folder(),
+                        bos_id=choice.tokenizer().bos_id,
+                        dtype=choice.weights_dtype(),
+                        device=choice.device,
+                        trust_remote_code=choice.trust_remote_code,
+                        window=window or choice.window_tokens or None,
+                        rope_scaling=rope_scaling,
+                    )
+            return self._engines[key]
+
+    @staticmethod
+    def shards_at_once(choice: ModelChoice) -> int:
+        """Two on a GPU, which scores one while the host works on the other; on a CPU both would want the same cores."""
+        from el_resources.scoring.loading import torch_device
+
+        return 1 if torch_device(choice.device).type == "cpu" else 2
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CausalLM"]:
+        """Frees the models when the run ends, so that a long-lived process does not keep them."""
+        try:
+            yield self
+        finally:
+            self._engines.clear()
+            gc.collect()

@@ -1,0 +1,93 @@
+"""Text that may be compressed, as a stream: gzip, bzip2, xz and Zstandard, told by content and not by name.
+
+Guarantees:
+- Members, frames and streams one after another are read as one; what follows the last and is none is an error, as is an
+  end before the end.
+- Memory is bounded whatever the file asks for: windows of at most 128 MiB (`zstd --long=27`; `xz -9` has 64 MiB).
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from el_resources.store.file_kinds import Compression
+
+READ_BUFFER_BYTES = 1 << 20
+PACKED_BLOCK_BYTES = 1 << 16
+XZ_MEMORY_BYTES = 160 << 20  # a dictionary of 128 MiB and its book-keeping
+
+Decoder = bz2.BZ2Decompressor | lzma.LZMADecompressor
+
+
+def decompressed(file: io.BufferedReader, compression: Compression) -> io.BufferedReader:
+    """The content of a compressed file."""
+    match compression:
+        case "gzip":
+            return buffered(gzip.GzipFile(fileobj=file))
+        case "bzip2":
+            return buffered(PackedStreams(file, bz2.BZ2Decompressor))
+        case "xz":
+            return buffered(PackedStreams(file, _xz_decoder))
+        case "zstd":  # Python 3.11 reads none; this decoder's own bound is 128 MiB
+            return buffered(pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))
+
+
+def buffered(raw: Any) -> io.BufferedReader:
+    """A file or stream with a buffer, whose first bytes can be looked at."""
+    return io.BufferedReader(raw, READ_BUFFER_BYTES)
+
+
+class PackedStreams(io.RawIOBase):
+    """The content of streams one after another.
+
+    Python's BZ2File and LZMAFile pass over a tail that is broken, and the latter takes no bound of memory.
+    """
+
+    def __init__(self, file: io.BufferedReader, new_decoder: Callable[[], Decoder]) -> None:
+        self._file = file
+        self._new_decoder = new_decoder
+        self._decoder = new_decoder()
+        self._ahead = b""  # bytes of the file that the decoder has not been given
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer but at the end, so that a look at the first bytes sees them all."""
+        filled = 0
+        while filled < len(buffer) and (content := self._next(len(buffer) - filled)):
+            buffer[filled : filled + len(content)] = content
+            filled += len(content)
+        return filled
+
+    def _next(self, max_bytes: int) -> bytes:
+        """Some of the content that follows; none at its end."""
+        while not self._decoder.eof or self._begin_next():
+            if self._decoder.needs_input and not self._ahead and not self._read_on():
+                raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+            given, self._ahead = (self._ahead, b"") if self._decoder.needs_input else (b"", self._ahead)
+            if content := self._decoder.decompress(given, max_bytes):
+                return content
+        return b""
+
+    def _begin_next(self) -> bool:
+        """Start with the next stream; False at the file's end. Zeros between streams are padding."""
+        self._ahead = self._decoder.unused_data.lstrip(b"\0")
+        while not self._ahead and self._read_on():
+            self._ahead = self._ahead.lstrip(b"\0")
+        if self._ahead:
+            self._decoder = self._new_decoder()
+        return bool(self._ahead)
+
+    def _read_on(self) -> bool:
+        self._ahead = self._file.read(PACKED_BLOCK_BYTES)
+        return bool(self._ahead)
+
+
+def _xz_decoder() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY_BYTES)

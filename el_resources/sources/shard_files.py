@@ -1,0 +1,304 @@
+"""Sources that are files: `parquet:` and `jsonl:` over a file, a folder (searched below) or a glob. One shard per file.
+
+Guarantees:
+- A shard's name is the file's path relative to the folder, or to the part of the glob before its first wildcard. It
+  depends on no other file, so new files rename nothing. Characters that a partition key may not hold are
+  percent-encoded, and so is the percent sign, which keeps any two names apart.
+- Credentials in an address (`https://user:password@host/…?signature`) open its files and name nothing.
+- Hidden files, bookkeeping and pointers are no shards, and `passed_over` says so; a file that is named outright always
+  is one.
+- A file that cannot be opened stays a shard, which fails alone. Its fingerprint says what is wrong with it.
+- The listing is taken once per object, at first use; open the source again to see files that came later.
+- A fingerprint is the hash of a file's bytes, remembered while its size and times stand still; in an object store it is
+  the entity tag, which the store makes anew whenever an object is written, so that nothing is downloaded to compare.
+
+Bytes are reached through fsspec: a path on this machine, or an address of any scheme that fsspec knows
+(`parquet:s3://bucket/prefix/*.parquet`, `jsonl:gs://…`); el_resources.store.object_stores says where credentials come
+from.
+"""
+
+import errno
+import os
+import re
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b, file_digest
+from pathlib import Path
+
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # fsspec ships no types
+from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
+
+from el_resources.addresses import one_line, secrets_kept, without_secrets
+from el_resources.sources.contracts import CorruptShardError, unknown_shard
+from el_resources.sources.file_formats import SUFFIXES, FileFormat
+from el_resources.sources.file_listing import Listing, list_files
+from el_resources.sources.not_shards import BY_NAME, Info
+from el_resources.store.object_stores import is_remote, is_s3, open_filesystem, s3_faults_named
+
+# Dagster refuses control characters and "..." in partition keys; the surrogates are a name's bytes that are not UTF-8.
+NOT_IN_SHARD_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff%]|\.(?=\.\.)")
+# Where file systems keep the hash or tag of what a file holds: S3, Google Cloud Storage, Azure.
+ENTITY_TAGS = ("ETag", "md5Hash", "content_md5", "etag")
+
+
+@dataclass(kw_only=True)
+class ShardFiles(ABC):
+    """The files of a source, one per shard: their names, places, fingerprints and formats.
+
+    Attributes:
+        location: the URI without its scheme.
+        variable: the setting that names the source, for errors.
+    """
+
+    uri: str
+    location: str
+    variable: str = "source"
+
+    def shards(self) -> list[str]:
+        with self.faults():
+            return list(self.paths)
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """Within it, faults of the place and of the network are a line with the setting, the place and the remedy."""
+        with secrets_kept(), setting_named(self.variable, self.location), self.place_faults():
+            yield
+
+    def path(self, shard: str) -> str:
+        """Where a shard lies in the file system. Raises ValueError for a shard that is not there."""
+        if shard not in self.paths:
+            raise unknown_shard(shard, self.uri, self.shards())
+        return self.paths[shard]
+
+    def fingerprint(self, shard: str, reader: tuple[object, ...]) -> str:
+        """Hash of the shard's content and of what decides how it is read."""
+        path = self.path(shard)
+        with self.faults():
+            content = f"{(self.format(path), self.license, *reader)} {self._digest(path)}"
+        return blake2b(content.encode(), digest_size=16).hexdigest()
+
+    def _digest(self, path: str) -> str:
+        """The content's digest; that of a file that cannot be read follows from what is wrong with it."""
+        try:
+            return self.content_digest(path)
+        except OSError as error:
+            if fault := self.fault(error):
+                return f"unreadable: {fault}"
+            raise
+
+    def fault(self, error: OSError) -> str | None:
+        """Say what is wrong with one file that cannot be opened; None if the whole source may be affected."""
+        return fault_of_a_file(self.filesystem, self.root, error) if self.root else None
+
+    def origin(self, shard: str) -> dict[str, str]:
+        """What a table records of where the shard comes from."""
+        return {"source": self.uri, "file": without_secrets(self.path(shard))}
+
+    @property
+    def license(self) -> str:
+        """Licence of every row that names none."""
+        return ""
+
+    @property
+    @abstractmethod
+    def filesystem(self) -> AbstractFileSystem: ...
+
+    @property
+    @abstractmethod
+    def root(self) -> str:
+        """The folder that holds the files; empty if they cannot go one by one."""
+
+    @abstractmethod
+    def passed_over(self) -> dict[str, str]:
+        """Return the reasons of the listed files that are no shards, by path below the root."""
+
+    @property
+    @abstractmethod
+    def paths(self) -> Mapping[str, str]:
+        """Path of every shard, ordered by the shards' names."""
+
+    @abstractmethod
+    def format(self, path: str) -> FileFormat: ...
+
+    @abstractmethod
+    def content_digest(self, path: str) -> str:
+        """What changes whenever the file's bytes do."""
+
+    @abstractmethod
+    def place_faults(self) -> AbstractContextManager[None]:
+        """Within it, faults of the network that the kind of place knows name the place and say what to do."""
+
+
+@dataclass(kw_only=True)
+class LocatedFiles(ShardFiles):
+    """The files that a path, an address or a glob means, all of one format."""
+
+    file_format: FileFormat
+    _digests: "FileDigests" = field(default_factory=lambda: FileDigests(), init=False, repr=False)
+
+    @cached_property
+    def _place(self) -> tuple[AbstractFileSystem, str]:
+        if not self.location:
+            raise ValueError(
+                f"source {self.uri!r} names no place; write one after the scheme: a file, a folder or a glob"
+            )
+        if is_remote(self.location):
+            return open_filesystem(self.location)
+        return LocalFileSystem(), str(Path(self.location.removeprefix("file://")).expanduser().absolute())
+
+    @property
+    def filesystem(self) -> AbstractFileSystem:
+        return self._place[0]
+
+    @cached_property
+    def _listing(self) -> Listing:
+        filesystem, path = self._place
+        with self.faults():
+            return list_files(filesystem, self.uri, path, SUFFIXES[self.file_format])
+
+    @property
+    def root(self) -> str:
+        return self._listing.root
+
+    @cached_property
+    def paths(self) -> dict[str, str]:
+        named = sorted((shard_name(self._below_root(file)), file) for file in self._listing.files)
+        if len(dict(named)) < len(named):
+            raise ValueError(f"source {self.uri!r} has files that differ in their query only, which names no shard")
+        return dict(named)
+
+    def _below_root(self, file: str) -> str:
+        """The part of a file's address that names its shard: from the root on, without a query."""
+        return without_secrets(file).removeprefix(without_secrets(self.root))
+
+    def passed_over(self) -> dict[str, str]:
+        return {self._below_root(self.root + place): why for place, why in self._listing.others.items()}
+
+    def format(self, path: str) -> FileFormat:
+        return self.file_format
+
+    def content_digest(self, path: str) -> str:
+        return self._digests.of(self.filesystem, path, self._listing.files.get(path))
+
+    def place_faults(self) -> AbstractContextManager[None]:
+        return s3_faults_named(self.location) if is_s3(self.location) else nullcontext()
+
+
+# Digests of this machine's files, kept while the process lives: a sensor opens its source anew at every tick.
+_LOCAL_DIGESTS: dict[tuple[str, str], str] = {}
+
+
+class FileDigests:
+    """Hashes of files' bytes, remembered while size and times stand still; an entity tag where the store has one."""
+
+    def __init__(self) -> None:
+        self._remote: dict[tuple[str, str], str] = {}
+
+    def of(self, filesystem: AbstractFileSystem, path: str, listed: Info | None = None) -> str:
+        """A file's digest.
+
+        Args:
+            listed: what a listing said of the file. Where it has the tag, no request is made; a file that changed
+                since is read under its old tag, so that the next listing finds it changed.
+        """
+        if not isinstance(filesystem, LocalFileSystem):
+            info = listed or filesystem.info(path)
+            if tag := next((info[name] for name in ENTITY_TAGS if info.get(name)), None):
+                return f"tag {tag}"
+        key = (path, filesystem.ukey(path))  # follows from size, times and inode
+        known = _LOCAL_DIGESTS if isinstance(filesystem, LocalFileSystem) else self._remote
+        if key not in known:
+            with filesystem.open(path, "rb") as file:
+                known[key] = file_digest(file, "blake2b").hexdigest()
+        return known[key]
+
+
+# Classes that an error keeps when the setting is put in front of its words.
+NAMED_CLASSES = (FileNotFoundError, PermissionError, ConnectionError, ValueError)
+# Packages whose errors are of a server or an address, though some are neither OSError nor ValueError.
+CLIENTS = ("aiohttp", "ftplib", "paramiko", "yarl")
+OWN_FOLDER = f"{Path(__file__).parent}{os.sep}"
+
+
+@contextmanager
+def setting_named(variable: str, location: str) -> Iterator[None]:
+    """Put the setting in front of this project's errors; tell another library's as a place that cannot be reached."""
+    try:
+        yield
+    except CorruptShardError:
+        raise
+    except Exception as error:
+        words = without_secrets(one_line(error))
+        if _is_own(error):
+            if type(error) not in NAMED_CLASSES or variable in words:
+                raise
+            raise type(error)(f"{variable}: {words}") from error
+        if not is_remote(location) or not _is_of_a_place(error):
+            raise
+        place = without_secrets(location)
+        if isinstance(error, ValueError):
+            raise ValueError(f"{variable}: {place} cannot be opened ({words}); correct the address") from error
+        raise ConnectionError(
+            f"{variable}: {place} cannot be reached ({words}); check the address, its credentials and the network"
+        ) from error
+
+
+def _is_of_a_place(error: Exception) -> bool:
+    is_client = type(error).__module__.partition(".")[0] in CLIENTS
+    return is_client or isinstance(error, OSError | EOFError | ValueError)
+
+
+def _is_own(error: Exception) -> bool:
+    """Return true if this package raised the error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_filename.startswith(OWN_FOLDER)
+
+
+# What one file can have, in words; any other fault may be one of the disk or the network.
+FAULTS_OF_A_FILE = {
+    errno.ENOENT: "it is not there: it went since it was listed, or it is a link that leads nowhere",
+    errno.EACCES: "it may not be read (permission denied)",
+    errno.EPERM: "it may not be read (permission denied)",
+    errno.EISDIR: "it is a folder; name the files in it, as in FOLDER/*",
+    errno.ENOTDIR: "it is not there: a part of its path is no folder",
+    errno.ELOOP: "it is a link that leads in a circle",
+}
+
+
+def fault_of_a_file(filesystem: AbstractFileSystem, root: str, error: OSError) -> str | None:
+    """Say what is wrong with a file that cannot be opened; None if more than this file may be affected."""
+    if not isinstance(filesystem, LocalFileSystem):
+        return FAULTS_OF_A_FILE[errno.ENOENT] if _went(error) and filesystem.exists(root) else None
+    number = errno.ENOENT if _went(error) else error.errno
+    return FAULTS_OF_A_FILE.get(number or 0) if os.access(root, os.R_OK | os.X_OK) else None
+
+
+def _went(error: OSError) -> bool:
+    return isinstance(error, FileNotFoundError)
+
+
+def still_there(shards: Iterable[str], passed_over: Mapping[str, str]) -> dict[str, str]:
+    """Return the shards whose file is there and only passed over (an unfetched pointer, a locked folder), and why.
+
+    Args:
+        passed_over: reasons by path below the root.
+    """
+    reasons = {shard_name(path): why for path, why in passed_over.items() if not why.startswith(BY_NAME)}
+    found = {}
+    for shard in shards:
+        parts = shard.split("/")
+        places = ("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+        if why := next((reasons[place] for place in places if place in reasons), ""):
+            found[shard] = why
+    return found
+
+
+def shard_name(relative_path: str) -> str:
+    """A partition key that reads like the path; two paths never share one."""
+    return NOT_IN_SHARD_NAMES.sub(
+        lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")), relative_path
+    )

@@ -1,0 +1,220 @@
+"""One build of the retrieval index, for reading: exact or approximate dense search, full-text search, and texts by id.
+
+Algorithm: more than k rows are fetched for a query, the excluded document's chunks are dropped, and more are fetched
+where what was dropped, or a tie at the cut, could still change the k best.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from el_resources.store.passing_faults import Again
+
+if TYPE_CHECKING:
+    from lancedb.table import Table
+
+# Rows fetched beyond k, so that own chunks and ties at the cut seldom ask for a second search.
+FETCH_MARGIN = 32
+# Bound what one search returns and how long one SQL condition gets.
+QUERIES_PER_SEARCH = 512
+IDS_PER_FILTER = 1000
+# How many partitions of the vector index are searched: a quarter, within these bounds. More find more and cost more.
+FEWEST_PROBES, MOST_PROBES = 32, 128
+ROWS_PER_PARTITION = 4096  # as LanceDB makes them
+
+
+IDENTITY_COLUMNS = ["chunk_id", "doc_id", "shard", "content_hash"]
+RESULT_COLUMNS = [*IDENTITY_COLUMNS, "text", "n_tokens"]
+RESULT_SCHEMA: dict[str, type[pl.DataType]] = {
+    "query_index": pl.Int64,
+    **dict.fromkeys([*IDENTITY_COLUMNS, "text"], pl.String),
+    "n_tokens": pl.Int32,
+    "similarity": pl.Float32,
+}
+
+T = TypeVar("T")
+Fetch = Callable[[list[int], int], pl.DataFrame]
+
+
+class PinnedIndex:
+    """One tagged build, read-only.
+
+    Search results hold `query_index` (the query's position in the call), `chunk_id`, `doc_id`, `shard`, `content_hash`,
+    `text`, `n_tokens` and `similarity`, at most k rows a query, sorted by (`query_index`, `similarity` descending,
+    `chunk_id`).
+    """
+
+    def __init__(self, tag: str, table: "Table", again: Again) -> None:
+        self.tag = tag
+        self.n_rows: int = again("counting rows", lambda _: table.count_rows())
+        self.dimension: int = table.schema.field("vector").type.list_size
+        self._table = table
+        self._again = again
+
+    def _rows(self, query: Any) -> pl.DataFrame:
+        return self._again("reading the index", lambda _: _frame(query.to_arrow()))
+
+    def search_dense(self, vectors: NDArray[np.float32], k: int, *, exclude_doc_id: str | None = None) -> pl.DataFrame:
+        """The k chunks nearest to each row of `vectors`, by cosine; a zero vector is near to nothing.
+
+        Args:
+            exclude_doc_id: a document whose chunks are passed over; k counts what is left.
+        """
+        vectors = np.asarray(vectors, dtype=np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
+            raise ValueError(
+                f"query vectors have shape {vectors.shape}, the index needs (queries, {self.dimension}); "
+                "encode queries with the encoder of the chunks"
+            )
+        if not np.isfinite(vectors).all():
+            raise ValueError(
+                "the encoder gave a query vector with a value that is not finite; take another encoder (EL_ENCODER)"
+            )
+        queries = np.flatnonzero(vectors.any(axis=1)).tolist()
+        return self._search(lambda batch, limit: self._nearest(vectors[batch], limit), queries, k, exclude_doc_id)
+
+    def search_text(self, queries: Sequence[str], k: int, *, exclude_doc_id: str | None = None) -> pl.DataFrame:
+        """The k chunks with the highest BM25 score of each query, whose words are plain terms whatever they spell.
+
+        Words are cut as those of the chunks were (see ContextStore.sync). A chunk without any of the words is no
+        result. `similarity` is the score.
+        """
+        spoken = [index for index, query in enumerate(queries) if query.strip()]
+        return self._search(
+            lambda batch, limit: self._matching([queries[index] for index in batch], limit), spoken, k, exclude_doc_id
+        )
+
+    def chunk_ids(self) -> pl.DataFrame:
+        """`chunk_id`, `doc_id`, `shard` and `content_hash` of every row, by `chunk_id`."""
+        return self._rows(self._table.search().select(IDENTITY_COLUMNS)).sort("chunk_id")
+
+    def shard_fingerprints(self) -> dict[str, str]:
+        """Fingerprint of the table that each shard's rows come from; shards without rows are not in it."""
+        rows = self._rows(self._table.search().select(["shard", "shard_fingerprint"]))
+        grouped = rows.group_by("shard").agg(pl.col("shard_fingerprint").unique().sort().str.join("+"))
+        return dict(grouped.iter_rows())
+
+    def texts(self, chunk_ids: Sequence[str]) -> pl.DataFrame:
+        """`chunk_id`, `doc_id`, `shard`, `content_hash` and `text` of the given chunks, in the given order.
+
+        Raises:
+            ValueError: a chunk is not in this build.
+        """
+        wanted = pl.DataFrame({"chunk_id": list(chunk_ids)}, schema={"chunk_id": pl.String})
+        unique = wanted["chunk_id"].unique(maintain_order=True).to_list()
+        columns = [*IDENTITY_COLUMNS, "text"]
+        found = [
+            self._rows(self._table.search().where(is_in("chunk_id", ids)).select(columns).limit(len(ids)))
+            for ids in slices(unique, IDS_PER_FILTER)
+        ]
+        rows = pl.concat(found) if found else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+        missing = wanted.join(rows, on="chunk_id", how="anti")["chunk_id"].to_list()
+        if missing:
+            raise ValueError(
+                f"build {self.tag!r} has no chunk {missing[0]!r} ({len(missing)} of {len(wanted)} missing)"
+            )
+        return wanted.join(rows, on="chunk_id", how="left", maintain_order="left")
+
+    def _search(self, fetch: "Fetch", queries: list[int], k: int, exclude_doc_id: str | None) -> pl.DataFrame:
+        """Fetch more than k rows a query, drop the excluded document's, and fetch more where that decides too little.
+
+        Filtering here rather than in the table costs no scan of its `doc_id` column, which a filtered search does.
+        """
+        if k < 1:
+            raise ValueError(f"k={k} finds nothing; use 1 or more")
+        settled = [pl.DataFrame(schema=RESULT_SCHEMA)]
+        limit = k + FETCH_MARGIN
+        while queries:
+            unsettled: list[int] = []
+            for batch in slices(queries, QUERIES_PER_SEARCH):
+                hits = fetch(batch, limit).with_columns(query_index=_lookup(batch, "query_index"))
+                open_queries = [] if limit >= self.n_rows else _unsettled(hits, limit, k, exclude_doc_id)
+                settled.append(_best(hits.filter(~pl.col("query_index").is_in(open_queries)), k, exclude_doc_id))
+                unsettled += open_queries
+            queries, limit = unsettled, limit * 4
+        return pl.concat(settled).sort("query_index", "similarity", "chunk_id", descending=[False, True, False])
+
+    def _nearest(self, vectors: NDArray[np.float32], limit: int) -> pl.DataFrame:
+        query = self._table.search(vectors, vector_column_name="vector").distance_type("cosine")
+        query = query.nprobes(probes(self.n_rows))
+        found = self._rows(query.select([*RESULT_COLUMNS, "_distance"]).limit(limit))
+        # LanceDB numbers the queries only where there are several.
+        number = pl.col("query_index") if "query_index" in found.columns else pl.lit(0)
+        return found.select(
+            number.cast(pl.Int64).alias("query_index"), *RESULT_COLUMNS, similarity=1 - pl.col("_distance")
+        )
+
+    def _matching(self, queries: list[str], limit: int) -> pl.DataFrame:
+        from lancedb.query import MatchQuery
+
+        columns = [*RESULT_COLUMNS, "_score"]
+        found = [
+            self._rows(self._table.search(MatchQuery(query, "text")).select(columns).limit(limit)) for query in queries
+        ]
+        return pl.concat(
+            hits.select(pl.lit(index, pl.Int64).alias("query_index"), *RESULT_COLUMNS, similarity="_score")
+            for index, hits in enumerate(found)
+        )
+
+
+def probes(n_rows: int) -> int:
+    """Partitions of the vector index that a query searches; an exact search has none."""
+    return min(MOST_PROBES, max(FEWEST_PROBES, n_rows // ROWS_PER_PARTITION // 4))
+
+
+def _unsettled(hits: pl.DataFrame, limit: int, k: int, exclude_doc_id: str | None) -> list[int]:
+    """Queries whose k best may still change by fetching more.
+
+    They got all rows that they asked for, and after exclusion fewer than k are left, or the k-th ties with the last.
+    """
+    last = hits.group_by("query_index").agg(pl.len().alias("n_fetched"), pl.col("similarity").min().alias("last"))
+    kth = (
+        _best(hits, k, exclude_doc_id)
+        .group_by("query_index")
+        .agg(pl.len().alias("n_left"), pl.col("similarity").min().alias("kth"))
+    )
+    open_ended = (pl.col("n_left").fill_null(0) < k) | (pl.col("kth") <= pl.col("last"))
+    return (
+        last.join(kth, on="query_index", how="left")
+        .filter((pl.col("n_fetched") >= limit) & open_ended)
+        .get_column("query_index")
+        .sort()
+        .to_list()
+    )
+
+
+def _best(hits: pl.DataFrame, k: int, exclude_doc_id: str | None) -> pl.DataFrame:
+    """The k best rows of each query without the excluded document."""
+    kept = hits if exclude_doc_id is None else hits.filter(pl.col("doc_id") != exclude_doc_id)
+    return (
+        kept.sort("query_index", "similarity", "chunk_id", descending=[False, True, False])
+        .group_by("query_index", maintain_order=True)
+        .head(k)
+        .select(RESULT_SCHEMA.keys())
+    )
+
+
+def _lookup(values: list[int], column: str) -> pl.Expr:
+    """`values[column]`, row by row."""
+    return pl.lit(pl.Series(values, dtype=pl.Int64)).gather(pl.col(column))
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def is_in(column: str, values: Sequence[str]) -> str:
+    """SQL condition that a column is one of some strings, whatever they hold."""
+    quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+    return f"{column} IN ({quoted})"
+
+
+def slices(values: list[T], size: int) -> Iterator[list[T]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

@@ -1,0 +1,389 @@
+"""One Parquet table per asset and partition: `<store>/tables/<asset>/<partition>.parquet`.
+
+Guarantees:
+- A table is there whole or not at all, also after a power loss: on disk it is written next to its place and renamed
+  (whole_files.py), in an object store it is made in memory and put there in one upload, which appears when it is
+  complete.
+- Its stamp (what it was made from, what it cost) travels in the Parquet metadata, so table and stamp cannot part.
+- A damaged table counts as missing: one that is cut short, whose bytes are not those that were written
+  (file_digests.py), whose stamp is broken, of a newer version or another table's. `damage` says which. Of a table whose
+  bytes are not compared (one without a digest, from before there was one, or in an object store, which checks what it
+  holds) the footer's number of rows is compared with the stamp's.
+- A partition key never becomes a path: it is percent-encoded, and hashed where it would pass the file system's limit.
+- A reader over many partitions refuses to mix settings.
+"""
+
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import polars as pl
+from upath import UPath
+
+from el_resources.addresses import one_line
+from el_resources.store.hashing import BLANK, DIGEST_FIELD, fault_in, fault_of, forget_fault, noted_fault, seal
+from el_resources.store.object_stores import client_options, faults_named, is_remote, store_path
+from el_resources.store.whole_files import write_whole
+
+LOG = logging.getLogger("entropylong")
+STAMP_KEY = "entropylong"
+UNPARTITIONED = "all"
+PATH = "entropylong_path"  # a column, while files are read
+# File systems allow 255 bytes; the temporary name and the suffix take some of them.
+LONGEST_FILE_STEM = 180
+_told: set[str] = set()  # damaged tables that this process has named
+READERS = 32  # stamps that are asked of an object store at a time
+
+
+class MissingTableError(ValueError):
+    """A table that a step needs has not been made."""
+
+
+class UnreadableTableError(ValueError):
+    """A table's file is there and cannot be read."""
+
+
+class MixedSettingsError(ValueError):
+    """Partitions of one asset were made under different settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """What a table was made from and what making it cost.
+
+    Attributes:
+        asset, partition: the table's name.
+        recipe: hash of inputs, settings, models and code version; a table is stale when it no longer follows from them.
+        fingerprint: what tables made from this one depend on: the recipe and the pinned inputs.
+        settings: every method setting that this table and the tables behind it were made under.
+        pinned: inputs that are recorded, but whose newer versions do not make the table stale (an index tag).
+        facts: counts and costs of the making, in JSON-ready values.
+        made_from: what the recipe hashes beside settings and models, by name (`code_version`, `source`, the inputs'
+            tables), so that a stale table can say why.
+    """
+
+    asset: str
+    partition: str
+    recipe: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pinned: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    made_from: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        return digest({"recipe": self.recipe, "pinned": dict(self.pinned)}) if self.pinned else self.recipe
+
+    def setting_in_words(self, name: str) -> str:
+        """Return a setting's value for a message; with the dtype of the weights, if it is the model that scored."""
+        value = repr(self.settings.get(name))
+        return f"{value} with weights in {self.facts['dtype']}" if name == "scorer" and "dtype" in self.facts else value
+
+
+class DamagedTableError(ValueError):
+    """A table's file is there, and its content is not a table with its stamp."""
+
+
+class ShardTables:
+    """The tables of one store.
+
+    Args:
+        verify: compare a table's bytes with its digest before its stamp or its rows are used; None for a store on disk
+            alone, since it downloads all of a table.
+    """
+
+    def __init__(self, store: str, *, verify: bool | None = None) -> None:
+        self.store = store_path(store)
+        self._options = client_options(store)
+        self._verify = not is_remote(str(self.store)) if verify is None else verify
+
+    def path(self, asset: str, partition: str = UNPARTITIONED) -> UPath:
+        """Where a table lies or would lie."""
+        return self.store / "tables" / asset / f"{file_stem(partition)}.parquet"
+
+    def exists(self, asset: str, partition: str = UNPARTITIONED) -> bool:
+        """Return true if a table's file is there, sound or not."""
+        with faults_named(str(self.store)):
+            return self.path(asset, partition).exists()
+
+    def has(self, asset: str, partition: str = UNPARTITIONED) -> bool:
+        """Return true if a table is there and sound."""
+        return self.stamp(asset, partition) is not None
+
+    def write(self, frame: pl.DataFrame, stamp: Stamp) -> None:
+        """Put a table in its place, atomically, replacing an older one.
+
+        Raises:
+            ValueError: the store is not writable; names the store and the setting.
+        """
+        path = self.path(stamp.asset, stamp.partition)
+        metadata = {STAMP_KEY: json.dumps({DIGEST_FIELD: BLANK, **asdict(stamp)})}
+        put = _upload if is_remote(str(path)) else _write_and_rename
+        try:
+            with faults_named(str(self.store)):
+                put(frame, metadata, path)
+        except (OSError, pl.exceptions.ComputeError) as error:  # what polars raises where a disk is full
+            raise ValueError(
+                f"the store {str(self.store)!r} is not writable ({one_line(error)}); "
+                "set EL_STORE to a folder or bucket that you may write to"
+            ) from error
+
+    def stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp | None:
+        """Return the stamp of a table; None if the table is missing, or damaged, which is logged.
+
+        Raises:
+            UnreadableTableError: the store does not let the file be read.
+        """
+        try:
+            return self._sound_stamp(asset, partition)
+        except DamagedTableError as error:
+            line = f"table {asset!r} of {partition!r} counts as missing: {error}"
+            key = f"{self.store}: {line}"
+            if key not in _told:
+                _told.add(key)
+                LOG.warning(line)
+            return None
+
+    def damage(self, asset: str, partition: str = UNPARTITIONED) -> str:
+        """Return why a table whose file is there counts as missing, in words; empty for another."""
+        try:
+            self._sound_stamp(asset, partition)
+        except DamagedTableError as error:
+            return str(error)
+        return ""
+
+    def _sound_stamp(self, asset: str, partition: str) -> Stamp | None:
+        if not self.exists(asset, partition):
+            return None
+        with self._unreadable_named(asset, partition) as path:
+            if not is_remote(path):
+                _refuse_no_file(Path(path))
+            if fault := fault_of(path) if self._verify else noted_fault(path):
+                raise DamagedTableError(fault)
+            metadata = self._metadata(path)
+            stamp = stamp_in(metadata, asset, partition)
+            if not (self._verify and _has_digest(metadata)):
+                self._refuse_other_rows(path, stamp)
+            return stamp
+
+    def _refuse_other_rows(self, path: str, stamp: Stamp) -> None:
+        """Raise DamagedTableError unless a table's footer states the rows of its stamp."""
+        if is_remote(path):
+            n_rows = pl.scan_parquet(path, glob=False, storage_options=self._options).select(pl.len()).collect().item()
+        else:
+            from pyarrow.parquet import read_metadata  # a tenth of polars' time, and there may be thousands
+
+            n_rows = read_metadata(path).num_rows
+        if n_rows != int(stamp.facts.get("rows", n_rows)):
+            raise DamagedTableError(f"it has {n_rows} rows, and {stamp.facts['rows']} by its stamp")
+
+    def _metadata(self, path: str) -> Mapping[str, str]:
+        """Return what a table's footer says. Raises DamagedTableError for a file that is no table."""
+        try:
+            return pl.read_parquet_metadata(path, storage_options=self._options)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            # An object store that cannot be reached looks the same, and raises here.
+            with UPath(path, use_listings_cache=False).open("rb") as file:
+                fault = fault_in(file)
+            raise DamagedTableError(fault or f"its footer is broken ({one_line(error)})") from error
+
+    def require_stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp:
+        """The stamp of a table that must be there.
+
+        Raises:
+            MissingTableError: names the asset, the partition and the remedy.
+        """
+        stamp = self.stamp(asset, partition)
+        if stamp is None:
+            damage = self.damage(asset, partition)
+            what = f"is damaged for partition {partition!r} ({damage})" if damage else f"has no partition {partition!r}"
+            raise MissingTableError(
+                f"table {asset!r} {what} in store {str(self.store)!r}; materialize {asset} for it first"
+            )
+        return stamp
+
+    def scan(self, asset: str, partition: str = UNPARTITIONED) -> pl.LazyFrame:
+        """A table, lazily. Raises MissingTableError."""
+        self.require_stamp(asset, partition)
+        return pl.scan_parquet(str(self.path(asset, partition)), glob=False, storage_options=self._options)
+
+    def read(self, asset: str, partition: str = UNPARTITIONED, columns: list[str] | None = None) -> pl.DataFrame:
+        """Return a table, or some of its columns. Raises MissingTableError, UnreadableTableError."""
+        scan = self.scan(asset, partition)
+        with self._unreadable_named(asset, partition):
+            return (scan.select(columns) if columns else scan).collect()
+
+    def stamps(self, asset: str, partitions: Iterable[str]) -> dict[str, Stamp]:
+        """Stamps of those partitions whose table exists."""
+        found = ((partition, self.stamp(asset, partition)) for partition in partitions)
+        return {partition: stamp for partition, stamp in found if stamp is not None}
+
+    def scan_many(self, asset: str, partitions: Iterable[str]) -> pl.LazyFrame:
+        """The partitions whose tables exist, as one frame with their key in `shard`.
+
+        Raises:
+            MixedSettingsError: two partitions were made under different settings; names both.
+            MissingTableError: none of them exists.
+        """
+        stamps = self.stamps(asset, partitions)
+        if not stamps:
+            raise MissingTableError(
+                f"table {asset!r} has no partition yet in store {str(self.store)!r}; materialize {asset} first"
+            )
+        refuse_mixed_settings(stamps)
+        # One scan of all files: the plan of a scan for each costs the square of their number.
+        paths = {str(self.path(asset, partition)): partition for partition in stamps}
+        scan = pl.scan_parquet(list(paths), glob=False, include_file_paths=PATH, storage_options=self._options)
+        return scan.with_columns(shard=pl.col(PATH).replace_strict(paths, return_dtype=pl.String)).drop(PATH)
+
+    def remove(self, asset: str, partition: str = UNPARTITIONED) -> None:
+        path = self.path(asset, partition)
+        path.unlink(missing_ok=True)
+        if not is_remote(str(path)):
+            forget_fault(Path(str(path)))
+
+    @contextmanager
+    def _unreadable_named(self, asset: str, partition: str) -> Iterator[str]:
+        """Yields the table's path; what goes wrong in reading it names the table."""
+        path = str(self.path(asset, partition))
+        try:
+            yield path
+        except (OSError, pl.exceptions.ComputeError) as error:
+            raise UnreadableTableError(
+                f"table {asset!r} of {partition!r} cannot be read from {path} ({one_line(error)}); "
+                f"if the store answers otherwise, remove the file and materialize {asset} for it again"
+            ) from error
+
+
+class KnownStamps(ShardTables):
+    """The tables of one store for a look at thousands of shards: every stamp is read once, and then remembered.
+
+    Bytes are not compared with their digests unless `verify` is given, so that a look reads footers alone. It knows of
+    the files in which a run on the same disk found other bytes (file_digests.py).
+    """
+
+    def __init__(self, store: str, *, verify: bool = False) -> None:
+        super().__init__(store, verify=verify)
+        self._known: dict[tuple[str, str], Stamp | DamagedTableError | None] = {}
+
+    def _sound_stamp(self, asset: str, partition: str) -> Stamp | None:
+        key = (asset, partition)
+        if key not in self._known:
+            try:
+                self._known[key] = super()._sound_stamp(asset, partition)
+            except DamagedTableError as error:
+                self._known[key] = error
+        found = self._known[key]
+        if isinstance(found, DamagedTableError):
+            raise found
+        return found
+
+    def read_ahead(self, assets: Iterable[str], partitions: Iterable[str]) -> None:
+        """Read these stamps now, many at a time, where an object store answers each only after a while."""
+        if is_remote(str(self.store)):
+            keys = [(asset, partition) for asset in assets for partition in partitions]
+            with ThreadPoolExecutor(max_workers=READERS) as readers:
+                list(readers.map(lambda key: self.stamp(*key), keys))
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Raise DamagedTableError for a folder, or a file that may not be read."""
+    if path.is_dir():
+        raise DamagedTableError("a folder is in its place")
+    if not os.access(path, os.R_OK):
+        raise DamagedTableError("its file may not be read; give this user the permission, or have it made again")
+
+
+def _has_digest(metadata: Mapping[str, str]) -> bool:
+    return metadata[STAMP_KEY].startswith(f'{{"{DIGEST_FIELD}"')
+
+
+def _upload(frame: pl.DataFrame, metadata: dict[str, str], path: UPath) -> None:
+    # Not streamed: closing fsspec's file after a failure would put what is there so far in the table's place.
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, metadata=metadata)
+    seal(buffer)
+    path.write_bytes(buffer.getvalue())
+
+
+def _write_and_rename(frame: pl.DataFrame, metadata: dict[str, str], path: UPath) -> None:
+    def write(temporary: Path) -> None:
+        frame.write_parquet(str(temporary), metadata=metadata)
+        with temporary.open("r+b") as file:
+            seal(file)
+
+    write_whole(Path(str(path)), write)
+    forget_fault(Path(str(path)))
+
+
+def stamp_in(metadata: Mapping[str, str], asset: str, partition: str) -> Stamp:
+    """Return the stamp in a table's file. Raises DamagedTableError for one that does not belong there."""
+    if STAMP_KEY not in metadata:
+        raise DamagedTableError("its file has no stamp of this project")
+    try:
+        found = json.loads(metadata[STAMP_KEY])
+        found.pop(DIGEST_FIELD, None)
+        unknown = sorted(found.keys() - {one.name for one in fields(Stamp)})
+        if unknown:
+            raise DamagedTableError(f"its stamp is of a newer version, with {', '.join(unknown)}")
+        stamp = Stamp(**found)
+        texts, objects = (stamp.asset, stamp.partition, stamp.recipe), (stamp.settings, stamp.pinned, stamp.made_from)
+        if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in objects):
+            raise TypeError("a text or an object is something else")
+        int(stamp.facts.get("rows", 0))
+    except (ValueError, TypeError, AttributeError) as error:
+        if isinstance(error, DamagedTableError):
+            raise
+        raise DamagedTableError(f"its stamp is broken ({one_line(error)})") from error
+    if (stamp.asset, stamp.partition) != (asset, partition):
+        raise DamagedTableError(f"its stamp is that of {stamp.asset!r} of {stamp.partition!r}")
+    return stamp
+
+
+def refuse_mixed_settings(stamps: Mapping[str, Stamp]) -> None:
+    """Raise MixedSettingsError unless all stamps carry equal settings."""
+    (first_key, first), *others = stamps.items()
+    for key, other in others:
+        if other.settings == first.settings:
+            continue
+        names = sorted(set(first.settings) | set(other.settings))
+        differing = [name for name in names if first.settings.get(name) != other.settings.get(name)]
+        listed = "; ".join(
+            f"{name} is {first.setting_in_words(name)} in {first_key!r} and {other.setting_in_words(name)} in {key!r}"
+            for name in differing
+        )
+        raise MixedSettingsError(
+            f"partitions of {first.asset!r} were made under different settings: {listed}. "
+            f"Materialize {first.asset} for all of them under one setting"
+        )
+
+
+def digest(value: Any) -> str:
+    """Hash of a JSON-ready value: 32 hex digits, equal for equal values whatever the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def file_stem(partition: str) -> str:
+    """A file name for any partition key: percent-encoded, and cut with a hash where it would be too long.
+
+    Raises:
+        ValueError: the key is empty.
+    """
+    if not partition:
+        raise ValueError("a partition key must not be empty")
+    stem = quote(partition, safe=" ").replace("~", "%7E")  # a tilde marks a stem that was cut
+    if stem.startswith("."):  # a leading dot hides a file, and marks a temporary one
+        stem = "%2E" + stem[1:]
+    if len(stem) <= LONGEST_FILE_STEM:
+        return stem
+    return f"{stem[: LONGEST_FILE_STEM - 33]}~{digest(partition)}"

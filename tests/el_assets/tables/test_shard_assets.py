@@ -1,0 +1,85 @@
+"""Steps of a shard: progress that ends at its total, and the settings that a step may read."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from el_assets.tables.recipes import RECIPES, settings_seen
+from el_assets.tables.shard_assets import with_seen_settings
+from el_resources.configuration.launching import settings_at_launch
+from el_resources.settings import Settings
+from tests.conftest import Workspace, library_documents, library_samples, tiny_model
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """By task: its total, then every advance."""
+    found: dict[str, list[int]] = {}
+
+    @contextmanager
+    def record(context: Any, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        found[what] = [total]
+        yield found[what].append
+
+    monkeypatch.setattr("el_assets.tables.shard_assets.progress", record)
+    return found
+
+
+def test_what_models_read_is_counted_to_its_total(
+    new_workspace: Callable[..., Workspace], shown: dict[str, list[int]], tmp_path: Path
+) -> None:
+    workspace = new_workspace(
+        long_model=str(tiny_model(tmp_path / "model")),
+        short_window=128,
+        root_tokens_min=64,
+        roots_per_shard=0,
+        alpha=0.0,
+        max_anchors=8,
+    )
+    workspace.write_shard("a.jsonl", library_documents(12))
+    workspace.write_instructions("a.jsonl", library_samples(12))
+    workspace.register()
+    workspace.register_instructions()
+    workspace.run("build_index")
+    workspace.run("build_sequences", raises=False)
+    workspace.run("score_samples")
+    of_models = {what.split()[0]: counts for what, counts in shown.items() if what.split()[0] != "retrieve"}
+    assert set(of_models) == {"entropy", "verify", "guidance", "awareness"}
+    for what, (total, *advances) in of_models.items():
+        assert len(advances) > 1, "more than one batch"
+        assert min(advances) > 0, what
+        assert sum(advances) == total, what
+
+
+def test_a_step_that_reads_a_setting_beside_its_recipe_fails_and_is_named() -> None:
+    @dg.asset
+    @with_seen_settings("verified_pairs")
+    def reader(settings: Settings) -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"epsilon": settings.epsilon, "alpha": settings.alpha})
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [reader],
+            instance=instance,
+            resources={"settings": settings_at_launch(Settings.load({}))},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        )
+        (failure,) = result.get_step_failure_events()
+    cause = failure.step_failure_data.error.cause  # type: ignore[union-attr]
+    assert cause is not None
+    assert "verified_pairs reads the setting 'alpha', which its recipe does not name" in cause.message
+
+
+def test_every_setting_is_read_by_a_step_or_steers_how_it_runs() -> None:
+    """A setting that no step may read would change nothing."""
+    read = {name for asset in [*RECIPES, "retrieval_index"] for name in settings_seen(asset)}
+    steering = {
+        *("backfill_every_hours", "watch_every_seconds", "shards_per_run", "remove_many_shards"),
+        *("cores_per_run", "gpus_per_run", "profile"),
+    }
+    assert read | steering == set(Settings.model_fields)
