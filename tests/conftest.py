@@ -37,7 +37,8 @@ from el_assets.workspace import build_definitions  # noqa: E402
 from el_resources.configuration.launching import OF_THE_ENVIRONMENT  # noqa: E402
 from el_resources.models.model_files import resolve_model  # noqa: E402
 from el_resources.settings import Settings  # noqa: E402
-from el_resources.sources.opening import SourceDocument, open_corpus  # noqa: E402
+from el_resources.sources.contracts import SourceDocument  # noqa: E402
+from el_resources.sources.opening import open_corpus  # noqa: E402
 from el_resources.store.shard_tables import ShardTables  # noqa: E402
 
 QUIET = {"console": {"config": {"log_level": "ERROR"}}}
