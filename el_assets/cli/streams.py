@@ -10,11 +10,9 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
 
-# Of this project; a library's warning may name one of its files, but is not raised in it.
-FOLDERS = tuple(f"{Path(__file__).parents[1] / name}{os.sep}" for name in ("el_assets", "el_resources"))
+from el_assets.tables.failures import PACKAGES
 
 READER_GONE = 141  # 128 + SIGPIPE, as a shell reports it
 
@@ -40,7 +38,8 @@ def warnings_in_lines(*, as_python_does: bool) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         words = " ".join(str(message).split())
-        if _raised_in().startswith(FOLDERS):
+        # A library's warning may name a file of this project (`stacklevel`), but is not raised in it.
+        if _raised_in().startswith(PACKAGES):
             print(f"warning: {words}", file=sys.stderr, flush=True)
         else:
             logging.getLogger("py.warnings").debug("%s:%s: %s: %s", filename, lineno, category.__name__, words)

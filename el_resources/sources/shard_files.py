@@ -221,7 +221,7 @@ class FileDigests:
 NAMED_CLASSES = (FileNotFoundError, PermissionError, ConnectionError, ValueError)
 # Packages whose errors are of a server or an address, though some are neither OSError nor ValueError.
 CLIENTS = ("aiohttp", "ftplib", "paramiko", "yarl")
-OWN_FOLDER = f"{Path(__file__).parent}{os.sep}"
+OWN_FOLDER = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 @contextmanager

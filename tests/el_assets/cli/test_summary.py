@@ -19,8 +19,9 @@ def settings(tmp_path: Path) -> Settings:
 
 def write(settings: Settings, asset: str, shard: str, frame: pl.DataFrame | None = None, **facts: object) -> None:
     made_under = {"epsilon": 0.4, "criterion": "entropy", "beats_controls": True, "sequence_tokens": 100}
-    stamp = Stamp(asset=asset, partition=shard, recipe="r", settings=made_under, facts={"rows": 2, **facts})
-    table = pl.DataFrame(schema=polars_schema(asset)) if frame is None else conform(frame, asset)
+    empty = pl.DataFrame(schema=polars_schema(asset))
+    table = empty.clear(int(str(facts.get("rows", 2)))) if frame is None else conform(frame, asset)
+    stamp = Stamp(asset=asset, partition=shard, recipe="r", settings=made_under, facts={**facts, "rows": table.height})
     ShardTables(settings.store).write(table, stamp)
 
 

@@ -155,7 +155,7 @@ def test_an_interpreter_without_sources_is_an_error_with_a_way_out(tmp_path: Pat
 
 
 def test_an_unknown_shard_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"no shard '\.\./x'.*'python-docs-0', 'python-docs-1'"):
+    with pytest.raises(ValueError, match=r"no shard '\.\./x'.*python-docs-0, python-docs-1"):
         open_corpus("python-docs:").documents("../x")
 
 
