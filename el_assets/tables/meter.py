@@ -8,14 +8,13 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Counts what engines do while it is entered; meanwhile all engines are this thread's alone."""
+    """Counts what engines do while it is entered."""
 
     def __init__(self, *engines: "ScoringEngine") -> None:
         self._engines = tuple(dict.fromkeys(engines))
         self._spent = self._before = (0, 0, 0.0)
 
     def __enter__(self) -> Self:
-        self._engines[0].turn.acquire()
         self._before = self._now()
         return self
 
@@ -24,7 +23,6 @@ class Meter:
     ) -> None:
         now, before = self._now(), self._before
         self._spent = (now[0] - before[0], now[1] - before[1], now[2] - before[2])
-        self._engines[0].turn.release()
 
     def _now(self) -> tuple[int, int, float]:
         engines = self._engines

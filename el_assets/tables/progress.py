@@ -8,8 +8,6 @@ from contextlib import contextmanager
 import dagster as dg
 from tqdm import tqdm
 
-from el_assets.tables.side_by_side import stop_if_abandoned
-
 LOG_EVERY_SECONDS = 10.0
 
 
@@ -40,7 +38,6 @@ def progress(context: dg.AssetExecutionContext, what: str, total: int, unit: str
 
         def advance(n: int) -> None:
             nonlocal last_logged
-            stop_if_abandoned()
             bar.update(n)
             now = time.monotonic()
             if now - last_logged >= LOG_EVERY_SECONDS and bar.n:
