@@ -11,7 +11,7 @@ export DAGSTER_HOME := $(CURDIR)
 # Dagster's home-grown usage statistics are off in dagster.yaml; the hub's are off here.
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test services ui bench clean lock
+.PHONY: demo test services ui bench clean lock settings
 
 demo: $(VENV)/.installed ## documents to packed sequences on the embedded default
 	$(BIN)/python -m el_assets run
@@ -31,6 +31,9 @@ ui: $(VENV)/.installed ## the Dagster UI on http://127.0.0.1:3000
 
 bench: $(VENV)/.installed ## the CPU part of benchmarks/RESULTS.md, its numbers and its picture; wants the machine to itself
 	$(BIN)/python benchmarks/scoring.py --shape reference --what maps verify --device cpu --scale 0.1
+
+settings: $(VENV)/.installed ## write docs/settings.md, .env.example and deploy/dagster.yaml's variables from the settings
+	$(BIN)/python docs/write_settings.py
 
 clean: ## everything that the other targets made, less what `bench` writes into benchmarks
 	rm -rf $(VENV) data .dagster logs .logs_queue .nux .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -50,11 +50,11 @@ def _sections(lines: list[str]) -> dict[str, tuple[int, int]]:
         elif opened is not None:
             raise ValueError(f"<!-- {opened[0]} --> has no end before {line}; add <!-- {_END} --> between them")
         elif name in found:
-            raise ValueError(f"{line} stands twice; remove one of the sections")
+            raise ValueError(f"{line} occurs twice; remove one of the sections")
         else:
             opened = (name, number)
     if opened is not None:
-        raise ValueError(f"<!-- {opened[0]} --> has no end; add <!-- {_END} --> behind its section")
+        raise ValueError(f"<!-- {opened[0]} --> has no end; add <!-- {_END} --> after its section")
     return found
 
 

@@ -103,7 +103,7 @@ def register_shards(
 
 
 def went_in_masses(n_went: int, n_registered: int) -> bool:
-    """Return true if so many shards left a source at once that the source is taken for faulty: more than half."""
+    """Return true if more than half of the shards left a source at once, so that the source is taken for faulty."""
     return 2 * n_went > n_registered
 
 

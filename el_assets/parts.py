@@ -1,4 +1,4 @@
-"""What a run from the command line consists of; apart, so that `--help` loads nothing."""
+"""The parts of a run from the command line, in a module without imports, so that `--help` is quick."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""What the data is read from, as external assets: lineage starts there."""
+"""The sources of all data as external assets, at which lineage starts."""
 
 import dagster as dg
 
@@ -10,7 +10,7 @@ def sources(settings: Settings) -> list[dg.AssetSpec]:
     """The corpus and the pool that the settings name.
 
     Their metadata is the environment's when definitions load. A launchpad may name others for its run; what a table was
-    read from stands in its column `source`, and its content in the fingerprint.
+    read from is recorded in its column `source`, and the content in its fingerprint.
     """
     return [
         dg.AssetSpec(

@@ -264,7 +264,7 @@ def _short_library_documents() -> list[SourceDocument]:
 
 
 def tiny_model(folder: Path, config: Any = None, *, seed: int = 0, **shape: int) -> Path:
-    """A random model with the reference tokenizer beside it: of a config, or a two-layer Llama."""
+    """A random model with the reference tokenizer: of a config, or a two-layer Llama."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 

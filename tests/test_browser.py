@@ -1,4 +1,4 @@
-"""What people do in the UI and with the reports, done by a real browser."""
+"""The UI and the reports in a real browser, used as people use them."""
 
 import re
 import shutil

@@ -86,7 +86,7 @@ class Deployment:
         return [run for runs in found for run in reversed(runs)]
 
     def failures(self, backfills: Sequence[str]) -> list[str]:
-        """What the failed runs say."""
+        """Return the errors of the failed runs."""
         failed = [run for run in self.runs(*backfills) if run.status == dg.DagsterRunStatus.FAILURE]
         return [entry.message for run in failed for entry in self.instance.all_logs(run.run_id)][-40:]
 

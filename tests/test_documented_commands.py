@@ -65,7 +65,7 @@ ONLY_HELP = {
     "benchmarks/pipeline.py": "needs a GPU, or minutes",
     "benchmarks/retrieval.py": "takes minutes",
     "benchmarks/scoring.py": "needs a GPU, or minutes",
-    "docs/make_settings.py": "changes the checkout",
+    "docs/write_settings.py": "changes the checkout",
     "docs/make_pictures.py": "needs a browser",
     "requirements/lock.py": "needs the package index",
 }
@@ -246,7 +246,7 @@ def in_place(place: Path, word: str) -> str:
 
 
 def is_run(words: list[str]) -> bool:
-    """Whether a command is one of this project's that can be run here."""
+    """Return true if a command is one of this project's that can be run here."""
     _, command = split_variables(words)
     text = " ".join(words)
     is_ours = command[:3] == ["python", "-m", "el_assets"] and len(command) > 3

@@ -1,4 +1,4 @@
-"""What the UI asks for, answered by a real server and daemon on the repository's own workspace."""
+"""Requests of the UI, answered by a real server and daemon on the repository's own workspace."""
 
 import json
 import signal
@@ -50,7 +50,7 @@ def test_the_ui_is_served_every_asset_with_its_description(server: Server) -> No
 
 
 def test_a_backfill_over_two_shards_runs_to_its_end(server: Server) -> None:
-    """What the UI's dialog sends; both shards land in one run."""
+    """Send what the UI's dialog sends; both shards are in one run."""
     launched = server.ask(
         """mutation ($params: LaunchBackfillParams!) {
              launchPartitionBackfill(backfillParams: $params) {

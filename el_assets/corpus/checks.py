@@ -20,11 +20,11 @@ def sources_are_readable(tables: ShardTables, shard: str) -> list[str]:
 def document_ids_are_unique(tables: ShardTables, shard: str) -> list[str]:
     """No two documents of a shard share an id."""
     ids = tables.read("documents", shard, ["doc_id"])["doc_id"]
-    return [f"id {doc_id!r} stands more than once" for doc_id in ids.filter(ids.is_duplicated()).unique().sort()]
+    return [f"id {doc_id!r} occurs more than once" for doc_id in ids.filter(ids.is_duplicated()).unique().sort()]
 
 
 def texts_are_unique_over_shards(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """No text stands in two shards; a copy elsewhere can be retrieved for its twin, and weakens similarity."""
+    """No text is in two shards; a copy elsewhere can be retrieved for its twin, and weakens similarity."""
     used = usable(tables.scan_many("documents", shards)).select("doc_id", "shard", "content_hash").collect()
     twins = used.filter(pl.col("content_hash").is_duplicated()).group_by("content_hash").agg("doc_id", "shard")
     return {hash_[:8]: [f"{ids} in {where}"] for hash_, ids, where in twins.sort("content_hash").iter_rows()}

@@ -1,4 +1,4 @@
-"""GATEAU as assets: from instruction samples to the influential subset. How a shard comes about stands in `steps`."""
+"""GATEAU as assets: from instruction samples to the influential subset. `steps` makes the shards."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -230,7 +230,7 @@ def refuse_unknown_columns(names: Sequence[str], pool: pl.DataFrame) -> None:
 
 
 def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stamp]) -> None:
-    """Raise ValueError where a shard's samples are no longer those that were scored.
+    """Raise ValueError if a shard's samples are no longer those that were scored.
 
     Args:
         scored: fingerprint of the samples that were scored, by shard.
@@ -248,7 +248,7 @@ def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stam
 
 
 def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> None:
-    """Raise where a shard's two scores are about other samples (ValueError) or readings (MixedSettingsError)."""
+    """Raise if a shard's two scores are about other samples (ValueError) or readings (MixedSettingsError)."""
     for shard, guidance in hmg.items():
         awareness = cam[shard]
         if guidance.facts["samples_fingerprint"] != awareness.facts["samples_fingerprint"]:
@@ -271,12 +271,12 @@ def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) ->
 
 
 def influence_inputs(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> dict[str, Stamp]:
-    """What `influence_scores` are made from."""
+    """Return the tables that `influence_scores` is made from."""
     return {f"{stamp.asset}/{shard}": stamp for scores in (hmg, cam) for shard, stamp in scores.items()}
 
 
 def subset_inputs(influence: Stamp, samples: Mapping[str, Stamp]) -> dict[str, Stamp]:
-    """What `selected_subsets` are made from: the ranking and its shards' samples."""
+    """Return the tables that `selected_subsets` is made from: the ranking and the samples of its shards."""
     return {"influence_scores": influence, **{f"instruction_samples/{s}": stamp for s, stamp in samples.items()}}
 
 

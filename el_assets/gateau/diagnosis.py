@@ -1,4 +1,4 @@
-"""Why a pool has no sample to score, and what changes that: one answer for the summary and for a run that stops."""
+"""The reason for which a pool has no sample to score, with the remedy; the summary and a run that stops both say it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""How a sample is put before a model: `[BOS] context sep instruction sep response`, from the token ids of its parts.
+"""The prompt that a model reads of a sample: `[BOS] context sep instruction sep response`, from token ids of the parts.
 
 The parts are tokenized by themselves and concatenated as ids, so the response's rows are known exactly and never found
 by tokenizing a prefix again. A context that does not fit is cut, by a named policy, and what was dropped is counted;
@@ -59,7 +59,7 @@ def build_prompt(parts: Parts, separator: np.ndarray, *, window: int, cut: str) 
     """The sample within `window` tokens, BOS included.
 
     Args:
-        cut: where a context that is too long loses tokens: `head` keeps what stands nearest to the instruction,
+        cut: the end at which a context that is too long loses tokens: `head` keeps the text next to the instruction,
         `middle` keeps
             both ends, as LongBench does.
 

@@ -27,7 +27,7 @@ Event = dg.AssetObservation | dg.AssetCheckEvaluation
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What was seen of a source and its tables, as a cursor remembers it.
+    """The state of a source and its tables at the last tick, as a cursor remembers it.
 
     Attributes:
         shards: a cursor of the listing (`sensors.cursor_of`).
@@ -41,7 +41,7 @@ class Look:
 
 
 def observation(kind: str, changes: Changes, fingerprints: Mapping[str, str]) -> dg.AssetObservation:
-    """What a source's page shows: which shards came, changed and went.
+    """Return the observation that a source's page shows: the shards that came, changed and went.
 
     It gives no data version, by which Dagster would take every shard that was read for stale, not those that changed.
     """

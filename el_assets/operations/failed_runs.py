@@ -1,4 +1,4 @@
-"""What a run that died leaves in its log: which shards it had, how far it was, and why it ended.
+"""A last entry in the log of a run that died: its shards, its progress and the cause.
 
 The same is posted to an address of yours, if `EL_FAILURE_WEBHOOK` names one: as JSON, `{"text": ...}`, which chat
 services take. It is no setting of a run, so that no run's page shows the address.

@@ -26,7 +26,7 @@ from el_resources.store.shard_tables import ShardTables
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What shards are shards of.
+    """A kind of source that is divided into shards.
 
     Attributes:
         tables: every table that a shard has.
@@ -79,7 +79,7 @@ class Departures:
 
     @property
     def in_masses(self) -> bool:
-        """Whether more than half of what was registered is lost, so that the source may be a faulty one."""
+        """True if more than half of the registered shards are gone, so that the source may be faulty."""
         return went_in_masses(len(self.lost), self.registered)
 
     def removable(self, settings: Settings) -> list[str]:
@@ -88,7 +88,7 @@ class Departures:
         return [*self.ghosts, *(self.lost if allowed else ())]
 
     def refusal(self, uri: str) -> str:
-        """Why shards are left that went in masses."""
+        """Return the reason for which shards that went in masses are left."""
         return (
             f"{len(self.lost)} of {self.registered} registered shards are gone from {uri!r}, which is more than half; "
             "set EL_REMOVE_MANY_SHARDS=true if they are to go"
@@ -96,7 +96,7 @@ class Departures:
 
 
 class ShardsThatWent(dg.Config):
-    """Which shards to take out."""
+    """The choice of the shards to take out."""
 
     kind: str
     shards: list[str]

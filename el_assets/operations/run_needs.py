@@ -1,4 +1,4 @@
-"""What a run asks a Ray cluster for, as a tag of the run. Only dagster-ray's launcher reads it."""
+"""The resources that a run asks a Ray cluster for, as a tag of the run, which only dagster-ray's launcher reads."""
 
 import json
 from collections.abc import Collection
@@ -24,10 +24,10 @@ def ray_tags(settings: Settings, parts: Collection[str], *, on_ray: bool) -> dic
 
 
 def _reads_a_model(part: str, settings: Settings) -> bool:
-    """Whether a part scores or encodes; the embedded encoder adds up vectors and needs no GPU."""
+    """Return true if a part scores or encodes; the embedded encoder adds up vectors and needs no GPU."""
     return part != "index" or settings.encoder != "reference-idf"
 
 
 def launches_on_ray(instance: dg.DagsterInstance) -> bool:
-    """Whether the instance's runs become jobs of a Ray cluster."""
+    """Return true if the instance's runs become jobs of a Ray cluster."""
     return any(kind.__module__.startswith("dagster_ray") for kind in type(instance.run_launcher).__mro__)

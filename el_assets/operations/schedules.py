@@ -53,7 +53,7 @@ def spanning_ranges(
 
 
 def ask_for_index(inventory: Inventory) -> Asked:
-    """Runs of `build_index`; for the index alone where only it is stale."""
+    """Runs of `build_index`; for the index alone if only it is stale."""
     wanted = inventory.unfinished(CORPUS_TABLES)
     yield from _ranges(inventory, wanted, barred=inventory.gone)
     if not wanted:
@@ -89,7 +89,7 @@ def ask_for_samples(inventory: Inventory) -> Asked:
 
 
 def ask_for_selection(inventory: Inventory) -> Asked:
-    """A run of `select_samples` where the pool or a setting of the ranking changed."""
+    """A run of `select_samples` if the pool or a setting of the ranking changed."""
     tables = sample_tables(inventory.settings)
     scored = [s for s in inventory.registered if all(inventory.table(t, s).is_done for t in tables)]
     stale = [s for s in inventory.registered if s not in scored and inventory.table(tables[-1], s).state == "stale"]
@@ -116,7 +116,7 @@ def _with_key(asked: dg.RunRequest | dg.SkipReason, key: str) -> dg.RunRequest |
 
 
 def reasons(inventory: Inventory, tables: Sequence[str]) -> Iterator[str]:
-    """What keeps the tables of the registered shards from being done, and of which: a line for each table and reason.
+    """Yield a line for each table and reason for which it is not done, with the shards that it holds of.
 
     Example:
         verified_pairs: stale: setting epsilon was 0.4, is 0.5: 12 shards: a.parquet, b.parquet and 10 more

@@ -25,14 +25,14 @@ from el_resources.listed_names import listed
 from el_resources.settings import Settings
 from el_resources.sources.shard_files import still_there
 
-# Bytes of the hashes that stand for a shard's name and content in a cursor, which every tick stores again.
+# Bytes of the hashes of a shard's name and content in a cursor, which every tick stores again.
 NAME_BYTES, CONTENT_BYTES = 5, 3
 REMOVALS_UNDER_WAY = dg.RunsFilter(job_name=remove_shards.name, statuses=UNDER_WAY)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What a source holds now against what is registered and remembered; shards by name, in order."""
+    """Differences between a source and the registered and remembered shards; names of shards, in order."""
 
     came: Sequence[str]
     changed: Sequence[str]
@@ -120,7 +120,7 @@ def listing(name: str, settings: Settings) -> tuple[ShardedSource, dict[str, str
 
 
 def _answer(context: dg.SensorEvaluationContext, settings: Settings, name: str) -> dg.SensorResult:
-    """What a tick over a kind of shards asks for."""
+    """Return the answer of a tick over one kind of shards."""
     kind, (source, fingerprints) = KINDS[name], listing(name, settings)
     registered = registered_shards(context.instance, kind.partitions)
     changes = find_changes(fingerprints, registered, context.cursor, source.passed_over())

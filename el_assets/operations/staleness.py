@@ -1,4 +1,4 @@
-"""Which tables are done, missing or stale, and why.
+"""The state of every table (done, missing or stale) and the reason.
 
 A table is stale when it no longer follows from its inputs and the settings (el_assets.tables.recipes), when a table
 that it is made from is stale or missing, or when it holds what the retrieval index has lost. Every stamp is read once
@@ -26,7 +26,7 @@ State = Literal["done", "missing", "stale"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one table; `why` says what made it stale, in words, and is empty otherwise."""
+    """The state of one table; `why` names the reasons for which it is stale, in words, and is empty otherwise."""
 
     state: State
     why: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ class Inventory:
         return Finding("missing", (damage,)) if damage else MISSING
 
     def _beside_recipe(self, stored: Stamp) -> tuple[str, ...]:
-        """What makes a table stale that still follows from its recipe."""
+        """Return the reasons for which a table is stale although it follows from its recipe."""
         if stored.asset == "packed_sequences" and not self.tables.has("packing_leftovers", stored.partition):
             return ("packing_leftovers is missing",)
         if stored.asset != "candidate_contexts" or self._index is None:
@@ -117,7 +117,7 @@ class Inventory:
         return (f"{lost} of its candidates left the index",) if lost else ()
 
     def _lost(self, stored: Stamp) -> int:
-        """Candidates that left the index; looked for only where the index lost rows since they were retrieved."""
+        """Candidates that left the index; looked for only if the index lost rows since they were retrieved."""
         tag = stored.pinned["index_tag"]
         if tag not in self._rows_lost:
             self._rows_lost[tag] = self._lost_rows_since(tag)
@@ -137,7 +137,7 @@ class Inventory:
 
     @cached_property
     def _index_fault(self) -> str:
-        """What is wrong with the files of the index, in words."""
+        """The fault of the index's files, in words."""
         return context_store(self.settings).fault()
 
     @cached_property
@@ -166,13 +166,13 @@ class Inventory:
         return Finding("stale", self._index_differences(chunks) or ("its settings changed",))
 
     def index_misleads(self) -> bool:
-        """Whether the index holds rows that are not in context_chunks any more, so that candidates would be lost."""
+        """Return true if the index holds rows that left context_chunks, so that candidates would be lost."""
         wanted = {shard: stamp.fingerprint for shard, stamp in self._chunk_stamps.items()}
         return any(wanted.get(shard) != fingerprint for shard, fingerprint in self._indexed.items())
 
     @property
     def has_chunks(self) -> bool:
-        """Whether there is anything to index."""
+        """True if there is anything to index."""
         return any(stamp.facts.get("rows") for stamp in self._chunk_stamps.values())
 
     @cached_property
@@ -228,7 +228,7 @@ class Inventory:
 
 
 def differences(stored: Stamp, draft: Stamp, cookbook: Cookbook) -> tuple[str, ...]:
-    """Why a stored table is not the one that would be made now, in words."""
+    """Return the differences between a stored table and the one that would be made now, in words."""
     recipe = RECIPES[stored.asset]
     was, now = stored.made_from, draft.made_from
     parts = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
@@ -273,7 +273,7 @@ def _part_changed(name: str, was: str | None, now: str | None) -> str:
 
 
 def _behind(inputs: Iterable[tuple[str, Finding]]) -> tuple[str, ...]:
-    """What a table waits for: inputs that are not done themselves; the first, and how many more."""
+    """Return the inputs that a table waits for: the first that is not done, and how many more."""
     found = [f"its input {name} is {finding.state}" for name, finding in inputs if not finding.is_done]
     return (found[0] + (f", and {len(found) - 1} more" if len(found) > 1 else ""),) if found else ()
 

@@ -20,7 +20,7 @@ from el_resources.store.shard_tables import UNPARTITIONED
 
 @dataclass(kw_only=True)
 class AssetStatus:
-    """What became of an asset's partitions.
+    """The states of an asset's partitions.
 
     Attributes:
         missing_because: why a missing partition's files do not count, if they are there.
@@ -71,7 +71,7 @@ class SourceStatus:
         return not (self.not_registered or self.gone or self.unreadable) and all(asset.is_done for asset in self.assets)
 
     def only(self, names: Container[str]) -> "SourceStatus":
-        """What it says of these assets."""
+        """Return the status of these assets alone."""
         return replace(self, assets=[asset for asset in self.assets if asset.asset in names])
 
     def as_json(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Look(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StatusCheck:
-    """What a check tells of."""
+    """A check over the state of one kind of shards."""
 
     asset: dg.AssetsDefinition
     name: str
@@ -37,7 +37,7 @@ class StatusCheck:
     def result(
         self, instance: dg.DagsterInstance, settings: Settings, source: ShardedSource | None = None
     ) -> dg.AssetCheckResult:
-        """What `status` finds now; a warning that says why, if it cannot look."""
+        """Return the state that `status` finds now; a warning with the reason if it cannot look."""
         try:
             return status_result(self.look(instance, settings, source=source))
         except (OSError, ValueError) as error:  # an unreachable source fails no run that did not need it
@@ -57,7 +57,7 @@ def cannot_look(error: Exception) -> dg.AssetCheckResult:
 
 
 def status_result(status: SourceStatus) -> dg.AssetCheckResult:
-    """Passed where everything is done; else counts as metadata, and the first that is not."""
+    """Passed if everything is done; else counts as metadata, and the first that is not."""
     lines = [f"{a.asset}: {why}: {listed(shards)}" for a in status.assets for why, shards in problems(a).items()]
     if status.not_registered:
         lines.insert(0, f"not registered: {listed(status.not_registered)}; {HOW_TO_REGISTER}")

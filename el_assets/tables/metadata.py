@@ -1,4 +1,4 @@
-"""What a materialization shows in the UI: rows, columns, place, cost, settings and models, per partition."""
+"""Metadata of a materialization, as the UI shows it: rows, columns, place, cost, settings and models, per partition."""
 
 from typing import Any
 

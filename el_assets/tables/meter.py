@@ -1,4 +1,4 @@
-"""What scoring costs: forwards, tokens and seconds of a step's engines."""
+"""The cost of scoring: forwards, tokens and seconds of a step's engines."""
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Self

@@ -50,7 +50,7 @@ class ModelRoles:
                 is made now.
         """
         wanted = list(roles)
-        place: Place = "cpu"  # any will do where the dtype is named, or plays no part
+        place: Place = "cpu"  # any will do if the dtype is named, or plays no part
         if SCORED_ROLES & set(wanted) and self.settings.dtype == "auto":
             place = self.scorer.place() if stored is None else self._place_of(lineage, stored)
         return {role: self.fingerprint(role, place) for role in wanted}

@@ -1,4 +1,4 @@
-"""What each table is made from, and the hash that says whether a stored table still follows from it.
+"""The inputs, settings and models of each table, and the hash by which a stored table is compared with them.
 
 A table's recipe is the hash of its code version, the fingerprints of the tables of the same shard that it reads, the
 method settings and the models that it depends on. Inputs that span shards (the retrieval index) are pinned, not part of
@@ -20,7 +20,7 @@ from el_resources.store.shard_tables import ShardTables, Stamp, digest
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a table depends on.
+    """The inputs, settings and models that a table depends on.
 
     Attributes:
         code_version: raised whenever the code that makes the table changes its content.
@@ -247,7 +247,7 @@ class Cookbook:
         """The stamp that a table made now would carry, before facts and pinned inputs.
 
         Args:
-            inputs: what the table is made from, where that is more than the same shard's tables.
+            inputs: what the table is made from, if that is more than the same shard's tables.
             stored: the table that is compared with it. Weights of the dtype `auto` then count as those that it was made
                 with, whatever this machine would read.
             auto_was: the dtype that the models' fingerprints call `auto` (ModelRoles.as_auto).
@@ -310,7 +310,7 @@ class Cookbook:
 
 
 def scored_texts(samples: Stamp) -> str:
-    """Return the fingerprint of what is scored of instruction samples, whatever columns are kept beside it."""
+    """Return the fingerprint of the scored texts of instruction samples, which kept columns do not change."""
     return samples.made_from.get(SCORED_TEXTS, samples.fingerprint)
 
 

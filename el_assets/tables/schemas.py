@@ -49,10 +49,10 @@ _ANCHOR = Column(pl.Int32(), "Position of the uncertain token in the root, from 
 
 DOCUMENTS: TableSchema = {
     "doc_id": _DOC_ID,
-    "text": Column(pl.String(), "The document's text; empty where it was set aside."),
+    "text": Column(pl.String(), "The document's text; empty if it was set aside."),
     "source": Column(pl.String(), "Corpus URI that the document came from."),
-    "url": Column(pl.String(), "Address of the original, where the source gives one."),
-    "license": Column(pl.String(), "Licence of the text, where the source gives one."),
+    "url": Column(pl.String(), "Address of the original, if the source gives one."),
+    "license": Column(pl.String(), "Licence of the text, if the source gives one."),
     "n_chars": Column(pl.Int64(), "Characters of the text as read."),
     "content_hash": _CONTENT_HASH,
     "set_aside_reason": Column(
@@ -68,11 +68,11 @@ CONTEXT_CHUNKS: TableSchema = {
     "chunk_id": _CHUNK_ID,
     "doc_id": _DOC_ID,
     "start_char": Column(pl.Int64(), "First character of the chunk in its document."),
-    "end_char": Column(pl.Int64(), "Character behind the chunk's last."),
+    "end_char": Column(pl.Int64(), "Character after the chunk's last."),
     "text": Column(pl.String(), "The chunk: the document's characters [start_char, end_char)."),
     "n_tokens": Column(pl.Int32(), "Scorer tokens of the chunk by itself."),
     "content_hash": _CONTENT_HASH,
-    "vector": Column(SCORES, "Retrieval embedding, unit length (zeros where the chunk has no known token)."),
+    "vector": Column(SCORES, "Retrieval embedding, unit length (zeros if the chunk has no known token)."),
 }
 
 ENTROPY_MAPS: TableSchema = {
@@ -85,7 +85,7 @@ ENTROPY_MAPS: TableSchema = {
     "std_nats": Column(pl.Float64(), "σ: standard deviation of the entropy of the root's tokens."),
     "threshold_nats": Column(pl.Float64(), "τ = μ + ασ."),
     "anchors": Column(
-        POSITIONS, "Positions with entropy above τ, ascending; the highest ones where their number is capped."
+        POSITIONS, "Positions with entropy above τ, ascending; the highest ones if their number is capped."
     ),
     "n_above_threshold": Column(pl.Int32(), "Positions above τ before skipping and capping."),
 }
@@ -170,7 +170,7 @@ _KEPT = Column(pl.String(), "Further columns of the row (keep_columns), as a JSO
 
 INSTRUCTION_SAMPLES: TableSchema = {
     "sample_id": _SAMPLE_ID,
-    "context": Column(pl.String(), "The long context; empty where the sample has none."),
+    "context": Column(pl.String(), "The long context; empty if the sample has none."),
     "instruction": Column(pl.String(), "What is asked."),
     "response": Column(pl.String(), "The response to be learnt."),
     "later_exchanges": Column(
@@ -187,8 +187,8 @@ INSTRUCTION_SAMPLES: TableSchema = {
     "evidence": Column(pl.String(), "Embedded pool: where the needed passage is (near, far, absent); null elsewhere."),
     "evidence_distance_tokens": Column(pl.Int32(), "Embedded pool: tokens from the passage's end to the response."),
     "source": Column(pl.String(), "Instruction URI that the sample came from."),
-    "license": Column(pl.String(), "Licence of the sample, where the source gives one."),
-    "set_aside_reason": Column(pl.String(), "Why the sample is not scored; null where it is."),
+    "license": Column(pl.String(), "Licence of the sample, if the source gives one."),
+    "set_aside_reason": Column(pl.String(), "Why the sample is not scored; null if it is."),
     "detail": Column(pl.String(), "What exactly was wrong with a sample that was set aside."),
 }
 
@@ -241,7 +241,7 @@ SELECTED_SUBSETS: TableSchema = {
     "rank": Column(pl.Int32(), "Place in the pool, from 0."),
     "shard": _SHARD,
     "source": Column(pl.String(), "Instruction URI that the sample came from."),
-    "license": Column(pl.String(), "Licence of the sample, where the source gives one."),
+    "license": Column(pl.String(), "Licence of the sample, if the source gives one."),
 }
 
 TABLES: dict[str, TableSchema] = {
@@ -270,7 +270,7 @@ def conform(frame: pl.DataFrame, table: str) -> pl.DataFrame:
     """The frame in the table's column order and types.
 
     Raises:
-        polars exceptions where a column is missing or cannot be cast without loss.
+        polars exceptions if a column is missing or cannot be cast without loss.
     """
     assert set(frame.columns) == set(TABLES[table]), (table, set(frame.columns) ^ set(TABLES[table]))
     return frame.select(pl.col(name).cast(column.dtype) for name, column in TABLES[table].items())

@@ -1,4 +1,4 @@
-"""What assets with one table per shard share: their decorator, their pool, and what a step of a shard has at hand."""
+"""The decorator and pool of assets with one table per shard, and the inputs that every step of a shard uses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ def with_seen_settings(asset: str) -> Callable[[Step], Step]:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardStep:
-    """What every step of a shard has at hand."""
+    """The settings, tables and tokenizer that every step of a shard uses."""
 
     settings: Settings
     tables: ShardTables
@@ -79,7 +79,7 @@ class ShardStep:
 
     @classmethod
     def of(cls, context: dg.AssetExecutionContext, settings: Settings, **more: Any) -> Self:
-        """The run's; `more` is what a step has beside this."""
+        """Return the step of a run; `more` gives the fields that a subclass adds."""
         return cls(
             settings=settings,
             tables=ShardTables(settings.store),

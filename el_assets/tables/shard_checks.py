@@ -44,7 +44,7 @@ def shard_check(
     without shards (*Execute all* in the UI) looks at every registered shard that has the table.
 
     Args:
-        given: opens what `problems` needs beside the tables, once a run.
+        given: opens the source or index that `problems` needs besides the tables, once a run.
     """
     key = dg.AssetCheckKey(asset.key, problems.__name__)
 
@@ -153,7 +153,7 @@ def all_shards_check(
 ) -> dg.AssetChecksDefinition:
     """A warning over all registered shards: `problems` gives what is wrong, by shard or by thing.
 
-    It is asked only where the asset's table exists for at least one of them.
+    It is asked only if the asset's table exists for at least one of them.
     """
     name = asset.key.to_user_string()
 
@@ -179,7 +179,7 @@ def result(
     remedy: str,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
-    """Passed where nothing was found; else the first problems, each with its shard, and what to do next."""
+    """Passed if nothing was found; else the first problems, each with its shard, and what to do next."""
     lines = [f"{where}: {what}" for where, listed in found.items() for what in listed]
     metadata: dict[str, Any] = {"shards_checked": shards, "problems": len(lines)}
     if lines:

@@ -9,7 +9,7 @@ setting `replace_by_empty` says that it is meant: the shard stays as it is, the 
 the end and names what would have been lost.
 
 Pictures and first rows are read off the table when it is made. A run over few shards reads them off skipped tables as
-well, so that the newest materialization shows them; where it spans many, skipping stays cheap.
+well, so that the newest materialization shows them; if it spans many, skipping stays cheap.
 """
 
 import time
@@ -72,13 +72,13 @@ def materialize_shards(
     inputs: Mapping[str, Stamp] | None = None,
     why_empty: Callable[[Stamp], str] = lambda stamp: "nothing that it is made from is left",
 ) -> dg.MaterializeResult:
-    """Make the run's shards of the asset at hand; its single table where it has no partitions.
+    """Make the run's shards of the asset at hand; its single table if it has no partitions.
 
     Args:
         make: computes one shard.
         still_valid: a further condition for skipping a shard whose recipe is unchanged.
         source: what the asset is read from, if it is.
-        inputs: the tables that it is made from, where those are more than the same shard's.
+        inputs: the tables that it is made from, if those are more than the same shard's.
         why_empty: why the table that would have this stamp has no rows, in words, and what to change.
 
     Raises:
@@ -88,7 +88,7 @@ def materialize_shards(
     asset = context.asset_key.to_user_string()
     tables = ShardTables(settings.store)
     cookbook = Cookbook(settings, tables, source)
-    # An unpartitioned asset may stand in a run over partitions; it has its one table all the same.
+    # An unpartitioned asset may be part of a run over partitions; it has one table all the same.
     partitioned = context.assets_def.partitions_def is not None
     shards = list(context.partition_keys) if partitioned else [UNPARTITIONED]
     if partitioned:
@@ -122,7 +122,7 @@ def materialize_shards(
         fingerprints[shard] = outcome.stamp.fingerprint
     if withheld:
         raise EmptiedTablesError(_emptied(asset, withheld, list(fingerprints)))
-    # A launchpad's settings may differ from those that the definitions' own code version stands for.
+    # A launchpad's settings may differ from those of the definitions' own code version.
     tags = {"dagster/code_version": shown_version(asset, all_settings(settings))}
     return dg.MaterializeResult(data_version=_data_version(fingerprints), tags=tags)
 
@@ -133,7 +133,7 @@ def _data_version(fingerprints: Mapping[str, str]) -> dg.DataVersion:
 
 
 def _emptied(asset: str, withheld: Mapping[str, str], made: Sequence[str]) -> str:
-    """What would have been lost, why, and the two ways on."""
+    """Return the error's words: the scored tables that would be emptied, the reason, and the two ways on."""
     lines = [f"{shard!r} {why}" for shard, why in islice(withheld.items(), SHARDS_NAMED)]
     if len(withheld) > SHARDS_NAMED:
         lines.append(f"and {len(withheld) - SHARDS_NAMED} more shards")
@@ -194,7 +194,7 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class _Maker:
-    """How a shard's table is made, and what is said and allowed if it comes out empty."""
+    """The function that makes a shard's table, and the rules for a table that comes out empty."""
 
     make: Callable[[str], Made]
     why_empty: Callable[[Stamp], str]
@@ -255,7 +255,7 @@ def _changed_settings(stored: Stamp, new: Stamp) -> list[str]:
 
 
 def _metadata(tables: ShardTables, settings: Settings, outcome: _Outcome, *, is_of_few: bool) -> dict[str, Any]:
-    """What the UI shows of a shard's table; what was skipped is looked into only if it is small, and one of few."""
+    """Return a shard's metadata for the UI; a skipped table is read only if it is small, and one of few."""
     stamp = outcome.stamp
     is_small = is_of_few and tables.path(stamp.asset, stamp.partition).stat().st_size <= SMALL_TABLE_BYTES
     seen = not outcome.skipped or is_small

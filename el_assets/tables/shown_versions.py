@@ -1,7 +1,7 @@
 """The code version that Dagster shows for an asset: another one if our code changes its table, or a setting does.
 
 So that the UI says *Unsynced* of the partitions that a changed setting concerns, and names the asset whose code version
-changed. It stands for what the recipes say (`el_assets.tables.recipes`) and is not part of a table's fingerprint:
+changed. It follows from the recipes (`el_assets.tables.recipes`) and is not part of a table's fingerprint:
 whether a table is made again is decided by those alone, and `python -m el_assets status` tells why.
 """
 

@@ -1,4 +1,4 @@
-"""Choices that a setting offers and a module beside it implements, named once."""
+"""Choices that a setting offers and another module implements, named once."""
 
 from typing import Literal
 

@@ -14,7 +14,7 @@ environment alone, so that whoever may start a run gains nothing more:
 | `{"env": "NAME"}` for a value | a secret variable would be shown in messages and tables |
 
 A value that equals the environment's is none that changes. Addresses show in the launchpad and in Dagster's database
-without their credentials (el_resources.addresses), and stand for the environment's own.
+without their credentials (el_resources.addresses), and mean the environment's own.
 """
 
 from collections.abc import Mapping

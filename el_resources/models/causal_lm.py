@@ -112,7 +112,7 @@ class ModelChoice:
             return model_window(self.folder(), self.window_tokens or None)
 
     def place(self) -> Place:
-        """Where this machine reads the model; with the device `auto` it asks torch whether there is a GPU."""
+        """Return the place in which this machine reads the model; with the device `auto` torch is asked for a GPU."""
         if self.device != "auto":
             return "cpu" if self.device == "cpu" else "gpu"
         from el_resources.scoring.loading import torch_device
@@ -243,7 +243,7 @@ class CausalLM(dg.ConfigurableResource):
         """The engine of a model; the same object for the same arguments until the run ends.
 
         Args:
-            window: read up to so many tokens, where that is more than the model was trained on; None keeps its own
+            window: tokens that the model reads at once, if more than it was trained on; None keeps its own
             window. rope_scaling: `none`, or `dynamic` for dynamic NTK scaling of the rotary embeddings to that window.
         """
         key = _Loaded(choice, window, rope_scaling)

@@ -105,10 +105,10 @@ def is_embedded(name: str) -> bool:
 
 
 def model_fingerprint(folder: Path, *, dtype: str, window: int | None = None, bos_id: int | None = None) -> str:
-    """What scores depend on: weights, config, tokenizer, the dtype of the weights in memory, and the window.
+    """Hash all that scores depend on: weights, config, tokenizer, the dtype of the weights in memory, and the window.
 
     Args:
-        dtype: `auto` stands for tables of earlier versions, which recorded that word.
+        dtype: `auto` for tables of earlier versions, which recorded that word.
         window: overrides the config's. bos_id: what every text is read after, if it is not the checkpoint's own BOS.
     """
     if dtype not in DTYPES:
@@ -125,7 +125,7 @@ def model_fingerprint(folder: Path, *, dtype: str, window: int | None = None, bo
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
-    """What token ids depend on: the vocabulary files and the tokenizer's settings, without window and chat template.
+    """Hash all that token ids depend on: vocabulary files and tokenizer settings, without window and chat template.
 
     If texts are not encoded just as the files say, how they are is part of it (el_resources.models.exact_encoding). Two
     models whose tokenizers have the same fingerprint read the same ids.
@@ -175,7 +175,7 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _local_folder(name: str) -> Path | None:
-    """The folder that a name stands for on this machine, or None where it can only be a hub id."""
+    """Return the folder that a name means on this machine, or None if it can only be a hub id."""
     if name.startswith(REFERENCE_PREFIX):
         size = name.removeprefix(REFERENCE_PREFIX)
         if size not in REFERENCE_NAMES:
@@ -196,7 +196,7 @@ def _local_folder(name: str) -> Path | None:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    """The hub's snapshot of a model, from its cache where it is there."""
+    """The hub's snapshot of a model, from its cache if it is there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -300,7 +300,7 @@ def _tokenizer_files(folder: Path) -> list[Path]:
 
 
 def _encoding_lines(file: Path) -> list[str]:
-    """What is changed of a tokenizer before texts are encoded; unknown, and so assumed, without a tokenizer.json."""
+    """Return the changes to a tokenizer before it encodes; unknown, and so assumed, without a tokenizer.json."""
     if not file.is_file():
         return [f"encoding {exact_encoding.VERSION}"]
     status = file.stat()

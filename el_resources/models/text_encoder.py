@@ -45,7 +45,7 @@ SIGN_BYTES = 64  # of hash per token; the longest digest that BLAKE2b gives
 
 
 class TextEncoder(Protocol):
-    """What turns texts into vectors whose dot product is their similarity."""
+    """An encoder of texts into vectors whose dot product is their similarity."""
 
     @property
     def name(self) -> str: ...

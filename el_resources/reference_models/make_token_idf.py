@@ -1,10 +1,10 @@
 """Makes `token_idf.safetensors`: how informative each token of the reference vocabulary is.
 
-Method: documentation is stripped of its markup and cut into windows of 128 tokens. A token that stands in n of N
+Method: documentation is stripped of its markup and cut into windows of 128 tokens. A token that occurs in n of N
 windows weighs `ln((N + 1) / (n + 1))`: 0 if it is in all of them, `ln(N + 1)` if in none.
 
 Provenance of the shipped table: the documentation of free software as Debian 12 packages it, unpacked with `dpkg -x`,
-one folder a package, each giving 4 MB of text where it has that much: apache2-doc 2.4.71, bash-doc 5.2.15, cmake-doc
+one folder a package, each giving 4 MB of text if it has that much: apache2-doc 2.4.71, bash-doc 5.2.15, cmake-doc
 3.25.1, git-doc 2.39.5, perl-doc 5.36.0, postgresql-doc-15 15.20, python-django-doc 3.2.25, python3.11-doc 3.11.2,
 rust-doc 1.63.0, sqlite3-doc 3.40.1. The table holds a statistic of tokens, nothing of the texts.
 
@@ -111,7 +111,7 @@ def inverse_document_frequency(windows: Iterable[NDArray[np.int32]], vocab_size:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the IDF table of the reference vocabulary.")
     parser.add_argument("folders", nargs="+", type=Path, help="unpacked documentation packages, one folder each")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="default: beside this script")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="default: next to this script")
     arguments = parser.parse_args()
     tokenizer = ModelTokenizer.from_folder(HERE / "long")
     texts = (text for folder in arguments.folders for text in texts_of(folder, CHARS_PER_FOLDER))

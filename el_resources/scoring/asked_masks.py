@@ -1,4 +1,4 @@
-"""The masks that a model asks for, compared with the packed attention that would stand in for them.
+"""The masks that a model asks for, compared with the packed attention that replaces them.
 
 A model states a sliding window twice: to the function that makes its masks, and to its attention. Packed attention
 knows the second only. Some models state it in the mask alone (PhiMoE), or to the attention of layers whose mask has
@@ -42,7 +42,7 @@ class AskedMask:
         return self
 
     def shows(self, window: int | None, places: set[int], device: torch.device) -> bool:
-        """Whether rows see what causal attention shows them, as far back as the window."""
+        """Return true if rows see what causal attention shows them, as far back as the window."""
         near = {place + step for place in places for step in (-1, 0, 1)}
         behind = {place - (window or 0) + step for place in places for step in (-1, 0, 1, 2)}
         rows = torch.tensor(sorted(places), device=device)[:, None]
@@ -57,7 +57,7 @@ class AskedMask:
 
 @dataclass
 class AttentionCalls:
-    """What the attention layers of one forward asked for, in their order."""
+    """The calls of the attention layers of one forward, in order."""
 
     windows_named: list[int]
     windows: list[int | None] = field(default_factory=list)

@@ -221,7 +221,7 @@ def _in_words(error: Exception) -> str:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold text: bytes can, and a column of nulls holds empty texts."""
+    """Return true if a column of this type can hold text: bytes can, and a column of nulls holds empty texts."""
     if pa.types.is_dictionary(kind):
         return is_text(kind.value_type)
     return holds_bytes(kind) or pa.types.is_null(kind)
@@ -233,7 +233,7 @@ def holds_bytes(kind: pa.DataType) -> bool:
 
 
 def cells(batch: pa.RecordBatch, column: str) -> list[Any]:
-    """A column's values, Nones where it is missing. Text comes as bytes: Arrow does not check that it is UTF-8."""
+    """A column's values, Nones if it is missing. Text comes as bytes: Arrow does not check that it is UTF-8."""
     if column not in batch.schema.names:
         return [None] * batch.num_rows
     return array_values(batch.column(column))

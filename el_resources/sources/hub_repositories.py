@@ -80,7 +80,7 @@ def find_local_repository(uri: str, place: str) -> tuple[Path, str]:
     if not path.is_dir():
         raise FileNotFoundError(
             f"source {uri!r}: {path} is no folder, and no folder above it has a {CARD}; name a folder that is laid out "
-            f"like a repository of the hub, with a config of its {CARD} behind it"
+            f"like a repository of the hub, followed by a config of its {CARD}"
         )
     return path, ""
 
@@ -205,7 +205,7 @@ class HubRepository:
         except (HTTPError, InvalidURL, OfflineModeIsEnabled) as error:
             raise ConnectionError(
                 f"{place} cannot be reached ({one_line(error)}); check the network, name a mirror with "
-                "EL_HUB_ENDPOINT, or download it where there is a network "
+                "EL_HUB_ENDPOINT, or download it if there is a network "
                 f"(hf download {self.name} --repo-type dataset --local-dir FOLDER) and read hf:FOLDER"
             ) from error
 

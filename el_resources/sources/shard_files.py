@@ -9,8 +9,8 @@ Guarantees:
   is one.
 - A file that cannot be opened stays a shard, which fails alone. Its fingerprint says what is wrong with it.
 - The listing is taken once per object, at first use; open the source again to see files that came later.
-- A fingerprint is the hash of a file's bytes, remembered while its size and times stand still; in an object store it is
-  the entity tag, which the store makes anew whenever an object is written, so that nothing is downloaded to compare.
+- A fingerprint is the hash of a file's bytes, remembered while its size and times stay the same; in an object store it
+  is the entity tag, which the store makes anew whenever an object is written, so that nothing is downloaded to compare.
 
 Bytes are reached through fsspec: a path on this machine, or an address of any scheme that fsspec knows
 (`parquet:s3://bucket/prefix/*.parquet`, `jsonl:gs://…`); el_resources.store.object_stores says where credentials come
@@ -69,7 +69,7 @@ class ShardFiles(ABC):
             yield
 
     def path(self, shard: str) -> str:
-        """Where a shard lies in the file system. Raises ValueError for a shard that is not there."""
+        """Return a shard's path in the file system. Raises ValueError for a shard that is not there."""
         if shard not in self.paths:
             raise unknown_shard(shard, self.uri, self.shards())
         return self.paths[shard]
@@ -95,7 +95,7 @@ class ShardFiles(ABC):
         return fault_of_a_file(self.filesystem, self.root, error) if self.root else None
 
     def origin(self, shard: str) -> dict[str, str]:
-        """What a table records of where the shard comes from."""
+        """Return the origin that a table records of a shard."""
         return {"source": self.uri, "file": without_secrets(self.path(shard))}
 
     @property
@@ -126,7 +126,7 @@ class ShardFiles(ABC):
 
     @abstractmethod
     def content_digest(self, path: str) -> str:
-        """What changes whenever the file's bytes do."""
+        """Return a digest that changes whenever the file's bytes do."""
 
     @abstractmethod
     def place_faults(self) -> AbstractContextManager[None]:
@@ -193,7 +193,7 @@ _LOCAL_DIGESTS: dict[tuple[str, str], str] = {}
 
 
 class FileDigests:
-    """Hashes of files' bytes, remembered while size and times stand still; an entity tag where the store has one."""
+    """Hashes of files' bytes, remembered while size and times stay the same; an entity tag if the store has one."""
 
     def __init__(self) -> None:
         self._remote: dict[tuple[str, str], str] = {}

@@ -10,7 +10,7 @@ Guarantees:
 - Syncing the same content again writes nothing. Going back to content that was tagged before restores that version,
   its indices included, under its old tag; `current` is a pointer of ours that names the tag in force.
 - A sync that died is healed by the next one: a shard's rows appear in one commit, and `current` moves last.
-- One writer at a time, by a lock object beside the table (writer_lock.py); any number of readers, in any processes.
+- One writer at a time, by a lock object next to the table (writer_lock.py); any number of readers, in any processes.
 - Faults of an object store that pass are waited for (passing_faults.py). A commit whose outcome is unknown is not
   repeated before the rows are counted.
 - A broken table is named as such by readers, and made anew by `sync` (index_soundness.py).
@@ -60,7 +60,7 @@ class BrokenIndexError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
-    """What a sync did. `changed` is False when nothing was written; `tag` is then the tag that was in force."""
+    """The result of a sync. `changed` is False when nothing was written; `tag` is then the tag that was in force."""
 
     tag: str
     added: list[str]
@@ -72,7 +72,7 @@ class SyncReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Build:
-    """What a sync makes: a tag, its shards that have rows, columns, and how it is indexed."""
+    """A build that a sync makes: its tag, its shards that have rows, its columns, and its way of indexing."""
 
     tag: str
     wanted: Mapping[str, ShardChunks]
@@ -213,7 +213,7 @@ class ContextStore:
         return sum(build.wanted[shard].n_rows for shard in shards)
 
     def is_built(self) -> bool:
-        """Whether there is a build to open; it may be broken (see `fault`)."""
+        """Return true if there is a build to open; it may be broken (see `fault`)."""
         if not self._exists():
             return False
 
@@ -268,7 +268,7 @@ class ContextStore:
         return next(tag for tag in builds_in(versions) if versions[tag] == versions[CURRENT])
 
     def open(self, tag: str | None = None, *, hash_bytes: int = OPEN_BYTES) -> PinnedIndex:
-        """The build of a tag, of the current one where None, for reading.
+        """The build of a tag, of the current one if none is named, for reading.
 
         Args:
             hash_bytes: see `fault`.
@@ -288,7 +288,7 @@ class ContextStore:
         return PinnedIndex(tag, table, self._again)
 
     def _exists(self) -> bool:
-        """Whether there is a folder; connecting to a local one would make it."""
+        """Return true if there is a folder; connecting to a local one would make it."""
         with faults_named(self.uri):
             return bool(store_path(self.uri).exists())
 
@@ -313,7 +313,7 @@ class ContextStore:
         return table
 
     def _table_for_writing(self, schema: "pa.Schema") -> "Table":
-        """The table with this schema; emptied where its vectors had another dimension. Older versions stay readable."""
+        """The table with this schema; emptied if its vectors had another dimension. Older versions stay readable."""
         store = self._connect()
         table = _open_table(store)
         if table is not None and table.schema == schema:

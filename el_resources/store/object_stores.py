@@ -27,7 +27,7 @@ S3_REMEDY = "check the bucket, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_A
 
 
 def is_remote(place: str) -> bool:
-    """Whether a path is on another machine, or in an object store."""
+    """Return true if a path is on another machine, or in an object store."""
     return "://" in place and not place.startswith("file://")
 
 
@@ -61,7 +61,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 
 def client_options(place: str) -> dict[str, str] | None:
-    """`storage_options` of polars and LanceDB for a path; None where they need none."""
+    """`storage_options` of polars and LanceDB for a path; None if they need none."""
     if not is_s3(place):
         return None
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

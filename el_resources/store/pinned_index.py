@@ -1,7 +1,7 @@
 """One build of the retrieval index, for reading: exact or approximate dense search, full-text search, and texts by id.
 
 Algorithm: more than k rows are fetched for a query, the excluded document's chunks are dropped, and more are fetched
-where what was dropped, or a tie at the cut, could still change the k best.
+if what was dropped, or a tie at the cut, could still change the k best.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +120,7 @@ class PinnedIndex:
         return wanted.join(rows, on="chunk_id", how="left", maintain_order="left")
 
     def _search(self, fetch: "Fetch", queries: list[int], k: int, exclude_doc_id: str | None) -> pl.DataFrame:
-        """Fetch more than k rows a query, drop the excluded document's, and fetch more where that decides too little.
+        """Fetch more than k rows a query, drop the excluded document's, and fetch more if that decides too little.
 
         Filtering here rather than in the table costs no scan of its `doc_id` column, which a filtered search does.
         """
@@ -142,7 +142,7 @@ class PinnedIndex:
         query = self._table.search(vectors, vector_column_name="vector").distance_type("cosine")
         query = query.nprobes(probes(self.n_rows))
         found = self._rows(query.select([*RESULT_COLUMNS, "_distance"]).limit(limit))
-        # LanceDB numbers the queries only where there are several.
+        # LanceDB numbers the queries only if there are several.
         number = pl.col("query_index") if "query_index" in found.columns else pl.lit(0)
         return found.select(
             number.cast(pl.Int64).alias("query_index"), *RESULT_COLUMNS, similarity=1 - pl.col("_distance")

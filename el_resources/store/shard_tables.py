@@ -9,7 +9,7 @@ Guarantees:
   (file_digests.py), whose stamp is broken, of a newer version or another table's. `damage` says which. Of a table whose
   bytes are not compared (one without a digest, from before there was one, or in an object store, which checks what it
   holds) the footer's number of rows is compared with the stamp's.
-- A partition key never becomes a path: it is percent-encoded, and hashed where it would pass the file system's limit.
+- A partition key never becomes a path: it is percent-encoded, and hashed if it would pass the file system's limit.
 - A reader over many partitions refuses to mix settings.
 """
 
@@ -58,17 +58,17 @@ class MixedSettingsError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """What a table was made from and what making it cost.
+    """The record of a table's inputs, settings, models and cost.
 
     Attributes:
         asset, partition: the table's name.
         recipe: hash of inputs, settings, models and code version; a table is stale when it no longer follows from them.
         fingerprint: what tables made from this one depend on: the recipe and the pinned inputs.
-        settings: every method setting that this table and the tables behind it were made under.
+        settings: every method setting that this table and the tables that it comes from were made under.
         pinned: inputs that are recorded, but whose newer versions do not make the table stale (an index tag).
         facts: counts and costs of the making, in JSON-ready values.
-        made_from: what the recipe hashes beside settings and models, by name (`code_version`, `source`, the inputs'
-            tables), so that a stale table can say why.
+        made_from: the parts that the recipe hashes besides settings and models, by name (`code_version`, `source`, the
+            inputs' tables), so that a stale table can say why.
     """
 
     asset: str
@@ -107,7 +107,7 @@ class ShardTables:
         self._verify = not is_remote(str(self.store)) if verify is None else verify
 
     def path(self, asset: str, partition: str = UNPARTITIONED) -> UPath:
-        """Where a table lies or would lie."""
+        """Return the path of a table, whether it is there or not."""
         return self.store / "tables" / asset / f"{file_stem(partition)}.parquet"
 
     def exists(self, asset: str, partition: str = UNPARTITIONED) -> bool:
@@ -131,7 +131,7 @@ class ShardTables:
         try:
             with faults_named(str(self.store)):
                 put(frame, metadata, path)
-        except (OSError, pl.exceptions.ComputeError) as error:  # what polars raises where a disk is full
+        except (OSError, pl.exceptions.ComputeError) as error:  # raised by polars if a disk is full
             raise ValueError(
                 f"the store {str(self.store)!r} is not writable ({one_line(error)}); "
                 "set EL_STORE to a folder or bucket that you may write to"
@@ -288,7 +288,7 @@ class KnownStamps(ShardTables):
         return found
 
     def read_ahead(self, assets: Iterable[str], partitions: Iterable[str]) -> None:
-        """Read these stamps now, many at a time, where an object store answers each only after a while."""
+        """Read these stamps now, many at a time, if an object store answers each only after a while."""
         if is_remote(str(self.store)):
             keys = [(asset, partition) for asset in assets for partition in partitions]
             with ThreadPoolExecutor(max_workers=READERS) as readers:
@@ -374,7 +374,7 @@ def digest(value: Any) -> str:
 
 
 def file_stem(partition: str) -> str:
-    """A file name for any partition key: percent-encoded, and cut with a hash where it would be too long.
+    """A file name for any partition key: percent-encoded, and cut with a hash if it would be too long.
 
     Raises:
         ValueError: the key is empty.

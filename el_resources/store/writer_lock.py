@@ -217,7 +217,7 @@ def _open(place: str) -> Any:
 
 
 def _holder(content: bytes) -> Mapping[str, Any] | None:
-    """Who holds the lock; nobody if its content is empty or broken."""
+    """Return the holder of the lock; nobody if its content is empty or broken."""
     try:
         found = json.loads(content)
     except ValueError:
@@ -226,7 +226,7 @@ def _holder(content: bytes) -> Mapping[str, Any] | None:
 
 
 def _is_gone(holder: Mapping[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that has ended."""
+    """Return true if the holder was a process of this machine that has ended."""
     if holder["machine"] != _machine():
         return False
     try:

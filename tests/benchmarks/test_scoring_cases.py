@@ -1,4 +1,4 @@
-"""Which chunks of the verification benchmark stand before two roots."""
+"""The chunks of the verification benchmark that are read before two roots."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Numbers become tables, and sections land in both files beside what was there."""
+"""Numbers become tables, and sections go into both files, which keep the others."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the catalogue says of every asset, before anything is made."""
+"""The catalogue's entries of every asset, before anything is made."""
 
 from pathlib import Path
 

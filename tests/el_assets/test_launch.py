@@ -1,4 +1,4 @@
-"""What becomes of a launchpad's values, asked of Dagster's GraphQL over the code location that workspace.yaml names."""
+"""A launchpad's values, sent to Dagster's GraphQL over the code location that workspace.yaml names."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +111,9 @@ def test_what_the_environment_has_already_may_be_given(launchpad: Launchpad) -> 
 def test_the_launchpad_shows_bounds(launchpad: Launchpad) -> None:
     types = launchpad.ask(DESCRIPTIONS, job=JOB)["runConfigSchemaOrError"]["allConfigTypes"]
     shown = {field["name"]: field["description"] for found in types for field in found.get("fields", [])}
-    assert shown["epsilon"] == "Keep a context when its relative reduction exceeds this. Above -1, below 1."
+    assert (
+        shown["epsilon"]
+        == "A context is kept if its relative reduction at an anchor is more than this. Above -1, below 1."
+    )
     assert shown["chunk_tokens"].endswith(" in scorer tokens. At least 8, at most 8,192.")
     assert shown["cores_per_run"].endswith(" Above 0.")

@@ -83,7 +83,7 @@ def tables_of(workspace: Workspace, assets: Sequence[str]) -> dict[str, bytes]:
 
 
 def not_done(workspace: Workspace, **changed: object) -> dict[str, list[str]]:
-    """Why tables of the sequences are stale or missing."""
+    """Return the reasons for which tables of the sequences are stale or missing."""
     status = corpus_status(workspace.instance, workspace.loaded(**changed)).only(SEQUENCE_ASSETS)
     return {asset.asset: sorted(problems(asset)) for asset in status.assets if not asset.is_done}
 

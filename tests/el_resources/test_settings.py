@@ -1,4 +1,4 @@
-"""Where a setting's value comes from, what it may be, and what an error says."""
+"""Origins of a setting's value, its bounds, and the words of errors."""
 
 import json
 from pathlib import Path

@@ -26,7 +26,7 @@ def write(settings: Settings, asset: str, shard: str, frame: pl.DataFrame | None
 
 
 def rows(settings: Settings, stages: list[Stage], capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    """What is printed, by label."""
+    """Return the printed rows, by label."""
     print_summary(settings, ["a", "b"], stages, seconds=12.4)
     lines = [line.strip().split("  ", 1) for line in capsys.readouterr().out.splitlines() if line.strip()]
     return {label.strip(): value.strip() for label, value in lines}

@@ -45,7 +45,7 @@ def context(name: str, n: int, first: int = 100) -> Segment:
 
 
 def group(name: str, root: int, *contexts: int, separator: NDArray[np.int32] = SEPARATOR) -> Group:
-    """A root of so many tokens with contexts of so many; tokens are unique within a group."""
+    """A root of n tokens with contexts of given lengths; tokens are unique within a group."""
     pieces = [context(f"{name}-{n}", size, 1000 * (n + 1)) for n, size in enumerate(contexts)]
     return make_group(Segment("root", tokens(1, root), doc_id=name), pieces, separator, seed=0)
 

@@ -1,4 +1,4 @@
-"""What is packed, decoded: for tokenizers of several families, over documents that spell their control tokens."""
+"""Packed sequences, decoded: tokenizers of several families over documents that spell their control tokens."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_packed_sequences_decode_to_the_texts_that_they_name(
 
 
 def _text(segment: dict[str, object], texts: dict[str, dict[str, str]], tokenizer: ModelTokenizer) -> str:
-    """The text that a segment stands for; of a context without its head, what is left of it."""
+    """The text of a segment; of a context without its head, what is left of it."""
     if segment["kind"] == "separator":
         return "\n\n"
     if segment["kind"] == "end_of_text":

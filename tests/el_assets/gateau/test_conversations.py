@@ -77,13 +77,13 @@ SET_ASIDE = [
 
 
 def conversation(row: dict[str, Any]) -> Any:
-    """What comes out as `original`."""
+    """Return the sample's `original`."""
     texts = {name: row.get(name) for name in ("context", "instruction", "response")}
     return row.get("messages") or row.get("conversations") or texts
 
 
 def out(messages: Any) -> list[dict[str, Any]]:
-    """What comes out as `messages`."""
+    """Return the sample's `messages`."""
     if isinstance(messages, dict):
         asked = f"{messages['context']}\n\n{messages['instruction']}"
         return [message("user", asked), message("assistant", messages["response"])]

@@ -45,7 +45,7 @@ def random_config(seed: int, window: int = WINDOW) -> Any:
 
 
 def reference_tokenizer() -> Any:
-    """From the reference folder: beside a Qwen2 config transformers would read the same files as another class."""
+    """From the reference folder: next to a Qwen2 config transformers would read the same files as another class."""
     return AutoTokenizer.from_pretrained(resolve_model("reference:long"))
 
 

@@ -1,4 +1,4 @@
-"""What the UI shows of changes between runs: ticks on an instance on disk, their events recorded as the daemon does."""
+"""Changes between runs as the UI shows them: ticks on an instance on disk, their events recorded as the daemon does."""
 
 from collections.abc import Callable
 from typing import Any

@@ -83,7 +83,7 @@ def test_evaluating_a_tick_for_a_look_changes_nothing(workspace: Workspace) -> N
 
 
 def small_table(shard: str) -> tuple[pl.DataFrame, Stamp]:
-    """A table of two rows that stands for a shard's documents, and its stamp."""
+    """A table of two rows in place of a shard's documents, and its stamp."""
     return pl.DataFrame({"doc_id": ["1", "2"]}), Stamp(asset="documents", partition=shard, recipe="r")
 
 
@@ -121,7 +121,7 @@ def test_more_than_half_go_only_where_the_setting_lets_them(workspace: Workspace
 
 
 def test_shards_that_another_source_left_go_and_do_not_count(workspace: Workspace) -> None:
-    """Five ghosts beside four shards, of which two went: nothing was ever made of the ghosts in this store."""
+    """Five ghosts next to four shards, of which two went: nothing was ever made of the ghosts in this store."""
     ghosts = [f"python-docs-{number}" for number in range(5)]
     workspace.instance.add_dynamic_partitions("corpus_shards", ghosts)
     for shard in (A, B, C, D):

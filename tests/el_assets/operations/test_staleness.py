@@ -1,4 +1,4 @@
-"""What is said of tables after a change: small tables with real stamps, real fingerprints of real models and files."""
+"""States of tables after a change: small tables with real stamps, real fingerprints of real models and files."""
 
 import json
 from collections.abc import Callable, Iterator

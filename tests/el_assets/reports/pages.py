@@ -11,7 +11,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 @dataclass
 class Page(HTMLParser):
-    """What stands in a page.
+    """The content of a page.
 
     Attributes:
         elements: every start tag with its attributes, in order.
@@ -52,7 +52,7 @@ class Page(HTMLParser):
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the scripts parse."""
+        """Return the data that the scripts parse."""
         ((_, text),) = [script for script in self.scripts if script[0] == "application/json"]
         return dict(json.loads(text))
 

@@ -137,7 +137,7 @@ def test_graphql_is_not_asked_by_get(path: str) -> None:
 
 
 def told(*messages: Any, **headers: str) -> list[Any]:
-    """What the app is told of the messages of a WebSocket, and what is answered without it."""
+    """Return the messages of a WebSocket that reach the app, and the answers without it."""
     received, sent = [], list[Any]()
     left = [{"type": "websocket.connect"}, *({"type": "websocket.receive", **message} for message in messages)]
 

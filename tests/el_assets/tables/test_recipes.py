@@ -1,4 +1,4 @@
-"""Which tables a change makes stale: small tables with real stamps, real fingerprints of real models and files."""
+"""Tables that a change makes stale: small tables with real stamps, real fingerprints of real models and files."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What checks of shards record, on an instance on disk."""
+"""Records of the checks of shards, on an instance on disk."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What a config says of a model's attention, against the engine's own judgement of a tiny model of that config."""
+"""A config's statements on a model's attention, against the engine's own judgement of a tiny model of that config."""
 
 import subprocess
 import sys

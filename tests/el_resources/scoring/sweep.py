@@ -17,7 +17,7 @@ LENGTHS = (60, 41, 3, 33)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an architecture is read (`packed`, `padded` or `refused`), whether its attention is watched, and why not."""
+    """The way in which an architecture is read (`packed`, `padded` or `refused`) and watched, with the reasons."""
 
     name: str
     read: str

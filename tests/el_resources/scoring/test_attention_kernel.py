@@ -25,7 +25,7 @@ def pieces_of(ends: list[int], n_shared: int = 0) -> list[Piece]:
 
 
 def two_families() -> list[Piece]:
-    """What shares 40 inputs, what is alone, and what shares 33 others further on."""
+    """Return pieces that share 40 inputs, one that is alone, and some that share 33 others further on."""
     first = [*pieces_of([90, 91], 40), Piece(91, 200)]
     return [*first, Piece(200, 233), Piece(233, 234, 200, 233), Piece(234, 390, 200, 233)]
 

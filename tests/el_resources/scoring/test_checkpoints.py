@@ -39,7 +39,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 
 def open_model(folder: Path) -> ScoringEngine:
-    """What a run does before it reads its first shard."""
+    """Open a model as a run does before it reads its first shard."""
     place = resolve_model(str(folder))
     return ScoringEngine.from_folder(place, bos_id=ModelTokenizer.from_folder(place).bos_id)
 

@@ -37,7 +37,7 @@ BY_ROW = [
 
 
 def expected(model: Any) -> list[TokenScores]:
-    """What the plain model says at the wanted positions."""
+    """Return the plain model's scores at the wanted positions."""
     scores = []
     for ids, wanted in zip(SEQUENCES, POSITIONS, strict=True):
         whole = plain_scores(model, ids)

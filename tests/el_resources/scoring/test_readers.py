@@ -1,4 +1,4 @@
-"""What batches share, what they do when a GPU's memory is full, and which models are padded instead."""
+"""Batches that share inputs, a GPU's memory that is full, and models that are padded instead."""
 
 from collections.abc import Sequence
 from dataclasses import replace

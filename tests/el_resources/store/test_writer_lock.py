@@ -43,7 +43,7 @@ def server() -> Iterator[S3]:
 
 @pytest.fixture(params=["disk", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where the index is: a folder, or a prefix in a bucket."""
+    """The place of the index: a folder, or a prefix in a bucket."""
     if request.param == "disk":
         return str(tmp_path / "context_store")
     request.getfixturevalue("server").empty()
