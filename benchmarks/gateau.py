@@ -25,11 +25,11 @@ import polars as pl
 
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.gateau.cam import contextual_awareness
-from el_assets.gateau.influence import InfluenceRule, rank_correlation, roc_auc, subset_size
+from el_assets.gateau.influence import InfluenceRule, rank_correlation, roc_auc
 from el_assets.gateau.scales import Values, rank
 from el_assets.operations.schedules import range_tags
 from el_assets.partitions import instruction_shards, register_shards
-from el_assets.parts import FRACTIONS
+from el_assets.parts import FRACTIONS, subset_size
 from el_assets.workspace import build_definitions
 from el_resources.settings import Settings
 from el_resources.store.shard_tables import ShardTables

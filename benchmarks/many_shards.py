@@ -168,7 +168,8 @@ def write_tables(settings: Any) -> None:
     """Empty tables with the stamps that a finished shard has."""
     import polars as pl
 
-    from el_assets.tables.recipes import CORPUS_TABLES, SEQUENCE_TABLES, Cookbook
+    from el_assets.catalogue import CORPUS_TABLES, SEQUENCE_TABLES
+    from el_assets.tables.recipes import Cookbook
     from el_assets.tables.schemas import polars_schema
     from el_assets.tables.shard_runs import open_corpus_of
     from el_resources.store.shard_tables import ShardTables

@@ -24,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 from scoring_bench import SHAPES, busy_share, compile_layers, open_bench
 
+from el_assets.catalogue import TABLES
 from el_assets.entropylong.steps import map_entropy
-from el_assets.tables.schemas import TABLES, conform, polars_schema
+from el_assets.tables.schemas import conform, polars_schema
 from el_assets.tables.shard_assets import ShardStep
 from el_assets.tables.shard_runs import Made
 from el_resources.models.causal_lm import ModelChoice

@@ -11,7 +11,9 @@ import textwrap
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from el_assets.tables.recipes import OPERATIONAL, RECIPES, ROLE_SETTINGS, SOURCE_SETTINGS
+from el_assets.catalogue import RECIPES
+from el_assets.tables.description import ROLE_SETTINGS
+from el_assets.tables.recipes import OPERATIONAL
 from el_resources.configuration.environment import variable_of
 from el_resources.configuration.profiles import PROFILES
 from el_resources.settings import Settings
@@ -88,10 +90,11 @@ def _choices(name: str) -> tuple[str, ...]:
 
 
 def _section(name: str) -> str:
-    if name in {"profile", "store", "hub_endpoint", *(s for used in SOURCE_SETTINGS.values() for s in used[:2])}:
-        return SOURCES
     if name in {*(s for used in ROLE_SETTINGS.values() for s in used), "device", "trust_remote_code"} - {"hmg_form"}:
         return MODELS
+    of_sources = {name for recipe in RECIPES.values() for name in recipe.source_settings}
+    if name in {"profile", "store", "hub_endpoint", *of_sources}:
+        return SOURCES
     tables = [table for table, recipe in RECIPES.items() if name in recipe.settings]
     return f"`{tables[0]}`" if tables and name not in OPERATIONAL else RUNS
 

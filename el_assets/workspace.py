@@ -4,6 +4,7 @@ from functools import partial
 
 import dagster as dg
 
+from el_assets.catalogue import TABLES
 from el_assets.corpus import assets as corpus_assets
 from el_assets.corpus import checks as corpus_checks
 from el_assets.entropylong import assets as entropylong_assets
@@ -20,7 +21,7 @@ from el_assets.operations.schedules import following_sensors, schedules
 from el_assets.operations.sensors import sensors
 from el_assets.reports import assets as report_assets
 from el_assets.sources import sources
-from el_assets.tables.schemas import TABLES, dagster_schema
+from el_assets.tables.schemas import dagster_schema
 from el_assets.tables.shown_versions import VERSIONED, shown_version
 from el_resources.configuration.launching import settings_at_launch
 from el_resources.models.causal_lm import CausalLM

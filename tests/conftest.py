@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, chdir, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,10 +29,10 @@ ELSEWHERE = tempfile.TemporaryDirectory(prefix="entropylong-tests-")
 with chdir(ELSEWHERE.name):
     from el_assets.definitions import defs
 
+from el_assets.catalogue import TABLES  # noqa: E402
 from el_assets.gateau.assets import open_instructions_of  # noqa: E402
 from el_assets.operations.schedules import range_tags  # noqa: E402
 from el_assets.partitions import corpus_shards, instruction_shards, register_shards  # noqa: E402
-from el_assets.plots import shown  # noqa: E402
 from el_assets.workspace import build_definitions  # noqa: E402
 from el_resources.configuration.launching import OF_THE_ENVIRONMENT  # noqa: E402
 from el_resources.models.model_files import resolve_model  # noqa: E402
@@ -77,8 +77,9 @@ def _engine(url: str, poolclass: Any, connect_args: tuple[tuple[str, Any], ...])
 def pictures_drawn_once() -> Iterator[None]:
     """The picture and the numbers of a table are made once for equal tables; drawing is a third of a small run."""
     with pytest.MonkeyPatch.context() as patch:
-        for asset, (columns, look) in shown.LOOKS.items():
-            patch.setitem(shown.LOOKS, asset, (columns, drawn_once(look)))
+        for name, table in TABLES.items():
+            if table.look:
+                patch.setitem(TABLES, name, replace(table, look=drawn_once(table.look)))
         yield
 
 

@@ -17,9 +17,9 @@ def docstrings() -> Iterator[tuple[str, str]]:
     """Yield the place and the text of every docstring."""
     for path in sorted(found for folder in FOLDERS for found in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                if text := ast.get_docstring(node):
-                    yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}", text
+            is_described = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            if is_described and (text := ast.get_docstring(node)):
+                yield f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}", text
 
 
 def test_docstrings_begin_with_a_verb_or_a_noun() -> None:

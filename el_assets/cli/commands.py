@@ -19,6 +19,7 @@ from dagster import DagsterInstance
 from dagster._utils.error import SerializableErrorInfo
 from upath import UPath
 
+from el_assets.catalogue import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.cli.backfills import submit_backfill
 from el_assets.cli.before_a_run import refuse_what_cannot_run
 from el_assets.cli.interrupts import Interrupts
@@ -36,7 +37,6 @@ from el_assets.partitions import ShardedSource, contiguous_ranges, register_shar
 from el_assets.parts import FRACTIONS, PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.tables.failures import told_of_step, trace_kept
-from el_assets.tables.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.tables.shard_checks import failed_in_words
 from el_assets.workspace import build_definitions
 from el_resources.configuration.environment import Environment, field_of

@@ -7,8 +7,8 @@ first stage with a count of zero is the cause: it leaves all later ones empty. O
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from el_assets.catalogue import SEQUENCE_TABLES
 from el_assets.tables.finite import OTHER_DTYPE
-from el_assets.tables.recipes import SEQUENCE_TABLES
 from el_resources.store.shard_tables import ShardTables, Stamp
 
 Facts = Mapping[str, Any]

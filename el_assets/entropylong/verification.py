@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from el_assets.tables.schemas import CONTEXT_SCORES
+from el_assets.entropylong.tables import CONTEXT_SCORES
 from el_resources.store.shard_tables import digest
 
 # Units whose tokens are held at once; enough to fill many batches of similar lengths.

@@ -7,6 +7,7 @@ from functools import partial
 import dagster as dg
 import polars as pl
 
+from el_assets.catalogue import RECIPES
 from el_assets.gateau.cam import with_awareness
 from el_assets.gateau.diagnosis import nothing_scorable, why_no_samples
 from el_assets.gateau.influence import InfluenceRule, influence_table, select_subset, shares
@@ -19,7 +20,7 @@ from el_assets.gateau.steps import (
     score_guidance,
 )
 from el_assets.partitions import instruction_shards, registered_shards, selected_fractions
-from el_assets.tables.recipes import RECIPES, scored_texts
+from el_assets.tables.recipes import scored_texts
 from el_assets.tables.shard_assets import GPU_POOL, shard_asset, with_seen_settings
 from el_assets.tables.shard_runs import Made, materialize_shards, unreadable
 from el_resources.listed_names import listed

@@ -7,10 +7,10 @@ import dagster as dg
 import polars as pl
 
 from el_assets.gateau.assets import cam_scores, hmg_scores, influence_scores, instruction_samples, selected_subsets
-from el_assets.gateau.influence import has_cas, is_small_for, roc_auc, subset_size
+from el_assets.gateau.influence import has_cas, is_small_for, roc_auc
 from el_assets.gateau.samples import is_current
 from el_assets.partitions import instruction_shards
-from el_assets.parts import FRACTIONS
+from el_assets.parts import FRACTIONS, subset_size
 from el_assets.tables.finite import OTHER_DTYPE, not_finite
 from el_assets.tables.shard_checks import all_shards_check, result, shard_check
 from el_resources.settings import Settings

@@ -6,7 +6,6 @@ one scale before they are added; left on their own scales, the larger one alone 
 correlation.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import polars as pl
 
 from el_assets.gateau.cam import HIGHEST_NLL_NATS
 from el_assets.gateau.scales import Values, rank, scaled
-from el_assets.parts import FRACTIONS
+from el_assets.parts import FRACTIONS, subset_size
 from el_assets.tables.schemas import polars_schema
 from el_resources.store.shard_tables import ShardTables
 
@@ -94,11 +93,6 @@ def shares(table: pl.DataFrame) -> dict[str, float | None]:
         f"rank_correlation_with_{name}": None if term.null_count() else rank_correlation(score, term.to_numpy())
         for name, term in terms.items()
     }
-
-
-def subset_size(n_samples: int, fraction: str) -> int:
-    """Samples in the named fraction of a pool, rounded up: at least one of any pool that has one."""
-    return math.ceil(n_samples * FRACTIONS[fraction])
 
 
 def is_small_for(n_samples: int, fraction: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from el_assets.tables.recipes import RECIPES
+from el_assets.catalogue import RECIPES
 from el_assets.tables.schemas import polars_schema
 from el_resources.models.tokenization import ModelTokenizer
 from el_resources.sources.contracts import SourceSample

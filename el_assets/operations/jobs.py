@@ -5,8 +5,8 @@ from typing import Any
 
 import dagster as dg
 
+from el_assets.catalogue import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, made_under
 from el_assets.operations.run_needs import ray_tags
-from el_assets.tables.recipes import CORPUS_TABLES, SEQUENCE_TABLES, sample_tables
 from el_resources.settings import Settings
 
 
@@ -39,7 +39,7 @@ class Jobs:
         )
         self.score_samples = job(
             "score_samples",
-            sample_tables(settings),
+            made_under(SAMPLE_TABLES, settings),
             ["gateau"],
             "GATEAU for the chosen instruction shards: guidance and awareness of every sample.",
         )

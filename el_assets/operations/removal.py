@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from el_assets.catalogue import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.partitions import (
     ShardedSource,
@@ -18,7 +19,6 @@ from el_assets.partitions import (
     registered_shards,
     went_in_masses,
 )
-from el_assets.tables.recipes import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.tables.shard_runs import open_corpus_of
 from el_resources.settings import Settings
 from el_resources.store.shard_tables import ShardTables

@@ -8,15 +8,16 @@ Neither asks for anything while a run of the job is under way, so that ticks do 
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import dagster as dg
 
+from el_assets.catalogue import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, made_under
 from el_assets.operations.inventories import corpus_inventory, pool_inventory
 from el_assets.operations.jobs import Jobs
 from el_assets.operations.staleness import Inventory
 from el_assets.operations.status import AssetStatus, problems
 from el_assets.partitions import selected_fractions
-from el_assets.tables.recipes import CORPUS_TABLES, SEQUENCE_TABLES, sample_tables
 from el_resources.listed_names import listed
 from el_resources.settings import Settings
 
@@ -82,7 +83,7 @@ def ask_for_sequences(inventory: Inventory) -> Asked:
 
 def ask_for_samples(inventory: Inventory) -> Asked:
     """Runs of `score_samples`."""
-    wanted = inventory.unfinished(sample_tables(inventory.settings))
+    wanted = inventory.unfinished(made_under(SAMPLE_TABLES, inventory.settings))
     yield from _ranges(inventory, wanted, barred=inventory.gone)
     if not wanted:
         yield _up_to_date(inventory)
@@ -90,7 +91,7 @@ def ask_for_samples(inventory: Inventory) -> Asked:
 
 def ask_for_selection(inventory: Inventory) -> Asked:
     """A run of `select_samples` if the pool or a setting of the ranking changed."""
-    tables = sample_tables(inventory.settings)
+    tables = made_under(SAMPLE_TABLES, inventory.settings)
     scored = [s for s in inventory.registered if all(inventory.table(t, s).is_done for t in tables)]
     stale = [s for s in inventory.registered if s not in scored and inventory.table(tables[-1], s).state == "stale"]
     fractions = selected_fractions.get_partition_keys()
@@ -186,12 +187,14 @@ SEQUENCES = Automated(
     tables=lambda settings: SEQUENCE_TABLES,
     waits_for=("build_index",),
 )
-SAMPLES = Automated(job="score_samples", ask=ask_for_samples, inventory_of=pool_inventory, tables=sample_tables)
+SAMPLES = Automated(
+    job="score_samples", ask=ask_for_samples, inventory_of=pool_inventory, tables=partial(made_under, SAMPLE_TABLES)
+)
 SELECTION = Automated(
     job="select_samples",
     ask=ask_for_selection,
     inventory_of=pool_inventory,
-    tables=sample_tables,
+    tables=partial(made_under, SAMPLE_TABLES),
     waits_for=("score_samples",),
 )
 

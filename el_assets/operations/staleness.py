@@ -12,11 +12,13 @@ from typing import Literal
 
 import polars as pl
 
+from el_assets.catalogue import RECIPES, SAMPLE_TABLES, made_under
 from el_assets.corpus.assets import context_store, index_tag
 from el_assets.entropylong.candidate_search import lost_candidates
 from el_assets.gateau.assets import influence_inputs, scored_pool, subset_inputs
 from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
-from el_assets.tables.recipes import READ_FROM_SOURCE, RECIPES, SCORED_TEXTS, Cookbook, sample_tables, still_follows
+from el_assets.tables.description import Recipe
+from el_assets.tables.recipes import SCORED_TEXTS, Cookbook, still_follows
 from el_resources.settings import Settings
 from el_resources.store.pinned_index import PinnedIndex
 from el_resources.store.shard_tables import UNPARTITIONED, KnownStamps, Stamp
@@ -36,9 +38,6 @@ class Finding:
         return self.state == "done"
 
 
-# Settings that are part of a shard's fingerprint, because they decide how its file is read.
-HOW_A_FILE_IS_READ = {"instruction_columns", "scored_exchange", "text_column"}
-OWN_TOKEN = "the checkpoint's own end-of-text token"
 DONE, MISSING = Finding("done"), Finding("missing")
 UNREGISTERED = Finding("stale", (f"no shard is registered; {HOW_TO_REGISTER}",))
 
@@ -88,7 +87,7 @@ class Inventory:
         stored = self.tables.stamp(asset, shard)
         if stored is None:
             return self._not_there(asset, shard)
-        if asset in READ_FROM_SOURCE and shard not in self.listed:
+        if RECIPES[asset].is_read_from_source and shard not in self.listed:
             return Finding("stale", ("its file left the source",))
         behind = _behind((name, self.table(name, shard)) for name in RECIPES[asset].inputs)
         if behind:
@@ -203,7 +202,7 @@ class Inventory:
         behind = _behind(
             (f"{name}/{shard}", self.table(name, shard))
             for shard in hmg
-            for name in sample_tables(self.settings)
+            for name in made_under(SAMPLE_TABLES, self.settings)
             if name != "instruction_samples"
         )
         return self._over_shards(stored, influence_inputs(hmg, cam), behind)
@@ -234,10 +233,10 @@ def differences(stored: Stamp, draft: Stamp, cookbook: Cookbook) -> tuple[str, .
     parts = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
     changed = {name for name in recipe.settings if stored.settings.get(name) != draft.settings[name]}
     told_otherwise = {SCORED_TEXTS}
-    if changed & HOW_A_FILE_IS_READ:  # is part of the source's fingerprint
+    if changed & set(recipe.file_settings):  # is part of the source's fingerprint
         told_otherwise.add("source")
     parts = [name for name in parts if name not in told_otherwise]
-    found = [_part_changed(name, was.get(name), now.get(name)) for name in parts if "/" not in name]
+    found = [_part_changed(recipe, name, was.get(name), now.get(name)) for name in parts if "/" not in name]
     shards = {name.partition("/")[2] for name in parts if "/" in name}
     if shards:
         found.append(f"the pool changed: {_shards(len(shards))}")
@@ -248,27 +247,19 @@ def differences(stored: Stamp, draft: Stamp, cookbook: Cookbook) -> tuple[str, .
     ]
     others = [role for role in recipe.models if stored.settings.get(role) != draft.settings[role]]
     found += list(dict.fromkeys(cookbook.roles.why_other(role, stored, draft.settings[role]) for role in others))
-    if not found and stored.asset in READ_FROM_SOURCE:
+    if not found and recipe.is_read_from_source:
         found = ["its file, or the bound on bad rows, is another than when it was read"]
     return tuple(found) or ("its stamp does not say what it was made from",)
 
 
-def _part_changed(name: str, was: str | None, now: str | None) -> str:
+def _part_changed(recipe: Recipe, name: str, was: str | None, now: str | None) -> str:
+    if name in recipe.words:
+        return recipe.words[name](was, now)
     match name:
         case "code_version":
             return f"code version was {was}, is {now}"
-        case "set_aside_by":
-            return "texts that spell control tokens are set aside by another rule"
-        case "full_text_tokenizer":
-            return f"setting full_text_tokenizer was {was!r}, is {now!r}"
         case "source":
             return "source changed"
-        case "end_of_text":
-            return f"groups were set apart by {was or OWN_TOKEN}, are by {now or OWN_TOKEN}"
-        case "attention_layers":
-            return "a segment's attention is now the mean over the layers that reach it"
-        case "roots":
-            return f"roots are {'no longer' if now else 'now'} sampled from it"
     return f"input {name} was made anew"
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import dagster as dg
 
+from el_assets.catalogue import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, made_under
 from el_assets.operations.inventories import corpus_inventory, pool_inventory
 from el_assets.operations.staleness import Finding, Inventory
 from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
 from el_assets.parts import FRACTIONS
-from el_assets.tables.recipes import CORPUS_TABLES, SEQUENCE_TABLES, sample_tables
 from el_resources.addresses import without_secrets
 from el_resources.listed_names import NAMES_SHOWN, listed
 from el_resources.settings import Settings
@@ -122,7 +122,7 @@ def pool_status(
 ) -> SourceStatus:
     """Return the state of instruction samples to selected subsets, those of these fractions; the rest as above."""
     inventory = pool_inventory(instance, settings, source, verify=verify)
-    samples = _by_shard(inventory, sample_tables(settings))
+    samples = _by_shard(inventory, made_under(SAMPLE_TABLES, settings))
     influence = AssetStatus.of("influence_scores", [(UNPARTITIONED, inventory.influence())])
     subsets = AssetStatus.of("selected_subsets", ((fraction, inventory.subset(fraction)) for fraction in fractions))
     return _status(settings.instructions, inventory, [*samples, influence, subsets])
@@ -166,7 +166,7 @@ def made_again(
     """
     of_kind = {
         "corpus": (corpus_inventory, (*CORPUS_TABLES, *SEQUENCE_TABLES)),
-        "instructions": (pool_inventory, sample_tables(settings)),
+        "instructions": (pool_inventory, made_under(SAMPLE_TABLES, settings)),
     }
     for kind, source in sources.items() if not settings.force else ():
         inventory_of, tables = of_kind[kind]

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from el_assets.gateau.influence import subset_size
-from el_assets.parts import FRACTIONS
+from el_assets.parts import FRACTIONS, subset_size
 from el_assets.plots.drawing import BLUE, GREEN, INK, ORANGE, RED, dots, note_if_empty, panels
 
 if TYPE_CHECKING:

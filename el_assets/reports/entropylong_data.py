@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from el_assets.catalogue import CORPUS_TABLES, SEQUENCE_TABLES
 from el_assets.corpus.documents import usable
 from el_assets.entropylong.diagnosis import added, by_reason, why_nothing
 from el_assets.entropylong.selection import KeepRule, judge, keep_contexts, pass_rates
@@ -17,7 +18,6 @@ from el_assets.plots.drawing import svg
 from el_assets.reports.common import cost_rows, sampled, set_aside_remark, settings_rows
 from el_assets.reports.entropylong_readers import document_entries, sequence_entries
 from el_assets.reports.finished_shards import FinishedShards
-from el_assets.tables.recipes import CORPUS_TABLES, SEQUENCE_TABLES
 from el_resources.settings import Settings
 
 EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

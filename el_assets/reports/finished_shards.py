@@ -6,9 +6,9 @@ from typing import Any, Self
 
 import polars as pl
 
+from el_assets.catalogue import SEQUENCE_TABLES
 from el_assets.entropylong.selection import KeepRule, over_shards
 from el_assets.reports.common import refuse_torn_chain
-from el_assets.tables.recipes import SEQUENCE_TABLES
 from el_resources.store.shard_tables import MissingTableError, ShardTables, Stamp, refuse_mixed_settings
 
 

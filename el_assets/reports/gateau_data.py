@@ -8,12 +8,13 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
+from el_assets.catalogue import SAMPLE_TABLES
 from el_assets.gateau.assets import refuse_changed_samples
 from el_assets.gateau.cam import HIGHEST_NLL_NATS, importance
-from el_assets.gateau.influence import has_cas, subset_size
+from el_assets.gateau.influence import has_cas
 from el_assets.gateau.prompts import cut_context
 from el_assets.gateau.samples import refuse_old_samples
-from el_assets.parts import FRACTIONS
+from el_assets.parts import FRACTIONS, subset_size
 from el_assets.plots import gateau as figures
 from el_assets.plots.drawing import svg
 from el_assets.reports.common import (
@@ -27,7 +28,6 @@ from el_assets.reports.common import (
     tokenizer_of,
     within_limits,
 )
-from el_assets.tables.recipes import AWARENESS, SAMPLE_TABLES
 from el_assets.tables.schemas import polars_schema
 from el_resources.models.tokenization import ModelTokenizer
 from el_resources.settings import Settings
@@ -97,7 +97,7 @@ def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
     tables, shards = ranked.tables, ranked.shards
     with_cam = has_cas(tables)
     # A store may still hold `cam_scores` from before EL_CAM was switched off; they are no part of this ranking.
-    made = [name for name in SAMPLE_TABLES if with_cam or name != AWARENESS]
+    made = [name for name in SAMPLE_TABLES if with_cam or name != "cam_scores"]
     stamps = [
         *(stamp for name in made for stamp in tables.stamps(name, shards[:1]).values()),
         ranked.influence,

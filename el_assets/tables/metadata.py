@@ -4,7 +4,8 @@ from typing import Any
 
 import dagster as dg
 
-from el_assets.tables.schemas import TABLES, dagster_schema
+from el_assets.catalogue import TABLES
+from el_assets.tables.schemas import dagster_schema
 from el_resources.addresses import without_secrets
 from el_resources.store.shard_tables import ShardTables, Stamp
 

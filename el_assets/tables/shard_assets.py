@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import dagster as dg
 import numpy as np
 
+from el_assets.catalogue import RECIPES
 from el_assets.tables.progress import progress
-from el_assets.tables.recipes import RECIPES, settings_seen
+from el_assets.tables.recipes import settings_seen
 from el_resources.addresses import secrets_kept
 from el_resources.models.causal_lm import ModelChoice
 from el_resources.models.tokenization import ModelTokenizer

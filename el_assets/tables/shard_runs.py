@@ -21,10 +21,11 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from el_assets.catalogue import RECIPES
 from el_assets.plots.shown import shown
 from el_assets.tables.failures import shard_named
 from el_assets.tables.metadata import table_metadata
-from el_assets.tables.recipes import OUTLIVED_AS, RECIPES, Cookbook, FingerprintedSource, still_follows
+from el_assets.tables.recipes import OUTLIVED_AS, Cookbook, FingerprintedSource, still_follows
 from el_assets.tables.schemas import conform
 from el_assets.tables.shown_versions import shown_version
 from el_resources.models.causal_lm import ModelChoice, ScorerTokens

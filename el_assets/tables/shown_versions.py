@@ -7,16 +7,11 @@ whether a table is made again is decided by those alone, and `python -m el_asset
 
 from collections.abc import Iterator
 
-from el_assets.tables.recipes import INDEX_SETTINGS, RECIPES, ROLE_SETTINGS
+from el_assets.catalogue import INPUTS_OVER_SHARDS, RECIPES, SETTINGS_WITHOUT_RECIPE
+from el_assets.tables.description import ROLE_SETTINGS
 from el_resources.settings import Settings
 from el_resources.store.shard_tables import digest
 
-# Inputs that span shards, which no recipe names.
-INPUTS_OVER_SHARDS = {
-    "retrieval_index": ("context_chunks",),
-    "influence_scores": ("hmg_scores", "cam_scores"),
-    "selected_subsets": ("influence_scores", "instruction_samples"),
-}
 VERSIONED = RECIPES.keys() | INPUTS_OVER_SHARDS.keys()
 DIGITS = 8
 
@@ -25,8 +20,9 @@ def shown_version(asset: str, settings: Settings) -> str:
     """The code version of an asset under the settings, such as `1-711fd255`; its inputs' count as well."""
     versions = {name: RECIPES[name].code_version for name in _made_from(asset) if name in RECIPES}
     names = {name for made in versions for name in _settings_of(made)}
-    if "retrieval_index" in _made_from(asset):
-        names.update(INDEX_SETTINGS)
+    for made, settings_of_it in SETTINGS_WITHOUT_RECIPE.items():
+        if made in _made_from(asset):
+            names.update(settings_of_it)
     chosen = settings.subset(tuple(names))
     return f"{versions.get(asset, '1')}-{digest({'versions': versions, 'settings': chosen})[:DIGITS]}"
 

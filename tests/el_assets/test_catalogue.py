@@ -5,9 +5,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from el_assets.catalogue import RECIPES, TABLES
 from el_assets.definitions import defs
-from el_assets.tables.recipes import RECIPES
-from el_assets.tables.schemas import TABLES, dagster_schema
+from el_assets.tables.schemas import dagster_schema
 
 GRAPH = defs.resolve_asset_graph()
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import transformers
 
+from el_assets.catalogue import SEQUENCE_TABLES
 from el_assets.gateau.summary import gateau_rows
 from el_assets.operations.status import corpus_status, in_words, pool_status
 from el_assets.reports.gateau_data import RankedPool, draw, report_data
 from el_assets.tables.model_roles import OtherModelError
-from el_assets.tables.recipes import SEQUENCE_TABLES, Cookbook
+from el_assets.tables.recipes import Cookbook
 from el_resources.models.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.models.model_files import model_fingerprint
 from el_resources.settings import Settings

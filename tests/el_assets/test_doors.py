@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from el_assets.__main__ import main
-from el_assets.tables.recipes import RECIPES
+from el_assets.catalogue import RECIPES
 from el_resources.store.shard_tables import ShardTables, Stamp
 from tests.conftest import library_documents, library_samples, tiny_model, write_json_lines
 

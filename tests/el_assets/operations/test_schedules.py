@@ -13,11 +13,12 @@ from dagster._core.errors import ScheduleExecutionError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from el_assets.catalogue import CORPUS_TABLES
 from el_assets.definitions import defs
 from el_assets.operations.schedules import spanning_ranges
 from el_assets.operations.staleness import Inventory
 from el_assets.partitions import register_shards
-from el_assets.tables.recipes import CORPUS_TABLES, Cookbook
+from el_assets.tables.recipes import Cookbook
 from el_assets.tables.schemas import polars_schema
 from el_resources.settings import Settings
 from el_resources.sources.opening import open_corpus

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from el_assets.__main__ import main
+from el_assets.catalogue import CORPUS_TABLES, RECIPES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.gateau.assets import influence_inputs, open_instructions_of, scored_pool, subset_inputs
 from el_assets.operations.status import SourceStatus, corpus_status, in_words, made_again, pool_status
 from el_assets.operations.status_checks import status_result
@@ -22,7 +23,7 @@ from el_assets.partitions import (
     registered_shards,
     selected_fractions,
 )
-from el_assets.tables.recipes import CORPUS_TABLES, RECIPES, SAMPLE_TABLES, SEQUENCE_TABLES, Cookbook
+from el_assets.tables.recipes import Cookbook
 from el_assets.tables.schemas import polars_schema
 from el_assets.tables.shard_runs import open_corpus_of
 from el_resources.settings import Settings

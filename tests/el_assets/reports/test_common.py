@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from el_assets.catalogue import RECIPES
 from el_assets.reports.common import (
     MOST_ENTRIES,
     ROLES,
@@ -13,7 +14,6 @@ from el_assets.reports.common import (
     token_texts,
     within_limits,
 )
-from el_assets.tables.recipes import RECIPES
 from el_resources.models.model_files import resolve_model
 from el_resources.models.tokenization import ModelTokenizer
 from el_resources.store.shard_tables import Stamp

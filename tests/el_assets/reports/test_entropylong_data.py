@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from el_assets.catalogue import SEQUENCE_TABLES
 from el_assets.plots.drawing import svg
 from el_assets.reports.entropylong_data import draw, report_data
 from el_assets.reports.finished_shards import FinishedShards
 from el_assets.reports.page import render
-from el_assets.tables.recipes import SEQUENCE_TABLES
 from el_assets.tables.schemas import conform
 from el_resources.models.model_files import resolve_model, tokenizer_fingerprint
 from el_resources.settings import Settings
@@ -30,7 +30,7 @@ class Store:
         self.made_under = {"tokenizer": tokenizer_fingerprint(resolve_model("reference:long")), **RULE}
 
     def write(self, table: str, rows: list[dict[str, Any]], shard: str = "a", **facts: Any) -> None:
-        from el_assets.tables.schemas import TABLES
+        from el_assets.catalogue import TABLES
 
         empty = {name: pl.Series(name, [], dtype=column.dtype) for name, column in TABLES[table].items()}
         frame = pl.DataFrame(empty)

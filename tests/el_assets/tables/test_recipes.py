@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from el_assets.catalogue import RECIPES
 from el_assets.tables.model_roles import OtherModelError
-from el_assets.tables.recipes import RECIPES, Cookbook
+from el_assets.tables.recipes import Cookbook
 from el_assets.tables.schemas import polars_schema
 from el_resources.models.model_files import resolve_model
 from el_resources.settings import Settings

@@ -2,7 +2,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from el_assets.tables.schemas import TABLES, conform, dagster_schema
+from el_assets.catalogue import TABLES
+from el_assets.tables.schemas import conform, dagster_schema
 
 
 def test_conforming_orders_and_casts() -> None:

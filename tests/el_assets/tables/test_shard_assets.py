@@ -8,7 +8,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from el_assets.tables.recipes import RECIPES, settings_seen
+from el_assets.catalogue import RECIPES
+from el_assets.tables.recipes import settings_seen
 from el_assets.tables.shard_assets import with_seen_settings
 from el_resources.configuration.launching import settings_at_launch
 from el_resources.settings import Settings

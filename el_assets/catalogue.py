@@ -1,0 +1,36 @@
+"""All tables: the descriptions that the methods' folders give, by name, in the order of the graph.
+
+A new table, or a new method's folder, is added here and nowhere else: stamps, staleness, jobs over shards, the UI's
+catalogue and the page of settings follow from it.
+"""
+
+from el_assets.corpus.tables import INDEX_INPUTS, INDEX_SETTINGS
+from el_assets.corpus.tables import TABLES as OF_CORPUS
+from el_assets.entropylong.tables import TABLES as OF_ENTROPYLONG
+from el_assets.gateau.tables import TABLES as OF_GATEAU
+from el_assets.tables.description import Recipe, Table
+from el_resources.settings import Settings
+
+TABLES: dict[str, Table] = {table.name: table for table in (*OF_CORPUS, *OF_ENTROPYLONG, *OF_GATEAU)}
+RECIPES: dict[str, Recipe] = {name: table.recipe for name, table in TABLES.items() if table.recipe}
+# Inputs that span shards or partitions; LanceDB's index is made of tables, and is none itself.
+INPUTS_OVER_SHARDS: dict[str, tuple[str, ...]] = {
+    "retrieval_index": INDEX_INPUTS,
+    **{name: recipe.inputs_over_shards for name, recipe in RECIPES.items() if recipe.inputs_over_shards},
+}
+SETTINGS_WITHOUT_RECIPE = {"retrieval_index": INDEX_SETTINGS}
+
+
+def _shard_tables(tables: tuple[Table, ...]) -> tuple[str, ...]:
+    """Return those with a table for each shard, each after its inputs."""
+    return tuple(table.name for table in tables if table.recipe and not table.recipe.inputs_over_shards)
+
+
+CORPUS_TABLES = _shard_tables(OF_CORPUS)
+SEQUENCE_TABLES = _shard_tables(OF_ENTROPYLONG)
+SAMPLE_TABLES = _shard_tables(OF_GATEAU)
+
+
+def made_under(names: tuple[str, ...], settings: Settings) -> tuple[str, ...]:
+    """Return the tables of these that are made under the settings; without EL_CAM there is no `cam_scores`."""
+    return tuple(name for name in names if RECIPES[name].is_made(settings))
