@@ -169,9 +169,9 @@ def write_tables(settings: Any) -> None:
     import polars as pl
 
     from el_assets.catalogue import CORPUS_TABLES, SEQUENCE_TABLES
+    from el_assets.corpus.assets import open_corpus_of
     from el_assets.tables.recipes import Cookbook
     from el_assets.tables.schemas import polars_schema
-    from el_assets.tables.shard_runs import open_corpus_of
     from el_resources.store.shard_tables import ShardTables
 
     tables, source = ShardTables(settings.store), open_corpus_of(settings)

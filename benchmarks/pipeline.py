@@ -71,7 +71,7 @@ def write_documents(tables: ShardTables, shards: list[str], n_documents: int) ->
         frame = pl.DataFrame(rows)
         absent = [pl.lit(None, dtype).alias(name) for name, dtype in polars_schema("documents").items()]
         frame = frame.with_columns(column for column in absent if column.meta.output_name() not in frame.columns)
-        assert set(frame.columns) == set(TABLES["documents"])
+        assert set(frame.columns) == set(TABLES["documents"].columns)
         tables.write(conform(frame, "documents"), Stamp(asset="documents", partition=shard, recipe="benchmark"))
 
 

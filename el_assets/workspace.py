@@ -20,7 +20,7 @@ from el_assets.operations.removal import remove_shards
 from el_assets.operations.schedules import following_sensors, schedules
 from el_assets.operations.sensors import sensors
 from el_assets.reports import assets as report_assets
-from el_assets.sources import sources
+from el_assets.sources import KINDS
 from el_assets.tables.schemas import dagster_schema
 from el_assets.tables.shown_versions import VERSIONED, shown_version
 from el_resources.configuration.launching import settings_at_launch
@@ -59,7 +59,9 @@ def workspace_assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetS
     found = dg.load_assets_from_modules([corpus_assets, entropylong_assets, gateau_assets, report_assets])
     made = [asset for asset in (*MODELS, *found) if isinstance(asset, dg.AssetsDefinition)]
     linked = [asset for asset in dg.with_source_code_references(made) if isinstance(asset, dg.AssetsDefinition)]
-    external = [spec.replace_attributes(owners=OWNERS) for spec in sources(settings)]
+    external = [
+        spec.replace_attributes(owners=OWNERS) for spec in (kind.external_asset(settings) for kind in KINDS.values())
+    ]
     # A model is loaded once per run, so a run takes many shards.
     many_shards = dg.BackfillPolicy.multi_run(max_partitions_per_run=settings.shards_per_run)
     sharded = [asset.with_attributes(backfill_policy=many_shards) if has_shards(asset) else asset for asset in linked]

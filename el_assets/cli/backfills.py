@@ -17,8 +17,9 @@ from dagster._core.execution.backfill import PartitionBackfill
 from dagster._core.utils import make_new_backfill_id
 
 from el_assets.operations.run_needs import launches_on_ray, ray_tags
-from el_assets.partitions import corpus_shards, instruction_shards, selected_fractions
+from el_assets.partitions import selected_fractions
 from el_assets.parts import FRACTIONS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
+from el_assets.sources import KINDS
 from el_assets.workspace import build_definitions
 from el_resources.settings import Settings
 
@@ -80,7 +81,4 @@ def _keys(partitions: dg.PartitionsDefinition | None, chosen: Mapping[str, Seque
         return [None]
     if partitions == selected_fractions:
         return chosen["subsets"]
-    if partitions == corpus_shards:
-        return chosen["corpus"]
-    assert partitions == instruction_shards, partitions
-    return chosen["instructions"]
+    return next(chosen[kind.name] for kind in KINDS.values() if kind.partitions == partitions)

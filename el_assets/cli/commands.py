@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import dagster as dg
 from dagster import DagsterInstance
@@ -29,13 +28,14 @@ from el_assets.cli.terminal import terminal
 from el_assets.operations.homes import opened_instance
 from el_assets.operations.in_process import execute_here
 from el_assets.operations.passed_over import print_passed_over
-from el_assets.operations.removal import KINDS, Departures
+from el_assets.operations.removal import Departures
 from el_assets.operations.run_needs import launches_on_ray
 from el_assets.operations.schedules import range_tags
-from el_assets.operations.status import corpus_status, in_words, made_again, pool_status
+from el_assets.operations.status import in_words, made_again, status_of
 from el_assets.partitions import ShardedSource, contiguous_ranges, register_shards, registered_shards
 from el_assets.parts import FRACTIONS, PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.reports.assets import makeable_reports, report_path
+from el_assets.sources import KINDS
 from el_assets.tables.failures import told_of_step, trace_kept
 from el_assets.tables.shard_checks import failed_in_words
 from el_assets.workspace import build_definitions
@@ -46,8 +46,11 @@ from el_resources.settings import Settings
 from el_resources.store.shard_tables import KnownStamps
 
 # Assets of the parts that `status` tells of.
-PARTS_OF_CORPUS = {"index": (*CORPUS_TABLES, "retrieval_index"), "entropylong": SEQUENCE_TABLES}
-PARTS_OF_POOL = {"gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets")}
+ASSETS_OF_PARTS = {
+    "index": (*CORPUS_TABLES, "retrieval_index"),
+    "entropylong": SEQUENCE_TABLES,
+    "gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets"),
+}
 # Names that begin so are for Dagster's use and no page shows them.
 PROCESS_TAG = ".dagster/entropylong_process"
 SEPARATOR = "\n\n"  # between traces
@@ -72,12 +75,15 @@ def status(options: argparse.Namespace, environment: Environment) -> int:
     """Say what is done, missing and stale; 0 if everything is done, else 1."""
     settings, parts = Settings.load(environment.values()), _chosen(options.select, list(PARTS), "part")
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
-    pool_of_these = partial(pool_status, fractions=fractions)
+    assets = {
+        name: [asset for part in parts if SHARDED_PARTS.get(part, ("",))[0] == name for asset in ASSETS_OF_PARTS[part]]
+        for name in KINDS
+    }
     with opened_instance() as instance:
         found = [
-            look(instance, settings, verify=options.verify).only([name for part in chosen for name in assets[part]])
-            for look, assets in ((corpus_status, PARTS_OF_CORPUS), (pool_of_these, PARTS_OF_POOL))
-            if (chosen := [part for part in parts if part in assets])
+            status_of(kind, instance, settings, subsets=fractions, verify=options.verify).only(assets[name])
+            for name, kind in KINDS.items()
+            if assets[name]
         ]
     if options.json:
         print(json.dumps({"done": all(one.is_done for one in found), "sources": [one.as_json() for one in found]}))
@@ -102,7 +108,7 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
     with opened_instance() as instance:
         _close_lost_runs(instance)
         sources, chosen = _register(instance, settings, parts, options)
-        assets = [name for part in parts for name in {**PARTS_OF_CORPUS, **PARTS_OF_POOL}.get(part, ())]
+        assets = [name for part in parts for name in ASSETS_OF_PARTS.get(part, ())]
         for line in made_again(instance, settings, sources, chosen, assets):
             print(line, flush=True)
         # Progress bars are this terminal's log, and what failed is said in the end.

@@ -16,16 +16,18 @@ from el_assets.partitions import corpus_shards, registered_shards
 from el_assets.tables.progress import progress
 from el_assets.tables.schemas import dagster_schema
 from el_assets.tables.shard_assets import shard_asset, with_seen_settings
-from el_assets.tables.shard_runs import Made, materialize_shards, open_corpus_of, unreadable
+from el_assets.tables.shard_runs import Made, materialize_shards, unreadable
 from el_resources.addresses import without_secrets
 from el_resources.listed_names import listed
-from el_resources.models.causal_lm import ModelChoice
+from el_resources.models.causal_lm import ModelChoice, ScorerTokens
 from el_resources.models.long_texts import encode_whole
 from el_resources.models.text_encoder import TextEncoder, open_encoder
 from el_resources.models.text_splitting import Span, TextSplitter
 from el_resources.settings import Settings
 from el_resources.sources.bad_rows import within_share
 from el_resources.sources.contracts import CorpusSource, CorruptShardError, SourceDocument
+from el_resources.sources.opening import open_corpus
+from el_resources.sources.row_limits import RowLimits
 from el_resources.store.context_store import ContextStore
 from el_resources.store.index_rows import ShardChunks
 from el_resources.store.index_tags import build_tag
@@ -222,3 +224,14 @@ def index_batches(tables: ShardTables, shard: str) -> Iterator[pa.RecordBatch]:
     dimension = len(frame["vector"][0])
     shaped = frame.with_columns(pl.col("vector").list.to_array(dimension), shard=pl.lit(shard))
     yield from shaped.to_arrow(compat_level=pl.CompatLevel.oldest()).to_batches(max_chunksize=BATCH_ROWS)
+
+
+def open_corpus_of(settings: Settings) -> CorpusSource:
+    """Return the corpus that the settings name. Raises ValueError (see open_corpus)."""
+    return open_corpus(
+        settings.corpus,
+        text_column=settings.text_column or None,
+        hub_endpoint=settings.hub_endpoint,
+        counter=ScorerTokens(ModelChoice.long(settings)),
+        limits=RowLimits.of(line_mib_max=settings.line_mib_max, document_chars_max=settings.document_chars_max),
+    )

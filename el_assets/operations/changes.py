@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from el_assets.operations.removal import KINDS
 from el_assets.operations.schedules import UNDER_WAY
 from el_assets.operations.sensors import Changes, cursor_of, find_changes, listing
 from el_assets.operations.status_checks import STATUS_CHECKS, StatusCheck, cannot_look
 from el_assets.partitions import ShardedSource, registered_shards
+from el_assets.sources import KINDS
 from el_assets.tables.shown_versions import VERSIONED, shown_version
 from el_resources.settings import Settings
 from el_resources.store.shard_tables import digest
@@ -60,8 +60,8 @@ def observation(kind: str, changes: Changes, fingerprints: Mapping[str, str]) ->
 def evaluation(check: StatusCheck, found: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
     """The check's result outside a run."""
     return dg.AssetCheckEvaluation(
-        asset_key=check.asset.key,
-        check_name=check.name,
+        asset_key=check.key.asset_key,
+        check_name=check.key.name,
         passed=found.passed,
         severity=found.severity,
         description=found.description,
@@ -87,7 +87,7 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
             events.append(observation(kind, changes, fingerprints))
     seen = _digest_of_inputs(context.instance, settings, fingerprints)
     if context.instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
-        context.log.info(f"{check.name}: is looked at when no run is under way")
+        context.log.info(f"{check.key.name}: is looked at when no run is under way")
         return Look(shards=shards, seen=last.seen, told=last.told), events
     if seen == last.seen:
         return Look(shards=shards, seen=seen, told=last.told), events
@@ -95,7 +95,7 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
     told = digest([found.passed, found.description, repr(found.metadata)])
     if told != last.told:
         events.append(evaluation(check, found))
-    context.log.info(f"{check.name}: {'passed' if found.passed else found.description}")
+    context.log.info(f"{check.key.name}: {'passed' if found.passed else found.description}")
     return Look(shards=shards, seen=seen, told=told), events
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from el_assets.operations.webhook import post
-from el_assets.partitions import corpus_shards, instruction_shards, registered_shards
+from el_assets.partitions import registered_shards
+from el_assets.sources import KINDS
 from el_assets.tables.failures import told_of_step
 from el_resources.addresses import without_secrets
 
@@ -22,8 +23,8 @@ def shards_of_run(run: dg.DagsterRun, instance: dg.DagsterInstance) -> list[str]
     """The registered shards that the run was launched for; none for a run without."""
     first = run.tags.get(FIRST, run.tags.get(ONLY))
     last = run.tags.get(LAST, first)
-    for partitions in (corpus_shards, instruction_shards):
-        registered = registered_shards(instance, partitions)
+    for kind in KINDS.values():
+        registered = registered_shards(instance, kind.partitions)
         if first in registered and last in registered:
             return registered[registered.index(first) : registered.index(last) + 1]
     return []

@@ -4,55 +4,19 @@ The index loses their rows when it is next synced, and shards that quote them ar
 see to both. A run that dies is made up for by the next: a shard is registered until its tables are gone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
-from el_assets.catalogue import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
-from el_assets.gateau.assets import open_instructions_of
 from el_assets.partitions import (
-    ShardedSource,
-    corpus_shards,
     deregister_shards,
-    instruction_shards,
     registered_shards,
     went_in_masses,
 )
-from el_assets.tables.shard_runs import open_corpus_of
+from el_assets.sources import KINDS, Kind
 from el_resources.settings import Settings
 from el_resources.store.shard_tables import ShardTables
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """A kind of source that is divided into shards.
-
-    Attributes:
-        tables: every table that a shard has.
-        variable: the setting that names the source.
-    """
-
-    partitions: dg.DynamicPartitionsDefinition
-    open_source: Callable[[Settings], ShardedSource]
-    tables: tuple[str, ...]
-    variable: str
-
-
-KINDS = {
-    "corpus": Kind(
-        partitions=corpus_shards,
-        open_source=open_corpus_of,
-        tables=(*CORPUS_TABLES, *SEQUENCE_TABLES, "packing_leftovers"),
-        variable="EL_CORPUS",
-    ),
-    "instructions": Kind(
-        partitions=instruction_shards,
-        open_source=open_instructions_of,
-        tables=SAMPLE_TABLES,
-        variable="EL_INSTRUCTIONS",
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ from functools import partial
 import dagster as dg
 
 from el_assets.catalogue import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, made_under
-from el_assets.operations.inventories import corpus_inventory, pool_inventory
 from el_assets.operations.jobs import Jobs
 from el_assets.operations.staleness import Inventory
 from el_assets.operations.status import AssetStatus, problems
 from el_assets.partitions import selected_fractions
+from el_assets.sources import KINDS, Kind
 from el_resources.listed_names import listed
 from el_resources.settings import Settings
 
@@ -58,7 +58,8 @@ def ask_for_index(inventory: Inventory) -> Asked:
     wanted = inventory.unfinished(CORPUS_TABLES)
     yield from _ranges(inventory, wanted, barred=inventory.gone)
     if not wanted:
-        if inventory.index().is_done or not inventory.has_chunks:
+        done = inventory.over_shards("retrieval_index").is_done
+        if done or not inventory.rules.has_inputs("retrieval_index"):
             yield _up_to_date(inventory)
         else:
             yield dg.RunRequest(asset_selection=[dg.AssetKey("retrieval_index")])
@@ -66,7 +67,7 @@ def ask_for_index(inventory: Inventory) -> Asked:
 
 def ask_for_sequences(inventory: Inventory) -> Asked:
     """Runs of `build_sequences` for shards whose chunks are done; those without wait for `build_index`."""
-    if inventory.index_misleads():
+    if inventory.rules.misleads("retrieval_index"):
         yield dg.SkipReason("the retrieval index holds chunks that changed or went; run build_index first")
         return
     waiting = {*inventory.unfinished(CORPUS_TABLES), *inventory.gone}
@@ -100,7 +101,9 @@ def ask_for_selection(inventory: Inventory) -> Asked:
         yield dg.SkipReason(
             f"{len(scored)} registered shards are scored and {len(stale)} wait for score_samples{shown}"
         )
-    elif inventory.influence().is_done and all(inventory.subset(fraction).is_done for fraction in fractions):
+    elif inventory.over_shards("influence_scores").is_done and all(
+        inventory.over_shards("selected_subsets", fraction).is_done for fraction in fractions
+    ):
         yield _up_to_date(inventory)
     else:
         yield dg.RunRequest(tags=range_tags(fractions[0], fractions[-1]))
@@ -152,7 +155,7 @@ class Automated:
 
     job: str
     ask: Callable[[Inventory], Asked]
-    inventory_of: Callable[[dg.DagsterInstance, Settings], Inventory]
+    kind: Kind
     tables: Callable[[Settings], Sequence[str]]
     waits_for: tuple[str, ...] = ()
 
@@ -170,30 +173,28 @@ class Automated:
                 context.log.info(f"{running} runs of {job} are under way")
                 yield dg.SkipReason(f"{running} runs of {job} are under way")
                 return
-        inventory = self.inventory_of(context.instance, settings)
+        inventory = self.kind.inventory(context.instance, settings)
         asked = list(self.ask(inventory))
         for line in (*reasons(inventory, self.tables(inventory.settings)), *(in_words(one, self.job) for one in asked)):
             context.log.info(line)
         yield from (_with_key(one, f"{key}:{number}") for number, one in enumerate(asked))
 
 
-INDEX = Automated(
-    job="build_index", ask=ask_for_index, inventory_of=corpus_inventory, tables=lambda settings: CORPUS_TABLES
-)
+INDEX = Automated(job="build_index", ask=ask_for_index, kind=KINDS["corpus"], tables=lambda settings: CORPUS_TABLES)
 SEQUENCES = Automated(
     job="build_sequences",
     ask=ask_for_sequences,
-    inventory_of=corpus_inventory,
+    kind=KINDS["corpus"],
     tables=lambda settings: SEQUENCE_TABLES,
     waits_for=("build_index",),
 )
 SAMPLES = Automated(
-    job="score_samples", ask=ask_for_samples, inventory_of=pool_inventory, tables=partial(made_under, SAMPLE_TABLES)
+    job="score_samples", ask=ask_for_samples, kind=KINDS["instructions"], tables=partial(made_under, SAMPLE_TABLES)
 )
 SELECTION = Automated(
     job="select_samples",
     ask=ask_for_selection,
-    inventory_of=pool_inventory,
+    kind=KINDS["instructions"],
     tables=partial(made_under, SAMPLE_TABLES),
     waits_for=("score_samples",),
 )

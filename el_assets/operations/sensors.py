@@ -18,9 +18,10 @@ from hashlib import blake2b
 
 import dagster as dg
 
-from el_assets.operations.removal import KINDS, Departures, removal_of, remove_shards
+from el_assets.operations.removal import Departures, removal_of, remove_shards
 from el_assets.operations.schedules import UNDER_WAY
 from el_assets.partitions import ShardedSource, registered_shards
+from el_assets.sources import KINDS, Kind
 from el_resources.listed_names import listed
 from el_resources.settings import Settings
 from el_resources.sources.shard_files import still_there
@@ -141,28 +142,25 @@ def _answer(context: dg.SensorEvaluationContext, settings: Settings, name: str) 
     )
 
 
-def _sensor(name: str, kind: str, every_seconds: int, what: str) -> dg.SensorDefinition:
+def _sensor(kind: Kind, every_seconds: int) -> dg.SensorDefinition:
     """A sensor that is off until a person switches it on."""
 
     @dg.sensor(
-        name=name,
+        name=f"follow_{kind.name}",
         job=remove_shards,
         minimum_interval_seconds=every_seconds,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): registers shards that appear in {what} "
-        f"({KINDS[kind].variable}), tells which changed, and removes the tables of those whose files went, but never "
+        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): registers shards that appear in {kind.called} "
+        f"({kind.variable}), tells which changed, and removes the tables of those whose files went, but never "
         "more than half at once (EL_REMOVE_MANY_SHARDS). Computes nothing: the schedules make what is missing or "
         "stale. A source that cannot be listed fails the tick and changes nothing.",
     )
     def sensor(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult:
-        return _answer(context, settings, kind)
+        return _answer(context, settings, kind.name)
 
     return sensor
 
 
 def sensors(every_seconds: int) -> list[dg.SensorDefinition]:
     """All sensors."""
-    return [
-        _sensor("follow_corpus", "corpus", every_seconds, "the corpus"),
-        _sensor("follow_instructions", "instructions", every_seconds, "the pool of instruction samples"),
-    ]
+    return [_sensor(kind, every_seconds) for kind in KINDS.values()]

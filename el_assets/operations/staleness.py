@@ -1,26 +1,19 @@
 """The state of every table (done, missing or stale) and the reason.
 
 A table is stale when it no longer follows from its inputs and the settings (el_assets.tables.recipes), when a table
-that it is made from is stale or missing, or when it holds what the retrieval index has lost. Every stamp is read once
-per `Inventory`, so a look at thousands of shards costs seconds, and no table is read unless the index lost rows since.
+that it is made from is stale or missing, or when a rule of its method says so (`Rules`). Every stamp is read once
+per `Inventory`, so a look at thousands of shards costs seconds.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
-import polars as pl
-
-from el_assets.catalogue import RECIPES, SAMPLE_TABLES, made_under
-from el_assets.corpus.assets import context_store, index_tag
-from el_assets.entropylong.candidate_search import lost_candidates
-from el_assets.gateau.assets import influence_inputs, scored_pool, subset_inputs
+from el_assets.catalogue import RECIPES
 from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
 from el_assets.tables.description import Recipe
 from el_assets.tables.recipes import SCORED_TEXTS, Cookbook, still_follows
 from el_resources.settings import Settings
-from el_resources.store.pinned_index import PinnedIndex
 from el_resources.store.shard_tables import UNPARTITIONED, KnownStamps, Stamp
 
 State = Literal["done", "missing", "stale"]
@@ -42,17 +35,44 @@ DONE, MISSING = Finding("done"), Finding("missing")
 UNREGISTERED = Finding("stale", (f"no shard is registered; {HOW_TO_REGISTER}",))
 
 
+class Rules(Protocol):
+    """The rules of a method on the state of its tables, beyond their recipes; its folder gives them."""
+
+    def also_stale(self, stored: Stamp) -> tuple[str, ...]:
+        """Return the reasons for which a table is stale although it follows from its recipe."""
+        ...
+
+    def over_shards(self, asset: str, partition: str) -> "Finding":
+        """Return the state of an asset that is made of all shards together."""
+        ...
+
+    def misleads(self, asset: str) -> bool:
+        """Return true if an asset over shards holds rows of tables that changed since, so that it is made first."""
+        ...
+
+    def has_inputs(self, asset: str) -> bool:
+        """Return true if there is anything to make an asset over shards of."""
+        ...
+
+
 class Inventory:
     """The state of every table of some shards, under the settings.
 
     Args:
         source: the corpus or the pool of samples; it is listed here.
         registered: the shards that Dagster knows, in registration order.
+        rules: makes the rules of the kind of source (`Kind.rules`).
         verify: compare every table's bytes with its digest, which reads all of them.
     """
 
     def __init__(
-        self, settings: Settings, source: ShardedSource, registered: Sequence[str], *, verify: bool = False
+        self,
+        settings: Settings,
+        source: ShardedSource,
+        registered: Sequence[str],
+        rules: "Callable[[Inventory], Rules]",
+        *,
+        verify: bool = False,
     ) -> None:
         self.settings = settings
         self.tables = KnownStamps(settings.store, verify=verify)
@@ -60,7 +80,7 @@ class Inventory:
         self.listed = set(source.shards())
         self._cookbook = Cookbook(settings, self.tables, source)
         self._found: dict[tuple[str, str], Finding] = {}
-        self._rows_lost: dict[str, bool] = {}
+        self.rules = rules(self)
 
     @property
     def gone(self) -> list[str]:
@@ -86,142 +106,30 @@ class Inventory:
     def _judge(self, asset: str, shard: str) -> Finding:
         stored = self.tables.stamp(asset, shard)
         if stored is None:
-            return self._not_there(asset, shard)
+            return self.missing(asset, shard)
         if RECIPES[asset].is_read_from_source and shard not in self.listed:
             return Finding("stale", ("its file left the source",))
-        behind = _behind((name, self.table(name, shard)) for name in RECIPES[asset].inputs)
-        if behind:
-            return Finding("stale", behind)
+        waits = waits_for((name, self.table(name, shard)) for name in RECIPES[asset].inputs)
+        if waits:
+            return Finding("stale", waits)
         draft = self._cookbook.draft(asset, shard, stored=stored)
         follows = still_follows(stored, draft, self.settings)
-        why = self._beside_recipe(stored) if follows else differences(stored, draft, self._cookbook)
+        why = self.rules.also_stale(stored) if follows else differences(stored, draft, self._cookbook)
         return Finding("stale", why) if why else DONE
 
-    def _not_there(self, asset: str, partition: str = UNPARTITIONED) -> Finding:
+    def missing(self, asset: str, partition: str = UNPARTITIONED) -> Finding:
         """Return that a table is missing, and why, if its file is there."""
         damage = self.tables.damage(asset, partition)
         return Finding("missing", (damage,)) if damage else MISSING
 
-    def _beside_recipe(self, stored: Stamp) -> tuple[str, ...]:
-        """Return the reasons for which a table is stale although it follows from its recipe."""
-        if stored.asset == "packed_sequences" and not self.tables.has("packing_leftovers", stored.partition):
-            return ("packing_leftovers is missing",)
-        if stored.asset != "candidate_contexts" or self._index is None:
-            return ()
-        if stored.pinned["index_tag"] == self._index.tag:
-            return ()
-        if self.settings.refresh_candidates:
-            return ("the index is newer, and refresh_candidates is set",)
-        lost = self._lost(stored)
-        return (f"{lost} of its candidates left the index",) if lost else ()
+    def over_shards(self, asset: str, partition: str = UNPARTITIONED) -> Finding:
+        """Return the state of an asset that is made of all shards together."""
+        return self.rules.over_shards(asset, partition)
 
-    def _lost(self, stored: Stamp) -> int:
-        """Candidates that left the index; looked for only if the index lost rows since they were retrieved."""
-        tag = stored.pinned["index_tag"]
-        if tag not in self._rows_lost:
-            self._rows_lost[tag] = self._lost_rows_since(tag)
-        return len(lost_candidates(self.tables, stored.partition, self._chunk_ids)) if self._rows_lost[tag] else 0
-
-    def _lost_rows_since(self, tag: str) -> bool:
-        try:
-            before = context_store(self.settings).open(tag, hash_bytes=0).shard_fingerprints()
-        except ValueError:  # a build that is gone
-            return True
-        return any(self._indexed.get(shard) != fingerprint for shard, fingerprint in before.items())
-
-    @cached_property
-    def _index(self) -> PinnedIndex | None:
-        store = context_store(self.settings)
-        return store.open(hash_bytes=0) if not self._index_fault and store.is_built() else None
-
-    @cached_property
-    def _index_fault(self) -> str:
-        """The fault of the index's files, in words."""
-        return context_store(self.settings).fault()
-
-    @cached_property
-    def _indexed(self) -> dict[str, str]:
-        return self._index.shard_fingerprints() if self._index else {}
-
-    @cached_property
-    def _chunk_ids(self) -> pl.Series:
-        assert self._index, "candidates are looked for in an index"
-        return self._index.chunk_ids()["chunk_id"]
-
-    def index(self) -> Finding:
-        """The state of `retrieval_index`."""
-        if self._index is None:
-            why = f"its files are broken: {self._index_fault}; job build_index makes it anew"
-            return Finding("missing", (why,)) if self._index_fault else MISSING
-        chunks = self._chunk_stamps
-        if not self.registered:
-            return UNREGISTERED
-        if not chunks:
-            return Finding("stale", ("no registered shard has context_chunks",))
-        if behind := _behind((f"context_chunks/{shard}", self.table("context_chunks", shard)) for shard in chunks):
-            return Finding("stale", behind)
-        if index_tag(self.settings, chunks) == self._index.tag:
-            return DONE
-        return Finding("stale", self._index_differences(chunks) or ("its settings changed",))
-
-    def index_misleads(self) -> bool:
-        """Return true if the index holds rows that left context_chunks, so that candidates would be lost."""
-        wanted = {shard: stamp.fingerprint for shard, stamp in self._chunk_stamps.items()}
-        return any(wanted.get(shard) != fingerprint for shard, fingerprint in self._indexed.items())
-
-    @property
-    def has_chunks(self) -> bool:
-        """True if there is anything to index."""
-        return any(stamp.facts.get("rows") for stamp in self._chunk_stamps.values())
-
-    @cached_property
-    def _chunk_stamps(self) -> dict[str, Stamp]:
-        return self.tables.stamps("context_chunks", self.registered)
-
-    def _index_differences(self, chunks: Mapping[str, Stamp]) -> tuple[str, ...]:
-        full = {shard: stamp.fingerprint for shard, stamp in chunks.items() if stamp.facts.get("rows")}
-        held = self._indexed
-        counts = {
-            "new": len(full.keys() - held.keys()),
-            "changed": sum(held[shard] != full[shard] for shard in full.keys() & held.keys()),
-            "gone": len(held.keys() - full.keys()),
-        }
-        return tuple(f"{_shards(count)} of context_chunks {what}" for what, count in counts.items() if count)
-
-    def influence(self) -> Finding:
-        """The state of `influence_scores`, over the registered shards that have both scores."""
-        stored = self.tables.stamp("influence_scores")
-        if stored is None:
-            return self._not_there("influence_scores")
-        if not self.registered:
-            return UNREGISTERED
-        try:
-            hmg, cam = scored_pool(self.tables, self.registered, with_cam=self.settings.cam)
-        except ValueError as error:
-            return Finding("stale", (str(error),))
-        behind = _behind(
-            (f"{name}/{shard}", self.table(name, shard))
-            for shard in hmg
-            for name in made_under(SAMPLE_TABLES, self.settings)
-            if name != "instruction_samples"
-        )
-        return self._over_shards(stored, influence_inputs(hmg, cam), behind)
-
-    def subset(self, fraction: str) -> Finding:
-        """The state of a partition of `selected_subsets`."""
-        stored, influence = self.tables.stamp("selected_subsets", fraction), self.tables.stamp("influence_scores")
-        if stored is None:
-            return self._not_there("selected_subsets", fraction)
-        behind = _behind([("influence_scores", self.influence())])
-        inputs: dict[str, Stamp] = {}
-        if influence is not None:
-            samples = self.tables.stamps("instruction_samples", influence.facts["shards"])
-            inputs = subset_inputs(influence, samples)
-        return self._over_shards(stored, inputs, behind)
-
-    def _over_shards(self, stored: Stamp, inputs: Mapping[str, Stamp], behind: tuple[str, ...]) -> Finding:
-        if behind:
-            return Finding("stale", behind)
+    def against(self, stored: Stamp, inputs: Mapping[str, Stamp], waits: tuple[str, ...]) -> Finding:
+        """Return the state of a stored table whose inputs are given; `waits` are those that are not done."""
+        if waits:
+            return Finding("stale", waits)
         draft = self._cookbook.draft(stored.asset, stored.partition, inputs)
         return DONE if draft.recipe == stored.recipe else Finding("stale", differences(stored, draft, self._cookbook))
 
@@ -239,7 +147,7 @@ def differences(stored: Stamp, draft: Stamp, cookbook: Cookbook) -> tuple[str, .
     found = [_part_changed(recipe, name, was.get(name), now.get(name)) for name in parts if "/" not in name]
     shards = {name.partition("/")[2] for name in parts if "/" in name}
     if shards:
-        found.append(f"the pool changed: {_shards(len(shards))}")
+        found.append(f"the pool changed: {n_shards(len(shards))}")
     found += [
         f"setting {name} was {stored.settings.get(name)!r}, is {draft.settings[name]!r}"
         for name in recipe.settings
@@ -263,11 +171,11 @@ def _part_changed(recipe: Recipe, name: str, was: str | None, now: str | None) -
     return f"input {name} was made anew"
 
 
-def _behind(inputs: Iterable[tuple[str, Finding]]) -> tuple[str, ...]:
+def waits_for(inputs: Iterable[tuple[str, Finding]]) -> tuple[str, ...]:
     """Return the inputs that a table waits for: the first that is not done, and how many more."""
     found = [f"its input {name} is {finding.state}" for name, finding in inputs if not finding.is_done]
     return (found[0] + (f", and {len(found) - 1} more" if len(found) > 1 else ""),) if found else ()
 
 
-def _shards(count: int) -> str:
+def n_shards(count: int) -> str:
     return f"{count} shard{'' if count == 1 else 's'}"

@@ -7,12 +7,9 @@ from typing import Any
 
 import dagster as dg
 
-from el_assets.catalogue import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, made_under
-from el_assets.operations.inventories import corpus_inventory, pool_inventory
 from el_assets.operations.staleness import Finding, Inventory
 from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
-from el_assets.parts import FRACTIONS
-from el_resources.addresses import without_secrets
+from el_assets.sources import KINDS, Kind
 from el_resources.listed_names import NAMES_SHOWN, listed
 from el_resources.settings import Settings
 from el_resources.store.shard_tables import UNPARTITIONED
@@ -93,39 +90,33 @@ class SourceStatus:
         }
 
 
-def corpus_status(
+def status_of(
+    kind: Kind,
     instance: dg.DagsterInstance,
     settings: Settings,
     *,
+    subsets: Sequence[str] | None = None,
     source: ShardedSource | None = None,
     verify: bool = False,
 ) -> SourceStatus:
-    """Return the state of documents to packed sequences.
+    """Return the state of all tables that are made from a kind of source.
 
     Args:
-        source: the opened corpus; opened here if None.
+        subsets: the partitions that are looked at of assets over all shards; None for all.
+        source: the opened source; opened here if None.
         verify: read every table and compare it with its digest.
     """
-    inventory = corpus_inventory(instance, settings, source, verify=verify)
-    index = AssetStatus.of("retrieval_index", [(UNPARTITIONED, inventory.index())])
-    first, rest = _by_shard(inventory, CORPUS_TABLES), _by_shard(inventory, SEQUENCE_TABLES)
-    return _status(settings.corpus, inventory, [*first, index, *rest])
-
-
-def pool_status(
-    instance: dg.DagsterInstance,
-    settings: Settings,
-    fractions: Sequence[str] = tuple(FRACTIONS),
-    *,
-    source: ShardedSource | None = None,
-    verify: bool = False,
-) -> SourceStatus:
-    """Return the state of instruction samples to selected subsets, those of these fractions; the rest as above."""
-    inventory = pool_inventory(instance, settings, source, verify=verify)
-    samples = _by_shard(inventory, made_under(SAMPLE_TABLES, settings))
-    influence = AssetStatus.of("influence_scores", [(UNPARTITIONED, inventory.influence())])
-    subsets = AssetStatus.of("selected_subsets", ((fraction, inventory.subset(fraction)) for fraction in fractions))
-    return _status(settings.instructions, inventory, [*samples, influence, subsets])
+    inventory = kind.inventory(instance, settings, source, verify=verify)
+    assets: list[AssetStatus] = []
+    for table in kind.made_under(settings):
+        assets += _by_shard(inventory, [table])
+    for name, (partitions, after) in kind.whole.items():
+        keys = partitions.get_partition_keys() if partitions else [UNPARTITIONED]
+        chosen = [key for key in keys if not partitions or subsets is None or key in subsets]
+        whole = AssetStatus.of(name, ((key, inventory.over_shards(name, key)) for key in chosen))
+        places = [number for number, one in enumerate(assets) if one.asset == after or one.asset in kind.whole]
+        assets.insert(places[-1] + 1 if places else len(assets), whole)
+    return _status(kind.uri(settings), inventory, assets)
 
 
 def _by_shard(inventory: Inventory, tables: Sequence[str]) -> list[AssetStatus]:
@@ -138,7 +129,7 @@ def _status(uri: str, inventory: Inventory, assets: Sequence[AssetStatus]) -> So
     registered = set(inventory.registered)
     stamps = ((shard, inventory.tables.stamp(assets[0].asset, shard)) for shard in inventory.registered)
     return SourceStatus(
-        uri=without_secrets(uri),
+        uri=uri,
         shards=len(registered),
         not_registered=sorted(inventory.listed - registered),
         gone=inventory.gone,
@@ -157,22 +148,17 @@ def made_again(
     """Yield a line for each asset of which a run makes tables again, and why; nothing if it is told to make all.
 
     Args:
-        sources: opened sources by kind, `corpus` and `instructions`.
+        sources: opened sources by the name of their kind.
         chosen: the run's shards, by kind.
         assets: that the run makes.
 
     Example:
         entropy_maps: 4 tables made again: setting alpha was 1.5, is 1.25
     """
-    of_kind = {
-        "corpus": (corpus_inventory, (*CORPUS_TABLES, *SEQUENCE_TABLES)),
-        "instructions": (pool_inventory, made_under(SAMPLE_TABLES, settings)),
-    }
     for kind, source in sources.items() if not settings.force else ():
-        inventory_of, tables = of_kind[kind]
+        tables = [name for name in KINDS[kind].made_under(settings) if name in assets]
         try:
-            inventory = inventory_of(instance, settings, source)
-            yield from _made_again(inventory, chosen[kind], [name for name in tables if name in assets])
+            yield from _made_again(KINDS[kind].inventory(instance, settings, source), chosen[kind], tables)
         except (OSError, ValueError):  # the run's steps meet it too, and tell of it
             continue
 

@@ -5,46 +5,37 @@ A warning: runs of some shards leave others missing, and what a run made is good
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import dagster as dg
 
-from el_assets.entropylong.assets import packed_sequences
-from el_assets.gateau.assets import selected_subsets
-from el_assets.operations.status import SourceStatus, corpus_status, pool_status, problems
+from el_assets.operations.status import SourceStatus, problems, status_of
 from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
+from el_assets.sources import KINDS, Kind
 from el_resources.listed_names import listed
 from el_resources.settings import Settings
-
-
-class Look(Protocol):
-    """Function that finds the status of a source's tables; it opens the source unless it is given."""
-
-    def __call__(
-        self, instance: dg.DagsterInstance, settings: Settings, /, *, source: ShardedSource | None = None
-    ) -> SourceStatus: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusCheck:
     """A check over the state of one kind of shards."""
 
-    asset: dg.AssetsDefinition
-    name: str
-    look: Look
-    description: str
+    kind: Kind
+
+    @property
+    def key(self) -> dg.AssetCheckKey:
+        return dg.AssetCheckKey(dg.AssetKey(self.kind.ends_with), self.kind.check)
 
     def result(
         self, instance: dg.DagsterInstance, settings: Settings, source: ShardedSource | None = None
     ) -> dg.AssetCheckResult:
         """Return the state that `status` finds now; a warning with the reason if it cannot look."""
         try:
-            return status_result(self.look(instance, settings, source=source))
+            return status_result(status_of(self.kind, instance, settings, source=source))
         except (OSError, ValueError) as error:  # an unreachable source fails no run that did not need it
             return cannot_look(error)
 
     def definition(self) -> dg.AssetChecksDefinition:
-        @dg.asset_check(asset=self.asset, name=self.name, description=self.description)
+        @dg.asset_check(asset=self.key.asset_key, name=self.key.name, description=self.kind.check_described)
         def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
             return self.result(context.instance, settings)
 
@@ -76,20 +67,5 @@ def status_result(status: SourceStatus) -> dg.AssetCheckResult:
     )
 
 
-STATUS_CHECKS = {
-    "corpus": StatusCheck(
-        asset=packed_sequences,
-        name="every_shard_is_current",
-        look=corpus_status,
-        description="Every table of every registered corpus shard, and the index, is there and follows from source, "
-        "settings and models.",
-    ),
-    "instructions": StatusCheck(
-        asset=selected_subsets,
-        name="the_selection_is_current",
-        look=pool_status,
-        description="Every table of every registered instruction shard, the ranking and the subsets are there and "
-        "follow from source, settings and models.",
-    ),
-}
+STATUS_CHECKS = {name: StatusCheck(kind=kind) for name, kind in KINDS.items()}
 CHECKS = [check.definition() for check in STATUS_CHECKS.values()]

@@ -28,11 +28,8 @@ from el_assets.tables.metadata import table_metadata
 from el_assets.tables.recipes import OUTLIVED_AS, Cookbook, FingerprintedSource, still_follows
 from el_assets.tables.schemas import conform
 from el_assets.tables.shown_versions import shown_version
-from el_resources.models.causal_lm import ModelChoice, ScorerTokens
 from el_resources.settings import Settings, all_settings
-from el_resources.sources.contracts import CorpusSource, CorruptShardError
-from el_resources.sources.opening import open_corpus
-from el_resources.sources.row_limits import RowLimits
+from el_resources.sources.contracts import CorruptShardError
 from el_resources.store.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
 
 # Shards up to which a run shows what it skips, and how large such a table may be.
@@ -143,17 +140,6 @@ def _emptied(asset: str, withheld: Mapping[str, str], made: Sequence[str]) -> st
         f"{asset} of {len(withheld)} shards, which a model has scored, would be replaced by empty tables; they were "
         f"left as they are.{others} Change back what emptied them, or run again with --replace-by-empty "
         "(EL_REPLACE_BY_EMPTY=true) if it is meant:\n    " + "\n    ".join(lines)
-    )
-
-
-def open_corpus_of(settings: Settings) -> CorpusSource:
-    """The corpus that the settings name. Raises ValueError (see open_corpus)."""
-    return open_corpus(
-        settings.corpus,
-        text_column=settings.text_column or None,
-        hub_endpoint=settings.hub_endpoint,
-        counter=ScorerTokens(ModelChoice.long(settings)),
-        limits=RowLimits.of(line_mib_max=settings.line_mib_max, document_chars_max=settings.document_chars_max),
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from el_assets.__main__ import main
 from el_assets.operations.staleness import Inventory
+from el_assets.sources import KINDS
 from el_resources.sources.opening import open_corpus
 from tests.conftest import Workspace, failed_checks
 
@@ -190,13 +191,13 @@ class TestOneBadFile:
         workspace.register()
         assert failed_checks(workspace.materialize("documents")) == {"sources_are_readable"}
         source = open_corpus(workspace.settings["corpus"])
-        inventory = Inventory(workspace.loaded(), source, ["a.parquet", "b.parquet"])
+        inventory = Inventory(workspace.loaded(), source, ["a.parquet", "b.parquet"], KINDS["corpus"].rules)
         assert inventory.unfinished(["documents"]) == [], "a table that says what is wrong is not stale"
         (workspace.folder / "corpus" / "b.parquet").unlink()
         self.write(workspace, "b.parquet", text=["back"])
-        assert Inventory(workspace.loaded(), source, ["a.parquet", "b.parquet"]).unfinished(["documents"]) == [
-            "b.parquet"
-        ]
+        assert Inventory(workspace.loaded(), source, ["a.parquet", "b.parquet"], KINDS["corpus"].rules).unfinished(
+            ["documents"]
+        ) == ["b.parquet"]
         assert failed_checks(workspace.materialize("documents")) == set()
         assert workspace.tables.read("documents", "b.parquet")["text"].to_list() == ["back"]
 

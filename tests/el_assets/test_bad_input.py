@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from el_assets.operations.staleness import Inventory
+from el_assets.sources import KINDS
 from el_resources.sources.opening import open_corpus
 from tests.conftest import SEQUENCE_ASSETS, Workspace, failed_checks, library_documents, tiny_model
 
@@ -62,7 +63,7 @@ def test_scores_of_two_models_are_never_mixed(workspace: Workspace, tmp_path: Pa
     assert workspace.files() == before
     source = open_corpus(workspace.settings["corpus"])
     under_other, under_own = (
-        Inventory(settings, source, [A]).unfinished(SEQUENCE_ASSETS)
+        Inventory(settings, source, [A], KINDS["corpus"].rules).unfinished(SEQUENCE_ASSETS)
         for settings in (workspace.loaded(long_model=str(other)), workspace.loaded())
     )
     assert (under_other, under_own) == ([A], [])

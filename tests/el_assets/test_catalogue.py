@@ -51,7 +51,7 @@ def test_a_number_with_a_unit_names_it_in_its_column_or_description() -> None:
     units = ("nats", "tokens", "token", "chars", "character", "share", "mass", "cosine", "norm", "α·", "unit length")
     without = [
         (table, name)
-        for table, columns in TABLES.items()
+        for table, columns in ((name, described.columns) for name, described in TABLES.items())
         for name, column in columns.items()
         if str(column.dtype) in ("Float32", "Float64", "List(Float32)")
         and not any(unit in f"{name} {column.description}".lower() for unit in units)

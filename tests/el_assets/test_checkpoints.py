@@ -15,8 +15,9 @@ import transformers
 
 from el_assets.catalogue import SEQUENCE_TABLES
 from el_assets.gateau.summary import gateau_rows
-from el_assets.operations.status import corpus_status, in_words, pool_status
+from el_assets.operations.status import in_words, status_of
 from el_assets.reports.gateau_data import RankedPool, draw, report_data
+from el_assets.sources import KINDS
 from el_assets.tables.model_roles import OtherModelError
 from el_assets.tables.recipes import Cookbook
 from el_resources.models.causal_lm import CausalLM, ModelChoice, short_window
@@ -142,7 +143,11 @@ def test_a_table_of_a_gpu_is_up_to_date_on_a_laptop_and_not_mixed_with_its_own(s
     again = workspace.materialize("entropy_maps", partitions=[A])
     assert forwards(again) == 0
     assert forwards(workspace.materialize("entropy_maps", partitions=[A], dtype="bfloat16")) == 0
-    (status,) = (s for s in corpus_status(workspace.instance, workspace.loaded()).assets if s.asset == "entropy_maps")
+    (status,) = (
+        s
+        for s in status_of(KINDS["corpus"], workspace.instance, workspace.loaded()).assets
+        if s.asset == "entropy_maps"
+    )
     assert (status.done, status.missing, status.stale) == (1, [B], {})
 
     said = "scored with weights in bfloat16, which EL_DTYPE=auto is on another machine, and here it is float32"
@@ -168,7 +173,9 @@ def test_a_table_that_was_stamped_with_auto_says_what_is_not_known(
     earlier = model_fingerprint(ModelChoice.long(settings).folder(), dtype="auto")
     old = replace(stamp, recipe="earlier", settings={**stamp.settings, "scorer": earlier})
     tables.write(tables.read("entropy_maps", A), old)
-    (status,) = (s for s in corpus_status(workspace.instance, settings).assets if s.asset == "entropy_maps")
+    (status,) = (
+        s for s in status_of(KINDS["corpus"], workspace.instance, settings).assets if s.asset == "entropy_maps"
+    )
     assert status.stale == {
         A: ("an earlier version's fingerprint has `auto` in place of the weights' dtype (bfloat16 then)",)
     }
@@ -191,7 +198,11 @@ def test_scores_that_were_stamped_with_auto_are_taken_over_if_the_dtype_is_this_
         earlier.setattr(ModelChoice, "fingerprint", as_auto)
         assert sum(forwards(workspace.run(job)) for job in jobs) > 0
     before = {name: workspace.tables.read(name, A) for name in (*SEQUENCE_TABLES, "hmg_scores", "cam_scores")}
-    (status,) = (s for s in corpus_status(workspace.instance, workspace.loaded()).assets if s.asset == "entropy_maps")
+    (status,) = (
+        s
+        for s in status_of(KINDS["corpus"], workspace.instance, workspace.loaded()).assets
+        if s.asset == "entropy_maps"
+    )
     assert status.stale[A][0].endswith("(float32 then); a run takes its scores over")
 
     assert sum(forwards(workspace.run(job)) for job in jobs) == 0
@@ -200,7 +211,7 @@ def test_scores_that_were_stamped_with_auto_are_taken_over_if_the_dtype_is_this_
         assert workspace.tables.read(name, A).equals(table), name
         scorer = workspace.tables.require_stamp(name, A).settings["scorer"]
         assert scorer == ModelChoice.long(workspace.loaded()).fingerprint(), name
-    assert all(asset.is_done for asset in corpus_status(workspace.instance, workspace.loaded()).assets)
+    assert all(asset.is_done for asset in status_of(KINDS["corpus"], workspace.instance, workspace.loaded()).assets)
     assert forwards(workspace.materialize("entropy_maps", partitions=[A], dtype="bfloat16")) > 0
 
 
@@ -346,7 +357,7 @@ def test_a_store_whose_awareness_is_from_before_cam_was_switched_off(
     assert all(entry["cas"] is None and entry["lengths"] == [] for entry in page["samples"])
     rows = dict(gateau_rows(off.loaded(), off.tables, [A]))
     assert rows["awareness"] == "not measured (EL_CAM=false): influence is HMP alone"
-    status = pool_status(off.instance, off.loaded())
+    status = status_of(KINDS["instructions"], off.instance, off.loaded())
     assert "cam_scores" not in {one.asset for one in status.assets}
     assert status.is_done, list(in_words(status))
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from el_assets.corpus.assets import open_corpus_of
 from el_assets.partitions import register_shards
-from el_assets.tables.shard_runs import open_corpus_of
 from tests.conftest import Workspace
 from tests.support.hub_server import FakeHub, fake_hub
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from el_assets.tables.shard_runs import open_corpus_of
+from el_assets.corpus.assets import open_corpus_of
 from tests.conftest import Workspace, failed_checks, forwards, library_documents, write_json_lines
 from tests.support.small_settings import SMALL
 

@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 
 from el_assets.__main__ import main
-from el_assets.operations.status import corpus_status, problems
+from el_assets.operations.status import problems, status_of
+from el_assets.sources import KINDS
 from tests.conftest import SEQUENCE_ASSETS, Workspace, failed_checks, forwards, library_documents, tiny_model
 from tests.support.small_settings import RANDOM_MODEL, as_environment
 
@@ -84,7 +85,7 @@ def tables_of(workspace: Workspace, assets: Sequence[str]) -> dict[str, bytes]:
 
 def not_done(workspace: Workspace, **changed: object) -> dict[str, list[str]]:
     """Return the reasons for which tables of the sequences are stale or missing."""
-    status = corpus_status(workspace.instance, workspace.loaded(**changed)).only(SEQUENCE_ASSETS)
+    status = status_of(KINDS["corpus"], workspace.instance, workspace.loaded(**changed)).only(SEQUENCE_ASSETS)
     return {asset.asset: sorted(problems(asset)) for asset in status.assets if not asset.is_done}
 
 
@@ -208,12 +209,12 @@ def test_a_source_file_that_cannot_be_read_keeps_its_tables_and_stops_no_other_s
     assert finished.tables.read("documents", A)["set_aside_reason"].null_count() == 4
     assert forwards(finished.run("build_sequences")) == 0
 
-    status = corpus_status(finished.instance, finished.loaded())
+    status = status_of(KINDS["corpus"], finished.instance, finished.loaded())
     assert all(asset.is_done for asset in status.assets), "it is not tried again as long as the file stays so"
     assert list(status.unreadable) == [A] and not status.is_done
     file.write_bytes(good)
     assert forwards(finished.run("build_index")) + forwards(finished.run("build_sequences")) == 0
-    assert corpus_status(finished.instance, finished.loaded()).is_done
+    assert status_of(KINDS["corpus"], finished.instance, finished.loaded()).is_done
 
 
 def test_candidates_that_all_vanished_do_not_wipe_context_scores(finished: Workspace) -> None:

@@ -18,6 +18,7 @@ from el_assets.definitions import defs
 from el_assets.operations.schedules import spanning_ranges
 from el_assets.operations.staleness import Inventory
 from el_assets.partitions import register_shards
+from el_assets.sources import KINDS
 from el_assets.tables.recipes import Cookbook
 from el_assets.tables.schemas import polars_schema
 from el_resources.settings import Settings
@@ -60,7 +61,9 @@ def changed(settings: Settings, **changes: Any) -> Settings:
 
 
 def unfinished(settings: Settings, *registered: str) -> list[str]:
-    return Inventory(settings, open_corpus(settings.corpus), registered).unfinished(CORPUS_TABLES)
+    return Inventory(settings, open_corpus(settings.corpus), registered, KINDS["corpus"].rules).unfinished(
+        CORPUS_TABLES
+    )
 
 
 def test_shards_with_a_missing_or_stale_table_are_unfinished(settings: Settings) -> None:

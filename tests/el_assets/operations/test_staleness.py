@@ -13,8 +13,9 @@ import pytest
 
 from el_assets.__main__ import main
 from el_assets.catalogue import CORPUS_TABLES, RECIPES, SAMPLE_TABLES, SEQUENCE_TABLES
+from el_assets.corpus.assets import open_corpus_of
 from el_assets.gateau.assets import influence_inputs, open_instructions_of, scored_pool, subset_inputs
-from el_assets.operations.status import SourceStatus, corpus_status, in_words, made_again, pool_status
+from el_assets.operations.status import SourceStatus, in_words, made_again, status_of
 from el_assets.operations.status_checks import status_result
 from el_assets.partitions import (
     deregister_shards,
@@ -23,9 +24,9 @@ from el_assets.partitions import (
     registered_shards,
     selected_fractions,
 )
+from el_assets.sources import KINDS
 from el_assets.tables.recipes import Cookbook
 from el_assets.tables.schemas import polars_schema
-from el_assets.tables.shard_runs import open_corpus_of
 from el_resources.settings import Settings
 from el_resources.store.shard_tables import ShardTables
 from tests.conftest import Workspace, chat
@@ -93,11 +94,11 @@ def finished(workspace: Workspace) -> Workspace:
 
 
 def corpus(workspace: Workspace, **changes: Any) -> SourceStatus:
-    return corpus_status(workspace.instance, workspace.loaded(**changes))
+    return status_of(KINDS["corpus"], workspace.instance, workspace.loaded(**changes))
 
 
 def pool(workspace: Workspace, **changes: Any) -> SourceStatus:
-    return pool_status(workspace.instance, workspace.loaded(**changes))
+    return status_of(KINDS["instructions"], workspace.instance, workspace.loaded(**changes))
 
 
 def stale(status: SourceStatus) -> dict[str, set[str]]:

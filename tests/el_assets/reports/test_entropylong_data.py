@@ -32,11 +32,13 @@ class Store:
     def write(self, table: str, rows: list[dict[str, Any]], shard: str = "a", **facts: Any) -> None:
         from el_assets.catalogue import TABLES
 
-        empty = {name: pl.Series(name, [], dtype=column.dtype) for name, column in TABLES[table].items()}
+        empty = {name: pl.Series(name, [], dtype=column.dtype) for name, column in TABLES[table].columns.items()}
         frame = pl.DataFrame(empty)
         if rows:
             given = pl.DataFrame(rows, infer_schema_length=None)
-            missing = [pl.lit(None, column.dtype).alias(n) for n, column in TABLES[table].items() if n not in rows[0]]
+            missing = [
+                pl.lit(None, column.dtype).alias(n) for n, column in TABLES[table].columns.items() if n not in rows[0]
+            ]
             frame = given.with_columns(missing)
         facts = {"rows": frame.height, "seconds": 1.0, **facts}
         stamp = Stamp(asset=table, partition=shard, recipe="r", settings=self.made_under, facts=facts)
