@@ -59,9 +59,7 @@ def workspace_assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetS
     found = dg.load_assets_from_modules([corpus_assets, entropylong_assets, gateau_assets, report_assets])
     made = [asset for asset in (*MODELS, *found) if isinstance(asset, dg.AssetsDefinition)]
     linked = [asset for asset in dg.with_source_code_references(made) if isinstance(asset, dg.AssetsDefinition)]
-    external = [
-        spec.replace_attributes(owners=OWNERS) for spec in (kind.external_asset(settings) for kind in KINDS.values())
-    ]
+    external = [kind.external_asset(settings).replace_attributes(owners=OWNERS) for kind in KINDS.values()]
     # A model is loaded once per run, so a run takes many shards.
     many_shards = dg.BackfillPolicy.multi_run(max_partitions_per_run=settings.shards_per_run)
     sharded = [asset.with_attributes(backfill_policy=many_shards) if has_shards(asset) else asset for asset in linked]

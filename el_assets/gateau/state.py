@@ -10,7 +10,7 @@ class PoolRules:
     """The rules of the ranking and of the subsets, which are made of all scored shards (operations.staleness.Rules)."""
 
     def __init__(self, inventory: Inventory) -> None:
-        self._inventory = inventory
+        self._inventory, self._tables = inventory, inventory.tables
 
     def also_stale(self, stored: Stamp) -> tuple[str, ...]:
         """Return nothing: the tables of a shard follow from their recipes alone."""
@@ -30,15 +30,13 @@ class PoolRules:
 
     def _influence(self) -> Finding:
         """Return the state of `influence_scores`, over the registered shards that have both scores."""
-        stored = self._inventory.tables.stamp("influence_scores")
+        stored = self._tables.stamp("influence_scores")
         if stored is None:
             return self._inventory.missing("influence_scores")
         if not self._inventory.registered:
             return UNREGISTERED
         try:
-            hmg, cam = scored_pool(
-                self._inventory.tables, self._inventory.registered, with_cam=self._inventory.settings.cam
-            )
+            hmg, cam = scored_pool(self._tables, self._inventory.registered, with_cam=self._inventory.settings.cam)
         except ValueError as error:
             return Finding("stale", (str(error),))
         waits = waits_for(
@@ -52,14 +50,14 @@ class PoolRules:
     def _subset(self, fraction: str) -> Finding:
         """Return the state of a partition of `selected_subsets`."""
         stored, influence = (
-            self._inventory.tables.stamp("selected_subsets", fraction),
-            self._inventory.tables.stamp("influence_scores"),
+            self._tables.stamp("selected_subsets", fraction),
+            self._tables.stamp("influence_scores"),
         )
         if stored is None:
             return self._inventory.missing("selected_subsets", fraction)
         waits = waits_for([("influence_scores", self._influence())])
         inputs: dict[str, Stamp] = {}
         if influence is not None:
-            samples = self._inventory.tables.stamps("instruction_samples", influence.facts["shards"])
+            samples = self._tables.stamps("instruction_samples", influence.facts["shards"])
             inputs = subset_inputs(influence, samples)
         return self._inventory.against(stored, inputs, waits)
