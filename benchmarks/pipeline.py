@@ -4,7 +4,7 @@
     python benchmarks/pipeline.py --wait 4              # no GPU: the host's time around an engine that only waits
 
 The step is that of the asset `entropy_maps` (reading, tokenizing, scoring, building and writing tables), without
-Dagster, over one shard at a time and over two at once. Documents are cut at random places from Python's help topics,
+Dagster, one shard after another. Documents are cut at random places from Python's help topics,
 with log-normal lengths (median 800 tokens, at most 4,095); the tokenizer is the reference model's. Weights are random.
 Busy is the share of the time in which the GPU runs a kernel or a copy, by torch's profiler.
 """
@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,10 +27,8 @@ from el_assets.entropylong.steps import map_entropy
 from el_assets.tables.schemas import TABLES, conform, polars_schema
 from el_assets.tables.shard_assets import ShardStep
 from el_assets.tables.shard_runs import Made
-from el_assets.tables.side_by_side import in_order
 from el_resources.models.causal_lm import ModelChoice
 from el_resources.models.tokenization import ModelTokenizer
-from el_resources.scoring import ScoringEngine
 from el_resources.scoring.requests import checked_requests
 from el_resources.scoring.results import TokenScores
 from el_resources.settings import Settings
@@ -44,7 +41,6 @@ SEED = 0
 class WaitingEngine:
     """A substitute for a scoring engine on a GPU: every call leaves the host idle for `call_seconds`."""
 
-    turn = ScoringEngine.turn
     window, vocab_size = 131_072, 128_256
 
     def __init__(self, call_seconds: float) -> None:
@@ -53,10 +49,9 @@ class WaitingEngine:
 
     def score(self, sequences: Sequence[NDArray[Any]], on_progress: Callable[[int], None]) -> list[TokenScores]:
         checked_requests(sequences, window=self.window, vocab_size=self.vocab_size)
-        with self.turn:
-            time.sleep(self.call_seconds)
-            self.seconds += self.call_seconds
-            self.tokens += sum(map(len, sequences))
+        time.sleep(self.call_seconds)
+        self.seconds += self.call_seconds
+        self.tokens += sum(map(len, sequences))
         some = np.random.default_rng(SEED).random(max(map(len, sequences)), dtype=np.float32)
         return [TokenScores(entropy_nats=some[: len(ids)], nll_nats=some[: len(ids)]) for ids in sequences]
 
@@ -90,10 +85,11 @@ def main() -> None:
     )
     parser.add_argument("--shape", choices=[*SHAPES, "reference"], default="1b")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--wait", type=float, metavar="SECONDS", help="no model: a call of the engine waits so long")
+    parser.add_argument(
+        "--wait", type=float, metavar="SECONDS", help="no model: a call of the engine waits for SECONDS"
+    )
     parser.add_argument("--shards", type=int, default=6)
     parser.add_argument("--documents", type=int, default=800, help="of a shard")
-    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2], help="shards under way together")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     bench = open_bench(arguments.shape, arguments.device, scale=1.0, roots=None) if arguments.wait is None else None
@@ -122,21 +118,19 @@ def main() -> None:
         started = time.perf_counter()
         n_tokens = sum(map(len, step.tokenizer.encode_batch(texts)))
         print(f"tokenizing alone: {n_tokens / (time.perf_counter() - started):,.0f} tokens/s\n")
-        print("| shards at once | tokens/s | engine's seconds | seconds | device busy |\n|---|---|---|---|---|")
-        for at_once in arguments.at_once:
-            run = partial(in_order, work, shards, lambda _, n=at_once: n)
-            print(measured(run, at_once, engine, profiled=bool(bench and bench.on_gpu)), flush=True)
+        print("| tokens/s | engine's seconds | seconds | device busy |\n|---|---|---|---|")
+        print(measured(lambda: [work(shard) for shard in shards], engine, profiled=bool(bench and bench.on_gpu)))
 
 
-def measured(run: Callable[[], Iterator[Made]], at_once: int, engine: Any, *, profiled: bool) -> str:
+def measured(run: Callable[[], list[Made]], engine: Any, *, profiled: bool) -> str:
     """Return a row of the table, from one timed run and, if `profiled`, another under the profiler."""
     before = engine.seconds
     started = time.perf_counter()
     tokens = sum(int(made.facts["tokens"]) for made in run())
     seconds = time.perf_counter() - started
     spent = engine.seconds - before
-    busy = f"{100 * busy_share(lambda: list(run())):.0f} %" if profiled else "–"
-    return f"| {at_once} | {tokens / seconds:,.0f} | {spent:.1f} | {seconds:.1f} | {busy} |"
+    busy = f"{100 * busy_share(run):.0f} %" if profiled else "–"
+    return f"| {tokens / seconds:,.0f} | {spent:.1f} | {seconds:.1f} | {busy} |"
 
 
 if __name__ == "__main__":

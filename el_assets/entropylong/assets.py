@@ -38,7 +38,6 @@ def entropy_maps(context: dg.AssetExecutionContext, settings: Settings, causal_l
         context,
         settings,
         lambda shard: map_entropy(step, shard, causal_lm.engine(model), model),
-        at_once=lambda: causal_lm.shards_at_once(model),
         why_empty=partial(why_empty, step.tables),
     )
 
@@ -102,7 +101,6 @@ def context_scores(context: dg.AssetExecutionContext, settings: Settings, causal
         context,
         settings,
         lambda shard: score_contexts(step, shard, causal_lm.engine(model), model.fingerprint()),
-        at_once=lambda: causal_lm.shards_at_once(model),
         why_empty=partial(why_empty, step.tables),
     )
 

@@ -91,7 +91,6 @@ def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
         context,
         settings,
         partial(score_guidance, SampleStep.of(context, settings, causal_lm=causal_lm)),
-        at_once=lambda: causal_lm.shards_at_once(ModelChoice.long(settings)),
         why_empty=partial(why_no_samples, ShardTables(settings.store)),
     )
 
@@ -114,7 +113,6 @@ def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
         context,
         settings,
         partial(score_awareness, SampleStep.of(context, settings, causal_lm=causal_lm)),
-        at_once=lambda: causal_lm.shards_at_once(ModelChoice.long(settings)),
         why_empty=partial(why_no_samples, ShardTables(settings.store)),
     )
 

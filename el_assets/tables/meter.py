@@ -1,4 +1,4 @@
-"""What scoring costs: forwards, tokens and seconds of a step's engines."""
+"""Costs of scoring: forwards, tokens and seconds of a step's engines."""
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -8,14 +8,13 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Counts what engines do while it is entered; meanwhile all engines are this thread's alone."""
+    """Count the work of engines while it is entered."""
 
     def __init__(self, *engines: "ScoringEngine") -> None:
         self._engines = tuple(dict.fromkeys(engines))
         self._spent = self._before = (0, 0, 0.0)
 
     def __enter__(self) -> Self:
-        self._engines[0].turn.acquire()
         self._before = self._now()
         return self
 
@@ -24,14 +23,13 @@ class Meter:
     ) -> None:
         now, before = self._now(), self._before
         self._spent = (now[0] - before[0], now[1] - before[1], now[2] - before[2])
-        self._engines[0].turn.release()
 
     def _now(self) -> tuple[int, int, float]:
         engines = self._engines
         return sum(e.forwards for e in engines), sum(e.tokens for e in engines), sum(e.seconds for e in engines)
 
     def facts(self) -> dict[str, object]:
-        """For a stamp: `forwards`, `tokens`, `scoring_seconds`, `tokens_per_second`."""
+        """Return facts for a stamp: `forwards`, `tokens`, `scoring_seconds`, `tokens_per_second`."""
         forwards, tokens, seconds = self._spent
         return {
             "forwards": forwards,

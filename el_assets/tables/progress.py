@@ -8,19 +8,17 @@ from contextlib import contextmanager
 import dagster as dg
 from tqdm import tqdm
 
-from el_assets.tables.side_by_side import stop_if_abandoned
-
 LOG_EVERY_SECONDS = 10.0
 
 
 @contextmanager
 def progress(context: dg.AssetExecutionContext, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yields `advance(n)`, to be called with the units done since its last call.
+    """Yield `advance(n)`, to be called with the units done since its last call.
 
     The bar appears once the work has taken a second; shorter work shows none.
 
     Args:
-        what: what is being done, with the shard.
+        what: the work's name, with the shard.
         total: units of work; 0 shows nothing.
         unit: the unit's name.
     """
@@ -40,7 +38,6 @@ def progress(context: dg.AssetExecutionContext, what: str, total: int, unit: str
 
         def advance(n: int) -> None:
             nonlocal last_logged
-            stop_if_abandoned()
             bar.update(n)
             now = time.monotonic()
             if now - last_logged >= LOG_EVERY_SECONDS and bar.n:

@@ -1,8 +1,7 @@
 """A run over many shards: skip what is up to date, make the rest shard by shard, say what happened for each.
 
 Every partitioned asset's body is `materialize_shards(context, settings, make)`. A shard's table is written as soon as
-it is made, so a run that dies loses at most what is at hand, and the next run starts there: one shard, or two where a
-GPU scores (side_by_side.py), which takes the host's memory for both.
+it is made, so a run that dies loses at most the shard at hand, and the next run starts there.
 
 A table whose file cannot be read any more stays as it was, with all that is made from it, and its stamp names the
 fault; without an earlier table it is empty. A table that a model scored is never replaced by an empty one unless the
@@ -10,14 +9,12 @@ setting `replace_by_empty` says that it is meant: the shard stays as it is, the 
 the end and names what would have been lost.
 
 Pictures and first rows are read off the table when it is made. A run over few shards reads them off skipped tables as
-well, so that the newest materialization shows them; where it spans many, skipping stays cheap.
+well, so that the newest materialization shows them; in a run over many, skipping stays cheap.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -30,7 +27,6 @@ from el_assets.tables.metadata import table_metadata
 from el_assets.tables.recipes import OUTLIVED_AS, RECIPES, Cookbook, FingerprintedSource, still_follows
 from el_assets.tables.schemas import conform
 from el_assets.tables.shown_versions import shown_version
-from el_assets.tables.side_by_side import Laps, in_order, stop_if_abandoned
 from el_resources.models.causal_lm import ModelChoice, ScorerTokens
 from el_resources.settings import Settings, all_settings
 from el_resources.sources.contracts import CorpusSource, CorruptShardError
@@ -74,17 +70,15 @@ def materialize_shards(
     still_valid: Callable[[str], bool] = lambda shard: True,
     source: FingerprintedSource | None = None,
     inputs: Mapping[str, Stamp] | None = None,
-    at_once: Callable[[], int] = lambda: 1,
     why_empty: Callable[[Stamp], str] = lambda stamp: "nothing that it is made from is left",
 ) -> dg.MaterializeResult:
-    """Make the run's shards of the asset at hand; its single table where it has no partitions.
+    """Make the run's shards of the asset at hand; its single table if it has no partitions.
 
     Args:
         make: computes one shard.
         still_valid: a further condition for skipping a shard whose recipe is unchanged.
         source: what the asset is read from, if it is.
         inputs: the tables that it is made from, where those are more than the same shard's.
-        at_once: how many shards are under way together; asked once there is one to make.
         why_empty: why the table that would have this stamp has no rows, in words, and what to change.
 
     Raises:
@@ -114,23 +108,18 @@ def materialize_shards(
             is_renamed = stored is not None and not settings.force and cookbook.takes_over(stored)
             return _Task(cookbook.draft(asset, shard, inputs), stored, kept=False, renamed=is_renamed)
 
-    asked = cache(at_once)
-    results = in_order(
-        partial(_outcome, tables, _Maker(make, why_empty, may_empty=settings.replace_by_empty), Laps()),
-        map(draft, shards),
-        lambda task: 1 if task.kept or task.renamed or len(shards) == 1 else asked(),
-    )
+    maker = _Maker(make, why_empty, may_empty=settings.replace_by_empty)
     fingerprints: dict[str, str] = {}
     withheld: dict[str, str] = {}
-    with closing(results):
-        for number, (shard, outcome) in enumerate(zip(shards, results, strict=True), start=1):
-            context.log.info(f"{asset} {number}/{len(shards)} {shard}: {outcome.in_words}")
-            if outcome.withheld:
-                withheld[shard] = outcome.withheld
-                continue
-            metadata = _metadata(tables, all_settings(settings), outcome, is_of_few=len(shards) <= FEW_SHARDS)
-            context.add_asset_metadata(metadata, partition_key=shard if partitioned else None)
-            fingerprints[shard] = outcome.stamp.fingerprint
+    for number, shard in enumerate(shards, start=1):
+        outcome = _outcome(tables, maker, draft(shard))
+        context.log.info(f"{asset} {number}/{len(shards)} {shard}: {outcome.in_words}")
+        if outcome.withheld:
+            withheld[shard] = outcome.withheld
+            continue
+        metadata = _metadata(tables, all_settings(settings), outcome, is_of_few=len(shards) <= FEW_SHARDS)
+        context.add_asset_metadata(metadata, partition_key=shard if partitioned else None)
+        fingerprints[shard] = outcome.stamp.fingerprint
     if withheld:
         raise EmptiedTablesError(_emptied(asset, withheld, list(fingerprints)))
     # A launchpad's settings may differ from those that the definitions' own code version stands for.
@@ -212,7 +201,7 @@ class _Maker:
     may_empty: bool
 
 
-def _outcome(tables: ShardTables, maker: _Maker, laps: Laps, task: _Task) -> _Outcome:
+def _outcome(tables: ShardTables, maker: _Maker, task: _Task) -> _Outcome:
     """Make the shard's table unless it is up to date; an error names the shard."""
     if task.kept and task.stored:
         return _Outcome(task.stored, skipped=True)
@@ -221,15 +210,14 @@ def _outcome(tables: ShardTables, maker: _Maker, laps: Laps, task: _Task) -> _Ou
         tables.write(tables.read(stamp.asset, stamp.partition), stamp)
         return _Outcome(stamp, skipped=True, renamed=True)
     with shard_named(task.new.partition):
-        return _made(tables, maker, laps, task)
+        return _made(tables, maker, task)
 
 
-def _made(tables: ShardTables, maker: _Maker, laps: Laps, task: _Task) -> _Outcome:
+def _made(tables: ShardTables, maker: _Maker, task: _Task) -> _Outcome:
     """Make the shard's table and write it, unless it would wipe scores."""
     started = time.monotonic()
     made = maker.make(task.new.partition)
-    stop_if_abandoned()
-    seconds = round(laps.end(started), 3)
+    seconds = round(time.monotonic() - started, 3)
     facts = {"rows": made.frame.height, "seconds": seconds, **made.facts}
     stamp = replace(task.new, pinned=dict(made.pinned), facts=facts)
     if made.frame.is_empty() and task.rows_at_stake and not maker.may_empty:

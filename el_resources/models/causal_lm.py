@@ -3,7 +3,6 @@
 import functools
 import gc
 import hashlib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -237,7 +236,6 @@ class CausalLM(dg.ConfigurableResource):
     """Scoring engines of a run, loaded on first use."""
 
     _engines: "dict[_Loaded, ScoringEngine]" = PrivateAttr(default_factory=dict)
-    _loading: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
     def engine(
         self, choice: ModelChoice, *, window: int | None = None, rope_scaling: RopeScaling = "none"
@@ -245,42 +243,31 @@ class CausalLM(dg.ConfigurableResource):
         """The engine of a model; the same object for the same arguments until the run ends.
 
         Args:
-            window: read up to so many tokens, where that is more than the model was trained on; None keeps its own
-            window. rope_scaling: `none`, or `dynamic` for dynamic NTK scaling of the rotary embeddings to that window.
+            window: tokens to read at most, if more than the model was trained on; None keeps its own window.
+            rope_scaling: `none`, or `dynamic` for dynamic NTK scaling of the rotary embeddings to that window.
         """
         key = _Loaded(choice, window, rope_scaling)
-        with self._loading:
-            if key not in self._engines:
-                from transformers.utils import logging as transformers_logging
+        if key not in self._engines:
+            from transformers.utils import logging as transformers_logging
 
-                from el_resources.scoring.engine import ScoringEngine
+            from el_resources.scoring.engine import ScoringEngine
 
-                transformers_logging.disable_progress_bar()  # its loading bar would stand between ours
-                with (
-                    ScoringEngine.turn,
-                    naming(choice.variable),
-                ):  # a load beside a forward would spoil what that one learns of free memory
-                    self._engines[key] = ScoringEngine.from_folder(
-                        choice.folder(),
-                        bos_id=choice.tokenizer().bos_id,
-                        dtype=choice.weights_dtype(),
-                        device=choice.device,
-                        trust_remote_code=choice.trust_remote_code,
-                        window=window or choice.window_tokens or None,
-                        rope_scaling=rope_scaling,
-                    )
-            return self._engines[key]
-
-    @staticmethod
-    def shards_at_once(choice: ModelChoice) -> int:
-        """Two on a GPU, which scores one while the host works on the other; on a CPU both would want the same cores."""
-        from el_resources.scoring.loading import torch_device
-
-        return 1 if torch_device(choice.device).type == "cpu" else 2
+            transformers_logging.disable_progress_bar()  # its loading bar would appear between ours
+            with naming(choice.variable):
+                self._engines[key] = ScoringEngine.from_folder(
+                    choice.folder(),
+                    bos_id=choice.tokenizer().bos_id,
+                    dtype=choice.weights_dtype(),
+                    device=choice.device,
+                    trust_remote_code=choice.trust_remote_code,
+                    window=window or choice.window_tokens or None,
+                    rope_scaling=rope_scaling,
+                )
+        return self._engines[key]
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CausalLM"]:
-        """Frees the models when the run ends, so that a long-lived process does not keep them."""
+        """Free the models when the run ends, so that a long-lived process does not keep them."""
         try:
             yield self
         finally:

@@ -25,7 +25,6 @@ Costs: 2 × parameters operations a token, and 2 × D × V more a wanted row; me
 chunk's logits.
 """
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -76,11 +75,7 @@ class ScoringEngine:
         forwards: sequences put through the model since construction.
         tokens: input tokens put through the model, BOS included, padding excluded; what sequences share counts once.
         seconds: time spent scoring.
-        turn: held by the thread that scores, with any engine of the process, since they share a GPU's memory; whoever
-            holds it longer knows what its calls cost.
     """
-
-    turn = threading.RLock()
 
     def __init__(
         self,
@@ -242,8 +237,8 @@ class ScoringEngine:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """One caller at a time, on the model's device; count the seconds spent inside."""
-        with self.turn, _current(self.device):
+        """Run on the model's device and count the seconds spent inside."""
+        with _current(self.device):
             started = time.perf_counter()
             try:
                 yield
