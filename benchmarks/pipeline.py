@@ -28,7 +28,6 @@ from el_assets.tables.schemas import TABLES, conform, polars_schema
 from el_assets.tables.shard_assets import ShardStep
 from el_assets.tables.shard_runs import Made
 from el_resources.models.causal_lm import ModelChoice
-from el_resources.models.tokenization import ModelTokenizer
 from el_resources.scoring.requests import checked_requests
 from el_resources.scoring.results import TokenScores
 from el_resources.settings import Settings
@@ -101,9 +100,7 @@ def main() -> None:
         )
         model, tables = ModelChoice.long(settings), ShardTables(folder)
         write_documents(tables, shards, arguments.documents)
-        step = ShardStep(
-            settings=settings, tables=tables, tokenizer=ModelTokenizer.from_folder(model.folder()), show=quiet
-        )
+        step = ShardStep(settings=settings, tables=tables, show=quiet)
 
         def work(shard: str) -> Made:
             made = map_entropy(step, shard, engine, model)
