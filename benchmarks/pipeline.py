@@ -31,7 +31,8 @@ from el_resources.models.causal_lm import ModelChoice
 from el_resources.scoring.requests import checked_requests
 from el_resources.scoring.results import TokenScores
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 
 CHARS_PER_TOKEN = 3.3
 SEED = 0

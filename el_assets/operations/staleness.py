@@ -19,7 +19,8 @@ from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
 from el_assets.tables.recipes import READ_FROM_SOURCE, RECIPES, SCORED_TEXTS, Cookbook, sample_tables, still_follows
 from el_resources.settings import Settings
 from el_resources.store.pinned_index import PinnedIndex
-from el_resources.store.shard_tables import UNPARTITIONED, KnownStamps, Stamp
+from el_resources.store.shard_tables import UNPARTITIONED, KnownStamps
+from el_resources.store.stamps import Stamp
 
 State = Literal["done", "missing", "stale"]
 

@@ -2,7 +2,7 @@
 
 A table's recipe is the hash of its code version, the fingerprints of the tables of the same shard that it reads, the
 method settings and the models that it depends on. Inputs that span shards (the retrieval index) are pinned, not part of
-it: a newer index does not make finished shards stale (see el_resources.store.shard_tables.Stamp).
+it: a newer index does not make finished shards stale (see el_resources.store.stamps.Stamp).
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,8 @@ from el_resources.models.causal_lm import ModelChoice
 from el_resources.settings import Settings
 from el_resources.sources.bad_rows import BAD_ROW_REASONS, most_bad_rows
 from el_resources.sources.mixture import offers_roots
-from el_resources.store.shard_tables import ShardTables, Stamp, digest
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp, digest
 
 
 @dataclass(frozen=True, kw_only=True)

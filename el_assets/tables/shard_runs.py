@@ -32,7 +32,8 @@ from el_resources.settings import Settings, all_settings
 from el_resources.sources.contracts import CorpusSource, CorruptShardError
 from el_resources.sources.opening import open_corpus
 from el_resources.sources.row_limits import RowLimits
-from el_resources.store.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
+from el_resources.store.shard_tables import UNPARTITIONED, ShardTables
+from el_resources.store.stamps import Stamp, digest
 
 # Shards up to which a run shows what it skips, and how large such a table may be.
 FEW_SHARDS = 8

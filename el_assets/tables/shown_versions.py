@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from el_assets.tables.recipes import INDEX_SETTINGS, RECIPES, ROLE_SETTINGS
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import digest
+from el_resources.store.stamps import digest
 
 # Inputs that span shards, which no recipe names.
 INPUTS_OVER_SHARDS = {

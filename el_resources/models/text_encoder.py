@@ -30,7 +30,7 @@ from el_resources.addresses import one_line
 from el_resources.models.model_files import REFERENCE_FOLDER, read_config
 from el_resources.models.tokenization import ModelTokenizer
 from el_resources.store.file_kinds import refuse_pointers
-from el_resources.store.shard_tables import digest
+from el_resources.store.stamps import digest
 
 Vectors = NDArray[np.float32]
 OnProgress = Callable[[int], None]

@@ -77,10 +77,10 @@ class PinnedIndex:
         return self._search(lambda batch, limit: self._nearest(vectors[batch], limit), queries, k)
 
     def search_text(self, queries: Sequence[str], k: int) -> pl.DataFrame:
-        """Return the k chunks with the highest BM25 score of each query, whose words are plain terms whatever they spell.
+        """Return the k chunks with the highest BM25 score of each query.
 
-        Words are split as those of the chunks were (see ContextStore.sync). A chunk without any of the words is no
-        result. `similarity` is the score.
+        The words of a query are plain terms whatever they spell, and are split as those of the chunks were (see
+        ContextStore.sync). A chunk without any of the words is no result. `similarity` is the score.
         """
         with_words = [index for index, query in enumerate(queries) if query.strip()]
         return self._search(

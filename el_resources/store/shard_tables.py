@@ -20,10 +20,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
-from hashlib import blake2b
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import polars as pl
@@ -32,10 +30,10 @@ from upath import UPath
 from el_resources.addresses import one_line
 from el_resources.store.hashing import BLANK, DIGEST_FIELD, fault_in, fault_of, forget_fault, noted_fault, seal
 from el_resources.store.object_stores import client_options, faults_named, is_remote, store_path
+from el_resources.store.stamps import STAMP_KEY, DamagedTableError, Stamp, digest, refuse_mixed_settings, stamp_in
 from el_resources.store.whole_files import write_whole
 
 LOG = logging.getLogger("entropylong")
-STAMP_KEY = "entropylong"
 UNPARTITIONED = "all"
 PATH = "entropylong_path"  # a column, while files are read
 # File systems allow 255 bytes; the temporary name and the suffix take some of them.
@@ -50,47 +48,6 @@ class MissingTableError(ValueError):
 
 class UnreadableTableError(ValueError):
     """A table's file is there and cannot be read."""
-
-
-class MixedSettingsError(ValueError):
-    """Partitions of one asset were made under different settings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stamp:
-    """What a table was made from and what making it cost.
-
-    Attributes:
-        asset, partition: the table's name.
-        recipe: hash of inputs, settings, models and code version; a table is stale when it no longer follows from them.
-        fingerprint: what tables made from this one depend on: the recipe and the pinned inputs.
-        settings: every method setting that this table and the tables behind it were made under.
-        pinned: inputs that are recorded, but whose newer versions do not make the table stale (an index tag).
-        facts: counts and costs of the making, in JSON-ready values.
-        made_from: what the recipe hashes beside settings and models, by name (`code_version`, `source`, the inputs'
-            tables), so that a stale table can say why.
-    """
-
-    asset: str
-    partition: str
-    recipe: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    pinned: Mapping[str, str] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    made_from: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def fingerprint(self) -> str:
-        return digest({"recipe": self.recipe, "pinned": dict(self.pinned)}) if self.pinned else self.recipe
-
-    def setting_in_words(self, name: str) -> str:
-        """Return a setting's value for a message; with the dtype of the weights, if it is the model that scored."""
-        value = repr(self.settings.get(name))
-        return f"{value} with weights in {self.facts['dtype']}" if name == "scorer" and "dtype" in self.facts else value
-
-
-class DamagedTableError(ValueError):
-    """A table's file is there, and its content is not a table with its stamp."""
 
 
 class ShardTables:
@@ -323,54 +280,6 @@ def _write_and_rename(frame: pl.DataFrame, metadata: dict[str, str], path: UPath
 
     write_whole(Path(str(path)), write)
     forget_fault(Path(str(path)))
-
-
-def stamp_in(metadata: Mapping[str, str], asset: str, partition: str) -> Stamp:
-    """Return the stamp in a table's file. Raises DamagedTableError for one that does not belong there."""
-    if STAMP_KEY not in metadata:
-        raise DamagedTableError("its file has no stamp of this project")
-    try:
-        found = json.loads(metadata[STAMP_KEY])
-        found.pop(DIGEST_FIELD, None)
-        unknown = sorted(found.keys() - {one.name for one in fields(Stamp)})
-        if unknown:
-            raise DamagedTableError(f"its stamp is of a newer version, with {', '.join(unknown)}")
-        stamp = Stamp(**found)
-        texts, objects = (stamp.asset, stamp.partition, stamp.recipe), (stamp.settings, stamp.pinned, stamp.made_from)
-        if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in objects):
-            raise TypeError("a text or an object is something else")
-        int(stamp.facts.get("rows", 0))
-    except (ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, DamagedTableError):
-            raise
-        raise DamagedTableError(f"its stamp is broken ({one_line(error)})") from error
-    if (stamp.asset, stamp.partition) != (asset, partition):
-        raise DamagedTableError(f"its stamp is that of {stamp.asset!r} of {stamp.partition!r}")
-    return stamp
-
-
-def refuse_mixed_settings(stamps: Mapping[str, Stamp]) -> None:
-    """Raise MixedSettingsError unless all stamps carry equal settings."""
-    (first_key, first), *others = stamps.items()
-    for key, other in others:
-        if other.settings == first.settings:
-            continue
-        names = sorted(set(first.settings) | set(other.settings))
-        differing = [name for name in names if first.settings.get(name) != other.settings.get(name)]
-        listed = "; ".join(
-            f"{name} is {first.setting_in_words(name)} in {first_key!r} and {other.setting_in_words(name)} in {key!r}"
-            for name in differing
-        )
-        raise MixedSettingsError(
-            f"partitions of {first.asset!r} were made under different settings: {listed}. "
-            f"Materialize {first.asset} for all of them under one setting"
-        )
-
-
-def digest(value: Any) -> str:
-    """Hash of a JSON-ready value: 32 hex digits, equal for equal values whatever the order of keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def file_stem(partition: str) -> str:
