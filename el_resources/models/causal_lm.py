@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 RopeScaling = Literal["none", "dynamic"]
-# Where weights are read, as far as the dtype `auto` depends on it.
+# Kind of device that weights are read on, as far as the dtype `auto` depends on it.
 Place = Literal["cpu", "gpu"]
 PLACES: tuple[Place, ...] = ("cpu", "gpu")
 # Share of the long window that is the short one if the settings name no short model of the long one's family.
@@ -107,12 +107,12 @@ class ModelChoice:
             return config
 
     def window(self) -> int:
-        """Tokens that the model reads at once, BOS included."""
+        """Return the number of tokens that the model reads at once, BOS included."""
         with naming(self.variable):
             return model_window(self.folder(), self.window_tokens or None)
 
     def place(self) -> Place:
-        """Where this machine reads the model; with the device `auto` it asks torch whether there is a GPU."""
+        """Return the kind of device that this machine reads the model on; torch is asked if the device is `auto`."""
         if self.device != "auto":
             return "cpu" if self.device == "cpu" else "gpu"
         from el_resources.scoring.loading import torch_device
@@ -123,7 +123,7 @@ class ModelChoice:
         """Return the dtype of the weights in memory: `auto` is float32 on a CPU and the checkpoint's own on a GPU.
 
         Args:
-            place: where they are read; None for this machine.
+            place: kind of device that they are read on; None for this machine's.
         """
         if self.dtype != "auto":
             return self.dtype

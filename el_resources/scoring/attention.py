@@ -3,14 +3,14 @@
 Shapes: T inputs of a batch, H query heads, K key heads, E width of a head, P pieces, J keys of all pieces.
 
 A batch is one row of T inputs, cut into pieces. A piece is a sequence, or what follows a beginning that several
-sequences share; that beginning is then a piece of its own, computed once, and its keys stand before those of every
+sequences share; that beginning is then a piece of its own, computed once, and its keys come before those of every
 piece that follows it:
 
     inputs    | BOS C sep | root A | root B | BOS sequence D |
     pieces         0          1        2            3
     keys of 1: piece 0, piece 1        keys of 2: piece 0, piece 2        keys of 3: piece 3
 
-Rows of a piece see all keys of the shared beginning and, causally, those of the piece itself; where a layer has a
+Rows of a piece see all keys of the shared beginning and, causally, those of the piece itself; if a layer has a
 sliding window, as far back as it reaches. Exact: sharing changes nothing but the order of sums.
 
 Algorithm: `packed_attention` is registered with transformers' attention interface and finds the batch's layout in a
@@ -55,7 +55,7 @@ class Layout:
     """The pieces of a batch, as the attention of every layer needs them.
 
     Attributes:
-        cu_queries_P1, cu_keys_P1: where each piece's queries and keys start, and the end.
+        cu_queries_P1, cu_keys_P1: starts of each piece's queries and keys, and the end.
         watcher: sees the queries and keys of every layer.
         masks, work: what layers of one kind share, made by the first of them.
     """
@@ -84,7 +84,7 @@ class Layout:
 
     @cached_property
     def keys_J(self) -> Tensor | None:
-        """The input that each key comes from; None where every piece has only its own."""
+        """The input that each key comes from; None if every piece has only its own."""
         if not any(piece.n_shared for piece in self.pieces):
             return None
         spans = [span for p in self.pieces for span in ((p.shared_start, p.shared_end), (p.start, p.end))]
@@ -156,9 +156,9 @@ def _choose(layout: Layout, query: Tensor, window: int | None) -> Callable[..., 
 def _long_alone(
     layout: Layout, query_HTE: Tensor, key_KTE: Tensor, value_KTE: Tensor, scale: float | None, window: int | None
 ) -> Tensor:
-    """One long sequence, through cuDNN where it is there: 1.5 to 1.8 times as fast as flash attention on Hopper.
+    """Attend in one long sequence, by cuDNN if it is there: 1.5 to 1.8 times as fast as flash attention on Hopper.
 
-    Lengths are rounded up, since cuDNN plans for every new one; no row sees what is added behind it.
+    Lengths are rounded up, since cuDNN plans for every new one; no row sees what is added after it.
     """
     n_inputs = query_HTE.shape[1]
     added = -n_inputs % LONG_STEP
@@ -173,7 +173,7 @@ def _long_alone(
 def _tiled(
     layout: Layout, query_HTE: Tensor, key_KTE: Tensor, value_KTE: Tensor, scale: float | None, window: int | None
 ) -> Tensor:
-    """This project's own kernel for all pieces, where it takes such heads."""
+    """Attend in all pieces by this project's own kernel, if it takes such heads."""
     from el_resources.scoring import attention_kernel as kernel
 
     query, key, value = (heads.transpose(0, 1) for heads in (query_HTE, key_KTE, value_KTE))
@@ -244,7 +244,7 @@ def _piece_by_piece(
 
 
 def _mask(layout: Layout, piece: Piece, window: int | None, device: torch.device) -> Tensor | None:
-    """What the rows of a piece see of its keys; None where that is all up to themselves."""
+    """Return the keys that the rows of a piece see; None if each row sees all keys up to itself."""
     n_queries, n_keys = piece.end - piece.start, piece.n_keys
     if not piece.n_shared and (window is None or n_keys <= window):
         return None
@@ -255,7 +255,7 @@ def _mask(layout: Layout, piece: Piece, window: int | None, device: torch.device
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """The layout stands in for a mask."""
+    """Make no mask: the layout replaces it."""
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -12,7 +12,7 @@ Alignment, the same everywhere in this project. A sequence is token ids without 
 So `entropy[t]` belongs to the distribution that predicts token t: it comes from logits row t-1, and the first token is
 predicted from BOS. `nll[t]` is -ln of what that distribution gives to token t. Positions count from 0, as sequences do.
 
-Algorithm: each sequence is cut behind its last wanted position; batches of whole sequences, packed without padding, run
+Algorithm: each sequence is cut after its last wanted position; batches of whole sequences, packed without padding, run
 through the model's body without a cache or a mask (batching.py, attention.py; probe.py says which are padded
 instead). The head runs on the wanted rows alone, in bounded chunks. While a GPU works on one batch, the next is made
 and handed over, and the one before is read back. A batch that does not fit a GPU's memory is halved and run again, and
@@ -57,7 +57,7 @@ from el_resources.scoring.segment_mass import (
 
 # Inputs of a batch. What fits its caches suits a CPU; a GPU wants to be filled.
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 2048, 32_768
-# A call that reads so many inputs on a GPU earns back the ten seconds that compiling the layers costs.
+# A call that reads this many inputs on a GPU earns back the ten seconds that compiling the layers costs.
 TOKENS_WORTH_COMPILING = 2_000_000
 
 
@@ -67,8 +67,8 @@ class ScoringEngine:
     Attributes:
         window: inputs that the model may read at once, BOS included.
         vocab_size: V; token ids are in [0, V) and entropies in [0, ln V].
-        bos_id: what stands before every sequence.
-        device: where the model is.
+        bos_id: token put before every sequence.
+        device: the model's device.
         dtype: of the weights in memory, such as `float32`.
         why_not_watched: why `segment_attention` is refused for this model, in words; empty if it is not.
         max_batch_tokens: inputs of a batch; less after a GPU's memory ran out.
@@ -137,9 +137,9 @@ class ScoringEngine:
 
         Args:
             folder: a model folder in Hugging Face format.
-            dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, where the others are no faster, and
+            dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, on which the others are no faster, and
                 the checkpoint's on a GPU.
-            device: `cpu`, `cuda`, `cuda:1`, or `auto`: a GPU where there is one.
+            device: `cpu`, `cuda`, `cuda:1`, or `auto`: a GPU if there is one.
             trust_remote_code: run code that the folder ships.
             rope_scaling: how a model is read beyond its own window, without training: `dynamic` (NTK) stretches RoPE
                 with the length of what is read, and `none` leaves it.
@@ -182,8 +182,8 @@ class ScoringEngine:
                 without any is not run.
             on_progress: called after each batch with its sequences' inputs, as if nothing were shared; the total of a
                 call is `input_lengths(sequences, positions).sum()`.
-            n_common: for each sequence how many of its first tokens others may begin with too. Where they do, and no
-                wanted position lies there, what is equal is read once for all of a batch.
+            n_common: for each sequence number of its first tokens that others may begin with too. If they do, and no
+                wanted position is among them, the equal ones are read once for all of a batch.
 
         Raises:
             ValueError: a sequence is longer than the window, or holds ids outside the vocabulary, or positions that it
@@ -207,7 +207,7 @@ class ScoringEngine:
         responses: Sequence[Response],
         on_progress: Callable[[int], None] | None = None,
     ) -> list[SegmentScores]:
-        """Find where the prediction of each sequence's response looks, and the response's NLL; one pass for each.
+        """Return the attention mass of each response on its sequence's segments, and its NLL; one pass for each.
 
         Args:
             sequences: token ids without BOS.
@@ -297,13 +297,13 @@ class ScoringEngine:
             on_progress(sum(requests[index].n_inputs for index in members))
 
     def _compile_if_worth(self, n_inputs: int) -> None:
-        """Compile the layers where that was asked for, or pays."""
+        """Compile the layers if that was asked for, or pays."""
         worth = self.device.type == "cuda" and n_inputs >= TOKENS_WORTH_COMPILING
         if isinstance(self._reader, PackedReader) and (worth if self._compiled is None else self._compiled):
             self._reader.compile()
 
     def _read_dummies(self, n_tokens: int) -> None:
-        """Put so many inputs through the model."""
+        """Put `n_tokens` inputs through the model."""
         length = min(n_tokens, self.window)
         request = ScoreRequest(token_ids=np.full(length, self.bos_id), positions=np.array([length - 1]))
         requests = [request] * -(-n_tokens // length)

@@ -59,7 +59,7 @@ def refuse_unfit(model: Any) -> None:
 
 
 def why_forward_fails(model: Any) -> str:
-    """What a model raises when it reads a few tokens, in one line; empty if it gives logits."""
+    """Return the error that a model raises when it reads a few tokens, in one line; empty if it gives logits."""
     n_tokens = min(_FEW_TOKENS, model.get_input_embeddings().weight.shape[0])
     try:
         _ = model(input_ids=torch.arange(n_tokens, device=model.device)[None], use_cache=False).logits
@@ -78,7 +78,7 @@ def told(error: BaseException) -> str:
 
 
 def reads_an_encoder(model: Any) -> bool:
-    """Whether a model is the decoder half of another; layers that read images between the others (Mllama) are not."""
+    """Return true for the decoder half of another model; layers that read images (Mllama) make no such half."""
     if getattr(model.config.get_text_config(), "cross_attention_layers", None):
         return False
     if getattr(model.config, "is_encoder_decoder", False):

@@ -1,4 +1,4 @@
-"""What packed attention, its kernel and the watcher of attention share: pieces of a batch, and what a row may see."""
+"""Pieces of a batch, and the keys that a row may see: shared by packed attention, its kernel and its watcher."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Piece:
-    """Inputs [start, end) of a batch, behind the shared inputs [shared_start, shared_end)."""
+    """Inputs [start, end) of a batch, after the shared inputs [shared_start, shared_end)."""
 
     start: int
     end: int
@@ -34,7 +34,7 @@ class LayerWatcher(Protocol):
 
 
 def visible(start: int, end: int, first: int, last: int, window: int | None, device: torch.device) -> Tensor:
-    """Which of the keys first … last-1 the rows start … end-1 see, all counted from a sequence's beginning."""
+    """Return the keys, of first … last-1, that the rows start … end-1 see, all counted from a sequence's beginning."""
     rows, keys = torch.arange(start, end, device=device)[:, None], torch.arange(first, last, device=device)
     seen = keys <= rows
     return seen if window is None else seen & (keys > rows - window)

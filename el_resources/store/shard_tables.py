@@ -9,7 +9,7 @@ Guarantees:
   (file_digests.py), whose stamp is broken, of a newer version or another table's. `damage` says which. Of a table whose
   bytes are not compared (one without a digest, from before there was one, or in an object store, which checks what it
   holds) the footer's number of rows is compared with the stamp's.
-- A partition key never becomes a path: it is percent-encoded, and hashed where it would pass the file system's limit.
+- A partition key never becomes a path: it is percent-encoded, and hashed if it would pass the file system's limit.
 - A reader over many partitions refuses to mix settings.
 """
 
@@ -64,7 +64,7 @@ class ShardTables:
         self._verify = not is_remote(str(self.store)) if verify is None else verify
 
     def path(self, asset: str, partition: str = UNPARTITIONED) -> UPath:
-        """Where a table lies or would lie."""
+        """Return the path of a table, made or not."""
         return self.store / "tables" / asset / f"{file_stem(partition)}.parquet"
 
     def exists(self, asset: str, partition: str = UNPARTITIONED) -> bool:
@@ -88,7 +88,7 @@ class ShardTables:
         try:
             with faults_named(str(self.store)):
                 put(frame, metadata, path)
-        except (OSError, pl.exceptions.ComputeError) as error:  # what polars raises where a disk is full
+        except (OSError, pl.exceptions.ComputeError) as error:  # polars' error if a disk is full
             raise ValueError(
                 f"the store {str(self.store)!r} is not writable ({one_line(error)}); "
                 "set EL_STORE to a folder or bucket that you may write to"
@@ -154,7 +154,7 @@ class ShardTables:
             raise DamagedTableError(fault or f"its footer is broken ({one_line(error)})") from error
 
     def require_stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp:
-        """The stamp of a table that must be there.
+        """Return the stamp of a table that must be there.
 
         Raises:
             MissingTableError: names the asset, the partition and the remedy.
@@ -169,7 +169,7 @@ class ShardTables:
         return stamp
 
     def scan(self, asset: str, partition: str = UNPARTITIONED) -> pl.LazyFrame:
-        """A table, lazily. Raises MissingTableError."""
+        """Return a table, lazily. Raises MissingTableError."""
         self.require_stamp(asset, partition)
         return pl.scan_parquet(str(self.path(asset, partition)), glob=False, storage_options=self._options)
 
@@ -180,12 +180,12 @@ class ShardTables:
             return (scan.select(columns) if columns else scan).collect()
 
     def stamps(self, asset: str, partitions: Iterable[str]) -> dict[str, Stamp]:
-        """Stamps of those partitions whose table exists."""
+        """Return the stamps of those partitions whose table exists."""
         found = ((partition, self.stamp(asset, partition)) for partition in partitions)
         return {partition: stamp for partition, stamp in found if stamp is not None}
 
     def scan_many(self, asset: str, partitions: Iterable[str]) -> pl.LazyFrame:
-        """The partitions whose tables exist, as one frame with their key in `shard`.
+        """Return the partitions whose tables exist, as one frame with their key in `shard`.
 
         Raises:
             MixedSettingsError: two partitions were made under different settings; names both.
@@ -210,7 +210,7 @@ class ShardTables:
 
     @contextmanager
     def _unreadable_named(self, asset: str, partition: str) -> Iterator[str]:
-        """Yields the table's path; what goes wrong in reading it names the table."""
+        """Yield the table's path; an error in reading it names the table."""
         path = str(self.path(asset, partition))
         try:
             yield path
@@ -245,7 +245,7 @@ class KnownStamps(ShardTables):
         return found
 
     def read_ahead(self, assets: Iterable[str], partitions: Iterable[str]) -> None:
-        """Read these stamps now, many at a time, where an object store answers each only after a while."""
+        """Read these stamps now, many at a time, since an object store answers each only after a while."""
         if is_remote(str(self.store)):
             keys = [(asset, partition) for asset in assets for partition in partitions]
             with ThreadPoolExecutor(max_workers=READERS) as readers:
@@ -283,7 +283,7 @@ def _write_and_rename(frame: pl.DataFrame, metadata: dict[str, str], path: UPath
 
 
 def file_stem(partition: str) -> str:
-    """A file name for any partition key: percent-encoded, and cut with a hash where it would be too long.
+    """Return a file name for any partition key: percent-encoded, and cut with a hash if it would be too long.
 
     Raises:
         ValueError: the key is empty.

@@ -108,7 +108,9 @@ class WriterLock:
     def still_held(self) -> None:
         """Raise LockedError if another writer may have taken the lock over."""
         if self._is_lost or time.monotonic() - self._last_beat > self._expires:
-            raise LockedError(f"another writer has taken {self._place} over, because this one stood still; run again")
+            raise LockedError(
+                f"another writer has taken {self._place} over, because this one did not renew its lock; run again"
+            )
 
     def _keep(self) -> None:
         while not self._stop.wait(self._every):
@@ -217,7 +219,7 @@ def _open(place: str) -> Any:
 
 
 def _holder(content: bytes) -> Mapping[str, Any] | None:
-    """Who holds the lock; nobody if its content is empty or broken."""
+    """Return the holder of the lock; nobody if its content is empty or broken."""
     try:
         found = json.loads(content)
     except ValueError:
@@ -226,7 +228,7 @@ def _holder(content: bytes) -> Mapping[str, Any] | None:
 
 
 def _is_gone(holder: Mapping[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that has ended."""
+    """Return true if the holder was a process of this machine that has ended."""
     if holder["machine"] != _machine():
         return False
     try:
