@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 from scoring_bench import SHAPES, busy_share, compile_layers, open_bench
 
@@ -41,7 +42,8 @@ SEED = 0
 class WaitingEngine:
     """A substitute for a scoring engine on a GPU: every call leaves the host idle for `call_seconds`."""
 
-    window, vocab_size = 131_072, 128_256
+    window, vocab_size, dtype = 131_072, 128_256, "float32"
+    device = torch.device("cpu")
 
     def __init__(self, call_seconds: float) -> None:
         self.call_seconds = call_seconds

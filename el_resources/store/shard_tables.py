@@ -6,7 +6,7 @@ Guarantees:
   complete.
 - Its stamp (what it was made from, what it cost) travels in the Parquet metadata, so table and stamp cannot part.
 - A damaged table counts as missing: one that is cut short, whose bytes are not those that were written
-  (file_digests.py), whose stamp is broken, of a newer version or another table's. `damage` says which. Of a table whose
+  (hashing.py), whose stamp is broken, of a newer version or another table's. `damage` says which. Of a table whose
   bytes are not compared (one without a digest, from before there was one, or in an object store, which checks what it
   holds) the footer's number of rows is compared with the stamp's.
 - A partition key never becomes a path: it is percent-encoded, and hashed if it would pass the file system's limit.
@@ -225,7 +225,7 @@ class KnownStamps(ShardTables):
     """The tables of one store for a look at thousands of shards: every stamp is read once, and then remembered.
 
     Bytes are not compared with their digests unless `verify` is given, so that a look reads footers alone. It knows of
-    the files in which a run on the same disk found other bytes (file_digests.py).
+    the files in which a run on the same disk found other bytes (hashing.py).
     """
 
     def __init__(self, store: str, *, verify: bool = False) -> None:
