@@ -33,7 +33,8 @@ from el_resources.models.causal_lm import ModelChoice
 from el_resources.scoring.requests import checked_requests
 from el_resources.scoring.results import TokenScores
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 
 CHARS_PER_TOKEN = 3.3
 SEED = 0
@@ -86,7 +87,9 @@ def main() -> None:
     )
     parser.add_argument("--shape", choices=[*SHAPES, "reference"], default="1b")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--wait", type=float, metavar="SECONDS", help="no model: a call of the engine waits so long")
+    parser.add_argument(
+        "--wait", type=float, metavar="SECONDS", help="no model: a call of the engine waits for SECONDS"
+    )
     parser.add_argument("--shards", type=int, default=6)
     parser.add_argument("--documents", type=int, default=800, help="of a shard")
     arguments = parser.parse_args()

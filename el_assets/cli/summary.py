@@ -24,7 +24,8 @@ from el_assets.operations.passed_over import bad_row_lines
 from el_assets.tables.finite import OTHER_DTYPE, not_finite
 from el_resources.addresses import without_secrets
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import KnownStamps, ShardTables, Stamp
+from el_resources.store.shard_tables import KnownStamps, ShardTables
+from el_resources.store.stamps import Stamp
 
 # Shards that a warning is printed for.
 WARNINGS_SHOWN = 5

@@ -32,7 +32,8 @@ from el_resources.store.context_store import ContextStore
 from el_resources.store.index_rows import ShardChunks
 from el_resources.store.index_tags import build_tag
 from el_resources.store.passing_faults import Tell, silent
-from el_resources.store.shard_tables import ShardTables, Stamp, refuse_mixed_settings
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp, refuse_mixed_settings
 
 SPLIT_DOCUMENTS = 64
 BATCH_ROWS = 4096

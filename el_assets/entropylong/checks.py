@@ -23,7 +23,8 @@ from el_assets.tables.shard_checks import all_shards_check, shard_check
 from el_resources.models.causal_lm import ModelChoice
 from el_resources.models.tokenization import ModelTokenizer
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import MixedSettingsError, ShardTables
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import MixedSettingsError
 
 # A chunk that more than this share of all roots keep explains too much to be evidence.
 HUB_SHARE = 0.05

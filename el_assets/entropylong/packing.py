@@ -109,7 +109,7 @@ def pack(
     sequences = []
     random = np.random.default_rng(seed)
     while (chosen := _choose(fitting, length, random)) is not None:
-        # Lay out one.
+        # Join one sequence.
         indices, overflow = chosen
         sequences.append(_lay_out([fitting[index] for index in indices], overflow, end_of_text))
         # Remove used groups.

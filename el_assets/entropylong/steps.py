@@ -54,8 +54,7 @@ def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: Mod
     settings = step.settings
     roots, counts = _sampled_roots(step, shard, engine.window)
     sequences = [root.token_ids for root in roots]
-    meter = Meter(engine)
-    with meter, step.show(f"entropy {shard}", sum(len(ids) for ids in sequences), "tokens") as advance:
+    with Meter(engine) as meter, step.show(f"entropy {shard}", sum(len(ids) for ids in sequences), "tokens") as advance:
         scores = engine.score(sequences, on_progress=advance)
     scored = list(zip(roots, scores, strict=True))
     lost = [repr(root.doc_id) for root, score in scored if not is_finite(score.entropy_nats, score.nll_nats)]

@@ -31,13 +31,8 @@ from el_resources.sources.contracts import CorruptShardError, InstructionSource
 from el_resources.sources.instruction_columns import PoolReading, parse_columns, parse_names
 from el_resources.sources.opening import open_instructions
 from el_resources.sources.row_limits import RowLimits
-from el_resources.store.shard_tables import (
-    MissingTableError,
-    MixedSettingsError,
-    ShardTables,
-    Stamp,
-    refuse_mixed_settings,
-)
+from el_resources.store.shard_tables import MissingTableError, ShardTables
+from el_resources.store.stamps import MixedSettingsError, Stamp, refuse_mixed_settings
 
 sample_asset = partial(shard_asset, group="gateau", partitions=instruction_shards)
 

@@ -21,7 +21,7 @@ from el_assets.catalogue import RECIPES
 from el_assets.tables.schemas import polars_schema
 from el_resources.models.tokenization import ModelTokenizer
 from el_resources.sources.contracts import SourceSample
-from el_resources.store.shard_tables import Stamp
+from el_resources.store.stamps import Stamp
 
 PARTS = ("context", "instruction", "response")
 

@@ -11,7 +11,8 @@ from el_assets.gateau.influence import has_cas, is_small_for, roc_auc
 from el_assets.parts import FRACTIONS
 from el_assets.tables.finite import OTHER_DTYPE, not_finite
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 
 
 def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from el_assets.partitions import ShardedSource, registered_shards
 from el_assets.sources import KINDS
 from el_assets.tables.shown_versions import VERSIONED, shown_version
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import digest
+from el_resources.store.stamps import digest
 
 SHARDS_LISTED = 50
 ENDED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)

@@ -13,7 +13,8 @@ from el_assets.partitions import registered_shards
 from el_assets.reports.page import render, write_page
 from el_resources.addresses import without_secrets
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import ShardTables, digest
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import digest
 
 
 @dg.asset(

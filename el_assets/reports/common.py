@@ -10,7 +10,8 @@ from el_assets.reports.page import as_script_data
 from el_resources.models.causal_lm import ModelChoice
 from el_resources.models.tokenization import ModelTokenizer
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 
 # Most entries of a reader. The bytes of all readers add up to less than 10 MB a page, which opens in under 2 s.
 MOST_ENTRIES = 200

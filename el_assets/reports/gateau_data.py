@@ -31,7 +31,8 @@ from el_assets.reports.common import (
 from el_assets.tables.schemas import polars_schema
 from el_resources.models.tokenization import ModelTokenizer
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 
 SAMPLES_BYTES = 8_000_000
 # Characters of all segments of one sample, and the fewest of each.

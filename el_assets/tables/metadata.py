@@ -7,7 +7,8 @@ import dagster as dg
 from el_assets.catalogue import TABLES
 from el_assets.tables.schemas import dagster_schema
 from el_resources.addresses import without_secrets
-from el_resources.store.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 
 
 def table_metadata(tables: ShardTables, stamp: Stamp, *, skipped: bool) -> dict[str, Any]:

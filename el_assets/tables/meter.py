@@ -29,7 +29,7 @@ class Meter:
         return sum(e.forwards for e in engines), sum(e.tokens for e in engines), sum(e.seconds for e in engines)
 
     def facts(self) -> dict[str, object]:
-        """For a stamp: `forwards`, `tokens`, `scoring_seconds`, `tokens_per_second`."""
+        """Return facts for a stamp: `forwards`, `tokens`, `scoring_seconds`, `tokens_per_second`."""
         forwards, tokens, seconds = self._spent
         return {
             "forwards": forwards,

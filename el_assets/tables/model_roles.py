@@ -15,7 +15,7 @@ from el_resources.models.causal_lm import PLACES, ModelChoice, Place, short_wind
 from el_resources.models.model_files import DTYPES, model_fingerprint
 from el_resources.models.text_encoder import encoder_fingerprint
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import Stamp
+from el_resources.store.stamps import Stamp
 
 # Roles whose fingerprint depends on the dtype of the weights.
 SCORED_ROLES = {"scorer", "short_reader"}

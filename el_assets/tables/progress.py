@@ -13,12 +13,12 @@ LOG_EVERY_SECONDS = 10.0
 
 @contextmanager
 def progress(context: dg.AssetExecutionContext, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yields `advance(n)`, to be called with the units done since its last call.
+    """Yield `advance(n)`, to be called with the units done since its last call.
 
     The bar appears once the work has taken a second; shorter work shows none.
 
     Args:
-        what: what is being done, with the shard.
+        what: the work's name, with the shard.
         total: units of work; 0 shows nothing.
         unit: the unit's name.
     """

@@ -2,7 +2,7 @@
 
 A table's recipe is the hash of its code version, the fingerprints of the tables of the same shard that it reads, the
 method settings and the models that it depends on. Inputs that span shards (the retrieval index) are pinned, not part of
-it: a newer index does not make finished shards stale (see el_resources.store.shard_tables.Stamp).
+it: a newer index does not make finished shards stale (see el_resources.store.stamps.Stamp).
 """
 
 from collections.abc import Iterator, Mapping

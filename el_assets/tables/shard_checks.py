@@ -19,7 +19,8 @@ from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 from el_assets.partitions import corpus_shards, registered_shards
 from el_resources.listed_names import listed
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import MixedSettingsError, ShardTables
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import MixedSettingsError
 
 # What is wrong with one shard, in words; empty if nothing is. It gets tables, shard, and what the check is given.
 Problems = Callable[..., list[str]]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from el_assets.catalogue import INPUTS_OVER_SHARDS, RECIPES, SETTINGS_WITHOUT_RECIPE
 from el_assets.tables.description import ROLE_SETTINGS
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import digest
+from el_resources.store.stamps import digest
 
 VERSIONED = RECIPES.keys() | INPUTS_OVER_SHARDS.keys()
 DIGITS = 8

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 RopeScaling = Literal["none", "dynamic"]
-# Where weights are read, as far as the dtype `auto` depends on it.
+# Kind of device that weights are read on, as far as the dtype `auto` depends on it.
 Place = Literal["cpu", "gpu"]
 PLACES: tuple[Place, ...] = ("cpu", "gpu")
 # Share of the long window that is the short one if the settings name no short model of the long one's family.
@@ -107,12 +107,12 @@ class ModelChoice:
             return config
 
     def window(self) -> int:
-        """Tokens that the model reads at once, BOS included."""
+        """Return the number of tokens that the model reads at once, BOS included."""
         with naming(self.variable):
             return model_window(self.folder(), self.window_tokens or None)
 
     def place(self) -> Place:
-        """Return the place in which this machine reads the model; with the device `auto` torch is asked for a GPU."""
+        """Return the kind of device that this machine reads the model on; torch is asked if the device is `auto`."""
         if self.device != "auto":
             return "cpu" if self.device == "cpu" else "gpu"
         from el_resources.scoring.loading import torch_device
@@ -123,7 +123,7 @@ class ModelChoice:
         """Return the dtype of the weights in memory: `auto` is float32 on a CPU and the checkpoint's own on a GPU.
 
         Args:
-            place: where they are read; None for this machine.
+            place: kind of device that they are read on; None for this machine's.
         """
         if self.dtype != "auto":
             return self.dtype
@@ -243,8 +243,8 @@ class CausalLM(dg.ConfigurableResource):
         """The engine of a model; the same object for the same arguments until the run ends.
 
         Args:
-            window: tokens that the model reads at once, if more than it was trained on; None keeps its own
-            window. rope_scaling: `none`, or `dynamic` for dynamic NTK scaling of the rotary embeddings to that window.
+            window: tokens to read at most, if more than the model was trained on; None keeps its own window.
+            rope_scaling: `none`, or `dynamic` for dynamic NTK scaling of the rotary embeddings to that window.
         """
         key = _Loaded(choice, window, rope_scaling)
         if key not in self._engines:
@@ -252,7 +252,7 @@ class CausalLM(dg.ConfigurableResource):
 
             from el_resources.scoring.engine import ScoringEngine
 
-            transformers_logging.disable_progress_bar()  # it would break up the run's own progress bars
+            transformers_logging.disable_progress_bar()  # its loading bar would appear between ours
             with naming(choice.variable):
                 self._engines[key] = ScoringEngine.from_folder(
                     choice.folder(),
@@ -267,7 +267,7 @@ class CausalLM(dg.ConfigurableResource):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["CausalLM"]:
-        """Frees the models when the run ends, so that a long-lived process does not keep them."""
+        """Free the models when the run ends, so that a long-lived process does not keep them."""
         try:
             yield self
         finally:

@@ -1,6 +1,6 @@
 """A tokenizer.json changed so that texts are encoded piece by piece: no control token from text, no added space.
 
-Two habits of published tokenizers keep their ids from being joined:
+Two things keep the ids of a tokenizer as published from being joined:
 - *Control tokens that count as text.* The library encodes special tokens that a text spells as ordinary text, but only
   those marked `special`. Tool, reasoning and fill-in tokens are often not (Qwen's `<tool_call>`, `<|fim_prefix|>`).
   Here every added token of a control token's form is marked. Added tokens of ordinary text (runs of white space, words,
@@ -78,5 +78,5 @@ def _without_prefix(step: dict[str, Any] | None, part: str, changes: list[str]) 
 
 
 def _legacy_scheme(step: Mapping[str, Any]) -> str:
-    """Return the scheme that Metaspace's older flag means."""
+    """Return the scheme that Metaspace's option from before it had schemes amounts to."""
     return "always" if step.get("add_prefix_space", True) else "never"

@@ -1,4 +1,4 @@
-"""A model's files: where a name leads, whether the folder is whole, its window and its fingerprint. Imports no torch.
+"""A model's files: the folder of a name, the check that it is whole, its window and its fingerprint. Imports no torch.
 
 A name is, in this order: `reference:short` or `reference:long` (shipped with this package), a local folder, or a
 Hugging Face hub id such as `meta-llama/Meta-Llama-3-8B`, downloaded once into the hub's own cache.
@@ -105,11 +105,12 @@ def is_embedded(name: str) -> bool:
 
 
 def model_fingerprint(folder: Path, *, dtype: str, window: int | None = None, bos_id: int | None = None) -> str:
-    """Hash all that scores depend on: weights, config, tokenizer, the dtype of the weights in memory, and the window.
+    """Return the hash of what scores depend on: weights, config, tokenizer, dtype of the weights in memory, and window.
 
     Args:
-        dtype: `auto` for tables of earlier versions, which recorded that word.
-        window: overrides the config's. bos_id: what every text is read after, if it is not the checkpoint's own BOS.
+        dtype: `auto` is for tables of earlier versions, which recorded that word.
+        window: overrides the config's.
+        bos_id: token that every text is read after, if it is not the checkpoint's own BOS.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
@@ -125,10 +126,10 @@ def model_fingerprint(folder: Path, *, dtype: str, window: int | None = None, bo
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
-    """Hash all that token ids depend on: vocabulary files and tokenizer settings, without window and chat template.
+    """Return the hash of what token ids depend on: vocabulary and tokenizer settings.
 
-    If texts are not encoded just as the files say, how they are is part of it (el_resources.models.exact_encoding). Two
-    models whose tokenizers have the same fingerprint read the same ids.
+    Window and chat template are not part of it. Changes to the encoding of texts (exact_encoding.py) are. Two models
+    whose tokenizers have the same fingerprint read the same ids.
     """
     file = folder / "tokenizer_config.json"
     settings = read_json(file) if file.is_file() else {}
@@ -175,7 +176,7 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _local_folder(name: str) -> Path | None:
-    """Return the folder that a name means on this machine, or None if it can only be a hub id."""
+    """Return the folder that a name means on this machine; None if it can only be a hub id."""
     if name.startswith(REFERENCE_PREFIX):
         size = name.removeprefix(REFERENCE_PREFIX)
         if size not in REFERENCE_NAMES:
@@ -196,7 +197,7 @@ def _local_folder(name: str) -> Path | None:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    """The hub's snapshot of a model, from its cache if it is there."""
+    """Return the hub's snapshot of a model, from its cache if it is there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -300,7 +301,7 @@ def _tokenizer_files(folder: Path) -> list[Path]:
 
 
 def _encoding_lines(file: Path) -> list[str]:
-    """Return the changes to a tokenizer before it encodes; unknown, and so assumed, without a tokenizer.json."""
+    """Return the changes to a tokenizer before texts are encoded; unknown, and so assumed, without a tokenizer.json."""
     if not file.is_file():
         return [f"encoding {exact_encoding.VERSION}"]
     status = file.stat()

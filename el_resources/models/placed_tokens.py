@@ -191,7 +191,7 @@ def _asked_for(
 
 
 def _placeable(folder: Path, vocabulary: Mapping[str, int], special_tokens: Mapping[str, int]) -> list[str]:
-    """Spellings of the tokens that are no text: special ones, and those that have a role or a known name."""
+    """Return the spellings of the tokens that encode no text: special ones, and those with a role or a known name."""
     roles = {_name(token) for key, token in _settings(folder).items() if key.endswith("_token")}
     found = {*special_tokens, *END_OF_TEXT_NAMES, *BOS_NAMES, *roles, *_named_tokens(folder, vocabulary)}
     return sorted(name for name in found if name and name in vocabulary)

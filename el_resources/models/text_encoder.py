@@ -30,7 +30,7 @@ from el_resources.addresses import one_line
 from el_resources.models.model_files import REFERENCE_FOLDER, read_config
 from el_resources.models.tokenization import ModelTokenizer
 from el_resources.store.file_kinds import refuse_pointers
-from el_resources.store.shard_tables import digest
+from el_resources.store.stamps import digest
 
 Vectors = NDArray[np.float32]
 OnProgress = Callable[[int], None]
@@ -45,7 +45,7 @@ SIGN_BYTES = 64  # of hash per token; the longest digest that BLAKE2b gives
 
 
 class TextEncoder(Protocol):
-    """An encoder of texts into vectors whose dot product is their similarity."""
+    """An encoder of texts as vectors whose dot product is their similarity."""
 
     @property
     def name(self) -> str: ...
@@ -207,7 +207,7 @@ class SentenceTransformersEncoder:
 
 
 def reference_token_vectors() -> Vectors:
-    """The token table of `reference-idf`: embedding and signs side by side, times IDF."""
+    """Return the token table of `reference-idf`: embedding and signs next to each other, times IDF."""
     idf_V = reference_idf()
     parts = (reference_embeddings() * idf_V[:, None], token_signs(len(idf_V)) * idf_V[:, None])
     return np.concatenate([part_VD / _row_scale(part_VD) for part_VD in parts], axis=1)

@@ -3,7 +3,7 @@
 Guarantees:
 - `encode` adds nothing: no BOS, no end-of-text, no truncation, no padding, no dummy prefix (exact_encoding.py).
 - Text that spells a special or control token, as in a document about tokenizers, is encoded as the ordinary text that
-  it is. The ids of `control_tokens` are therefore only where this project puts them.
+  it is. The ids of `control_tokens` therefore come from this project alone.
 - `decode` drops and tidies nothing. The ids of several texts in a row decode to these texts in a row, for every
   vocabulary that keeps its texts (byte-level or with byte fallback); `joint_ids` refuses a separator that is not kept.
 Costs: `encode_batch` uses all cores, about 1 to 3 MB of text a second on two.
@@ -32,7 +32,7 @@ JOINED_TEXTS = (("The end.", "A start"), ("x = 1", "  y"), ("- one\n", "\ttwo"),
 
 
 class _Codec(Protocol):
-    """An encoder of text into ids: the `tokenizers` library, or transformers if a model has no tokenizer.json."""
+    """A converter of text to ids: the `tokenizers` library, or transformers if a model has no tokenizer.json."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]: ...
     def decode(self, ids: list[int]) -> str: ...
@@ -49,7 +49,7 @@ class ModelTokenizer:
     Attributes:
         origin: the model folder.
         placed: both tokens, and what the checkpoint itself names.
-        bos_id: the token put before every sequence; placed_tokens.py says how it is chosen.
+        bos_id: token put before every sequence; placed_tokens.py says how it is chosen.
         has_bos: whether that is a BOS of the model's own.
         eos_id: end-of-text, which separates unrelated texts.
         bos_token, end_of_text_token: how the two are spelled.
@@ -96,7 +96,7 @@ class ModelTokenizer:
 
     @property
     def backend(self) -> Tokenizer:
-        """Return the `tokenizers` object that this one wraps, for libraries that count tokens themselves.
+        """The `tokenizers` object that this one uses, for libraries that count tokens themselves.
 
         Raises:
             ValueError: the model's tokenizer is not built on that library.

@@ -1,4 +1,4 @@
-"""The masks that a model asks for, compared with the packed attention that replaces them.
+"""The masks that a model asks for, compared with the packed attention that would replace them.
 
 A model states a sliding window twice: to the function that makes its masks, and to its attention. Packed attention
 knows the second only. Some models state it in the mask alone (PhiMoE), or to the attention of layers whose mask has
@@ -28,7 +28,7 @@ from el_resources.scoring.pieces import Piece
 PROBING = "packed_sequences_probe"
 
 _WINDOW_WORDS = ("window", "chunk", "local_attention", "index_topk", "block_size", "extent")
-# Rows and keys of the comparison without any window: near the beginning, and where long contexts end.
+# Rows and keys of the comparison without any window: near the beginning, and at the ends of long contexts.
 _PLACES = (0, 1, 2, 5, 127, 4097, 131_071)
 
 
@@ -44,9 +44,9 @@ class AskedMask:
     def shows(self, window: int | None, places: set[int], device: torch.device) -> bool:
         """Return true if rows see what causal attention shows them, as far back as the window."""
         near = {place + step for place in places for step in (-1, 0, 1)}
-        behind = {place - (window or 0) + step for place in places for step in (-1, 0, 1, 2)}
+        window_edges = {place - (window or 0) + step for place in places for step in (-1, 0, 1, 2)}
         rows = torch.tensor(sorted(places), device=device)[:, None]
-        keys = torch.tensor(sorted(one for one in near | behind if one >= 0), device=device)[None]
+        keys = torch.tensor(sorted(one for one in near | window_edges if one >= 0), device=device)[None]
         expected = keys <= rows
         if window is not None:
             expected = expected & (keys > rows - window)
@@ -57,7 +57,7 @@ class AskedMask:
 
 @dataclass
 class AttentionCalls:
-    """The calls of the attention layers of one forward, in order."""
+    """Windows that the attention layers of one forward asked for, in their order."""
 
     windows_named: list[int]
     windows: list[int | None] = field(default_factory=list)

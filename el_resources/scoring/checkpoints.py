@@ -156,7 +156,7 @@ def _check_layers(folder: Path, config: Any) -> None:
 
 
 def _check_tokenizer(folder: Path, n_rows: int | None) -> None:
-    """Refuse a tokenizer that gives ids beyond the model's vocabulary; added tokens may be there, text may not."""
+    """Refuse a tokenizer that gives ids beyond the model's vocabulary; added tokens may have such ids, text may not."""
     file = folder / "tokenizer.json"
     if not file.is_file() or not isinstance(n_rows, int):
         return

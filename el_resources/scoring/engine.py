@@ -67,8 +67,8 @@ class ScoringEngine:
     Attributes:
         window: inputs that the model may read at once, BOS included.
         vocab_size: V; token ids are in [0, V) and entropies in [0, ln V].
-        bos_id: the token put before every sequence.
-        device: where the model is.
+        bos_id: token put before every sequence.
+        device: the model's device.
         dtype: of the weights in memory, such as `float32`.
         why_not_watched: why `segment_attention` is refused for this model, in words; empty if it is not.
         max_batch_tokens: inputs of a batch; less after a GPU's memory ran out.
@@ -137,7 +137,7 @@ class ScoringEngine:
 
         Args:
             folder: a model folder in Hugging Face format.
-            dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, where the others are no faster, and
+            dtype: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, on which the others are no faster, and
                 the checkpoint's on a GPU.
             device: `cpu`, `cuda`, `cuda:1`, or `auto`: a GPU if there is one.
             trust_remote_code: run code that the folder ships.
@@ -182,8 +182,8 @@ class ScoringEngine:
                 without any is not run.
             on_progress: called after each batch with its sequences' inputs, as if nothing were shared; the total of a
                 call is `input_lengths(sequences, positions).sum()`.
-            n_common: for each sequence how many of its first tokens others may begin with too. Where they do, and no
-                wanted position is there, the equal inputs are read once for all of a batch.
+            n_common: for each sequence number of its first tokens that others may begin with too. If they do, and no
+                wanted position is among them, the equal ones are read once for all of a batch.
 
         Raises:
             ValueError: a sequence is longer than the window, or holds ids outside the vocabulary, or positions that it
@@ -207,7 +207,7 @@ class ScoringEngine:
         responses: Sequence[Response],
         on_progress: Callable[[int], None] | None = None,
     ) -> list[SegmentScores]:
-        """Find where the prediction of each sequence's response looks, and the response's NLL; one pass for each.
+        """Return the attention mass of each response on its sequence's segments, and its NLL; one pass for each.
 
         Args:
             sequences: token ids without BOS.
@@ -303,7 +303,7 @@ class ScoringEngine:
             self._reader.compile()
 
     def _read_dummies(self, n_tokens: int) -> None:
-        """Put n inputs through the model."""
+        """Put `n_tokens` inputs through the model."""
         length = min(n_tokens, self.window)
         request = ScoreRequest(token_ids=np.full(length, self.bos_id), positions=np.array([length - 1]))
         requests = [request] * -(-n_tokens // length)

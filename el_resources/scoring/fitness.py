@@ -78,10 +78,7 @@ def told(error: BaseException) -> str:
 
 
 def reads_an_encoder(model: Any) -> bool:
-    """Return true if a model is the decoder half of another.
-
-    Layers that read images between the others (Mllama) do not make it one.
-    """
+    """Return true for the decoder half of another model; layers that read images (Mllama) make no such half."""
     if getattr(model.config.get_text_config(), "cross_attention_layers", None):
         return False
     if getattr(model.config, "is_encoder_decoder", False):

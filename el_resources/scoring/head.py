@@ -7,7 +7,7 @@ same fp32 exponentials, on a GPU in one pass over the logits (head_kernel.py). A
 does not write logits at all (fused_head_kernel.py).
 Guarantees: scores are fp32 whatever the weights' dtype. What some models do to their logits after the head, scaling
 (Granite, Cohere, Falcon-H1) and soft-capping (Gemma), is applied; a model that does anything else is refused.
-Costs: on a CPU three fp32 buffers of chunk rows × V, and logits of another dtype besides; on a GPU one, or none.
+Costs: on a CPU three fp32 buffers of chunk rows × V, and logits of another dtype next to them; on a GPU one, or none.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ _Scores = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyHead:
-    """A model's output embeddings and the function that it applies to the logits."""
+    """A model's output embeddings and its changes to the logits after them."""
 
     projection: nn.Module
     scale: float = 1.0
@@ -49,7 +49,7 @@ class VocabularyHead:
         return head
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Logits of rows, in the weights' dtype; in fp32 on a GPU, where products of halves need not be rounded."""
+        """Return logits of rows, in the weights' dtype; in fp32 on a GPU, which need not round products of halves."""
         logits_RV = self._products(hidden_RD)
         if self.scale != 1.0:
             logits_RV = logits_RV * self.scale
@@ -77,7 +77,7 @@ class VocabularyHead:
         return torch.cat(entropies), torch.cat(nlls)
 
     def _fastest(self, hidden_RD: Tensor, head_rows: int) -> tuple[_Scores, int]:
-        """Return the fastest way to score rows like these on their device, and how many rows it takes at once."""
+        """Return the fastest function to score rows like these on their device, and the rows that it takes at once."""
         if not hidden_RD.is_cuda:
             return lambda hidden, targets: entropy_and_nll(self.logits(hidden), targets), head_rows
         from el_resources.scoring import fused_head_kernel, head_kernel
@@ -131,10 +131,10 @@ def rows_at_once(vocab_size: int, *, on_cpu: bool) -> int:
 
 
 def entropy_and_nll(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy of each row's distribution and the NLL of its target, in nats and fp32.
+    """Return the entropy of each row's distribution and the NLL of its target, in nats and fp32.
 
-    With s = logits - max and Z = Σ exp(s): `H = ln Z - Σ s exp(s) / Z` and `NLL = ln Z - s[target]`. Where the
-    probability is, s is near 0, so that the sums round about a fifth as much as those of p ln p.
+    With s = logits - max and Z = Σ exp(s): `H = ln Z - Σ s exp(s) / Z` and `NLL = ln Z - s[target]`. Of likely
+    tokens s is near 0, so that the sums round about a fifth as much as those of p ln p.
     """
     logits_RV = logits_RV.float()
     shifted_RV = logits_RV - logits_RV.amax(dim=-1, keepdim=True)

@@ -2,7 +2,7 @@
 
 Shapes: R rows, V vocabulary.
 
-With s = x - m, where m is the largest logit so far, one program per row keeps Z = Σ exp(s) and S = Σ s·exp(s) while it
+With s = x - m and m the largest logit so far, one program per row keeps Z = Σ exp(s) and S = Σ s·exp(s) while it
 walks over the row. Whenever m rises by d, Z becomes Z·exp(-d), and S becomes (S - d·Z)·exp(-d). In the end
 `H = ln Z - S / Z` and `NLL = ln Z - (x[target] - m)`, as in head.py, in fp32.
 Costs: one pass over the logits; a chain of torch operations takes four or more.

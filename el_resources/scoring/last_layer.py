@@ -2,7 +2,7 @@
 
 Shapes: T inputs of a packed batch, R of them wanted, D hidden width.
 
-Behind the attention itself every part of a decoder layer works on each input alone: the product that ends attention,
+After the attention itself every part of a decoder layer works on each input alone: the product that ends attention,
 and the MLP. Layers before the last owe their rows to the attention of the next; the last owes only what is asked for.
 There these parts take the wanted rows and give zeros for the others, which the residual stream carries to the end.
 Guarantees: exact, to rounding; readers.py tries it on every model before it relies on it.
@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from el_resources.scoring.body import body_of
 
-# What transformers calls these parts in the decoders that name their layers `layers`.
+# Names of these parts in transformers, in the decoders that name their layers `layers`.
 _PARTS = ("self_attn.o_proj", "mlp")
 
 
 def decoder_layers(model: Any) -> Sequence[Any]:
-    """The layers of a model's body; none if it does not keep them in a list called `layers`."""
+    """Return the layers of a model's body; none if it does not keep them in a list called `layers`."""
     return list(getattr(body_of(model), "layers", ()))
 
 
 def parts_by_row(model: Any) -> list[nn.Module]:
-    """The parts of the last layer that should work on each input alone; none if they have other names."""
+    """Return the parts of the last layer that should work on each input alone; none if they have other names."""
     found = dict(decoder_layers(model)[-1].named_modules()) if decoder_layers(model) else {}
     return [found[name] for name in _PARTS if name in found]
 

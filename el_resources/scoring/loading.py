@@ -36,7 +36,7 @@ def load_causal_lm(
 
 
 def torch_device(name: str) -> torch.device:
-    """A device by name; `auto` is a GPU if there is one."""
+    """Return a device by name; `auto` is a GPU if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():

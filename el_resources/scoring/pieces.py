@@ -1,4 +1,4 @@
-"""Pieces of a packed batch and the keys that a row may see, shared by attention, its kernel and its watcher."""
+"""Pieces of a batch, and the keys that a row may see: shared by packed attention, its kernel and its watcher."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,10 +34,7 @@ class LayerWatcher(Protocol):
 
 
 def visible(start: int, end: int, first: int, last: int, window: int | None, device: torch.device) -> Tensor:
-    """Return a mask of rows start … end-1 by keys first … last-1, true if the row sees the key.
-
-    All are counted from a sequence's beginning.
-    """
+    """Return the keys, of first … last-1, that the rows start … end-1 see, all counted from a sequence's beginning."""
     rows, keys = torch.arange(start, end, device=device)[:, None], torch.arange(first, last, device=device)
     seen = keys <= rows
     return seen if window is None else seen & (keys > rows - window)

@@ -46,7 +46,7 @@ _CPU_OPERATIONS, _CUDA_OPERATIONS, _MOST_INPUTS = 3e10, 1e14, 1280
 # another token anywhere before it, or a shift, moves it by 1.
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
 _FEW_ROWS = 0.25
-# The same if both rows come from one batch, whose shape moves them alike: rows of causal models are equal there in
+# The same if both rows come from one batch, whose shape moves them alike: rows of causal models are then equal in
 # any precision, and those of XLM, BERT and CPM-Ant move by 0.06 to 0.3.
 _ROUNDING_IN_A_BATCH = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 
@@ -56,7 +56,7 @@ _Answer = TypeVar("_Answer", str, bool)
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The way in which a model is read.
+    """A way to read a model.
 
     Attributes:
         why_padded: why packed batches would not be exact, in words; empty if they are.
@@ -70,7 +70,7 @@ class Reading:
 
 @torch.inference_mode()
 def choose_reading(model: Any, bos_id: int, max_inputs: int) -> Reading:
-    """Try a model with a few inputs, and choose its reader; a warning says so if it is padded.
+    """Try a model with at most `max_inputs` inputs, and choose its reader; a warning says so if it is padded.
 
     Raises:
         ValueError: the model cannot be read, or not without seeing what it is to predict.
@@ -94,14 +94,14 @@ def choose_reading(model: Any, bos_id: int, max_inputs: int) -> Reading:
 
 
 def why_not_packed(model: Any) -> str:
-    """The reason for which packed batches would not be exact for this model, in words; empty if they are."""
+    """Return why packed batches would not be exact for this model, in words; empty if they are."""
     with torch.inference_mode():
         why_padded = _Probe.of(model, _MOST_INPUTS).why_not_packed(model)[0]
         return why_padded or _ExactProbe.of(model, _MOST_INPUTS).why_not_packed(model)
 
 
 def last_layer_runs_by_row(model: Any) -> bool:
-    """True if the last layer gives the same for wanted rows when its parts work on these alone."""
+    """Return true if the last layer of a model gives the same for wanted rows when its parts work on these alone."""
     with torch.inference_mode():
         probes = (_Probe.of(model, _MOST_INPUTS), _ExactProbe.of(model, _MOST_INPUTS))
         return all(probe.runs_by_row(model, parts_by_row(model)) for probe in probes)
@@ -109,7 +109,7 @@ def last_layer_runs_by_row(model: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Probe:
-    """Two sequences, each 1 × N, how many inputs of the first are within the smallest window, and the precision."""
+    """Two sequences, each 1 × N, the number of the first's inputs within the smallest window, and the precision."""
 
     first: Tensor
     second: Tensor
@@ -130,7 +130,7 @@ class _Probe:
         return cls(first=first, second=second, n_near=n_near, dtype=dtype)
 
     def why_refused(self, model: Any) -> str:
-        """The reason for which the model cannot even be read padded; empty if it can."""
+        """Return why the model cannot even be read padded; empty if it can."""
         changed = self.first.clone()
         changed[0, -1] = (changed[0, -1] + 1) % model.get_input_embeddings().weight.shape[0]
         padded = torch.zeros_like(self.first)
@@ -150,7 +150,7 @@ class _Probe:
         return "" if same else "it gives other hidden states in a padded batch than for each sequence alone"
 
     def why_not_packed(self, model: Any) -> tuple[str, int]:
-        """Return why packed batches would not be exact, or an empty text; and how often its layers attend."""
+        """Return why packed batches would not be exact, in words, or empty; and how often its layers attend."""
         strange = _strange_layers(model.config.get_text_config())
         if strange:
             return strange, 0
@@ -257,7 +257,7 @@ def expected_dtype(model: Any) -> torch.dtype:
 
 
 def _length(model: Any, max_inputs: int) -> tuple[int, int]:
-    """Return the inputs of the longer sequence, and how many of them are within the smallest window."""
+    """Return the number of inputs of the longer sequence, and of those within the smallest window."""
     operations = _CUDA_OPERATIONS if model.device.type == "cuda" else _CPU_OPERATIONS
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     bound = min(_MOST_INPUTS, max(_LONGER, int(operations / (12 * n_parameters))), max_inputs)

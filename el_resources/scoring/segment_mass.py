@@ -17,14 +17,14 @@ softmax(q·Kᵀ·scale) for the wanted rows only, in fp32, a bounded chunk of ro
 rows. What is left is one number for each layer and input; a layer's mass on a segment is a sum of those, and its masses
 on all segments and on the rest sum to 1.
 
-Layers with a sliding window give exactly 0 to inputs beyond it, however much they matter. A layer reaches a
+Layers with a sliding window give exactly 0 to inputs beyond it, whatever the model would give. A layer reaches a
 segment if its window, from the last wanted row, holds the segment's first input: then no wanted row is kept from any of
 the segment's inputs. The mass of a segment is the mean over the layers that reach it; if none does, over those with the
 widest window. So a mean over layers compares segments only as far as the same layers reach them, and `segment_layers`
 says how many did. In a model whose layers all have one window, or none, it is the mean over all layers.
 
 Guarantees: exact but for rounding, whatever the weights' dtype. Sliding windows are honoured.
-Costs: 2 × rows × N × H × E operations a layer besides the forward; memory of a chunk's weights, twice.
+Costs: 2 × rows × N × H × E operations a layer in addition to the forward; memory of a chunk's weights, twice.
 """
 
 from collections.abc import Sequence
@@ -49,15 +49,15 @@ Response = Span | Sequence[Span]
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentScores:
-    """The attention of the rows that predict a response, by segment, and the response's NLL.
+    """Attention of a response on segments of its sequence, and its NLL.
 
     Attributes:
         segment_attention: mass on each segment, mean over heads, response rows and the layers that reach the segment;
             in the order of the request.
-        rest_attention: mass on inputs of no segment (BOS, instruction, response), mean over all layers. If every
+        rest_attention: mass on all inputs of no segment (BOS, instruction, response), mean over all layers. If every
             layer reaches every segment, everything sums to 1.
         nll_nats: of each response token, from the same pass.
-        segment_layers: how many layers each segment's mean is over.
+        segment_layers: number of layers that each segment's mean is over.
         layer_windows: of each layer, the inputs that a row sees; None for all before it.
         layer_sum_error: how far the masses of one layer, on everything, are from 1 at worst.
     """
@@ -72,7 +72,7 @@ class SegmentScores:
 
 @dataclass
 class AttentionWatcher:
-    """Collects how much of the attention of some rows of one sequence goes to each input.
+    """Collect the attention mass of some rows of one sequence on each input.
 
     Attributes:
         rows: the rows [start, end), of which the last is the sequence's last.

@@ -1,8 +1,8 @@
 """The retrieval index: one LanceDB table of context chunks, made from the shards' tables and tagged by content.
 
-`sync` brings the table to the given shards: a shard whose fingerprint or number of rows differs is replaced, one that
-went is deleted, the others are not touched. Then it builds the indices and tags the version `build-<hash of shards and
-settings>`. Every row carries its shard's fingerprint, so the table itself says what it holds.
+`sync` brings the table to the given shards: a shard whose fingerprint or number of rows differs is replaced, one
+that is gone is deleted, the others are not touched. Then it builds the indices and tags the version `build-<hash of
+shards and settings>`. Every row carries its shard's fingerprint, so the table itself says what it holds.
 
 Guarantees:
 - A tag is not moved, unless its version does not hold what it names. Readers check out a tag, so a sync that runs
@@ -60,7 +60,7 @@ class BrokenIndexError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
-    """The result of a sync. `changed` is False when nothing was written; `tag` is then the tag that was in force."""
+    """Result of a sync. `changed` is False when nothing was written; `tag` is then the tag that was in force."""
 
     tag: str
     added: list[str]
@@ -72,7 +72,7 @@ class SyncReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Build:
-    """A build that a sync makes: its tag, its shards that have rows, its columns, and its way of indexing."""
+    """Plan of a sync: a tag, its shards that have rows, columns, and settings of the indices."""
 
     tag: str
     wanted: Mapping[str, ShardChunks]
@@ -108,7 +108,7 @@ class ContextStore:
             shards: all shards that the table is to hold, by name.
             settings: JSON-ready; what else the build depends on (encoder, chunk length). Part of the tag.
             exact_row_limit: up to this many rows no vector index is built.
-            full_text_tokenizer: what cuts texts and queries into words.
+            full_text_tokenizer: splitter of texts and queries into words.
             on_progress: called with a shard's name and its number of rows once they are in.
 
         Raises:
@@ -116,6 +116,7 @@ class ContextStore:
             LockedError: another writer did not end.
             ConnectionError: an object store did not answer for long.
         """
+        # Plan the build.
         fingerprints = {name: shard.fingerprint for name, shard in shards.items()}
         build = _Build(
             tag=build_tag(fingerprints, settings, exact_row_limit, full_text_tokenizer),
@@ -127,13 +128,14 @@ class ContextStore:
         )
         if (n_rows := self._rows_in_force(build)) is not None:
             return SyncReport(tag=build.tag, added=[], replaced=[], deleted=[], n_rows=n_rows, changed=False)
+        # Write under lock.
         with WriterLock(f"{self.uri.rstrip('/')}.lock", tell=self._tell) as lock:
             if (n_rows := self._rows_in_force(build)) is not None:  # by the writer that was waited for
                 return SyncReport(tag=build.tag, added=[], replaced=[], deleted=[], n_rows=n_rows, changed=False)
             return self._write(build, lock, on_progress)
 
     def _rows_in_force(self, build: _Build) -> int | None:
-        """Number of rows if the build is in force, whole and sound; None if there is something to do."""
+        """Return the number of rows if the build is in force, whole and sound; None if there is something to do."""
 
         def look(_: int) -> int | None:
             if not self._exists() or self.fault(hash_bytes=OPEN_BYTES):
@@ -150,21 +152,26 @@ class ContextStore:
         return self._again("reading the index", look)
 
     def _write(self, build: _Build, lock: WriterLock, on_progress: OnProgress | None) -> SyncReport:
+        # Remove broken index.
         if fault := self.fault(hash_bytes=OPEN_BYTES):
             self._tell(f"the retrieval index at {self.uri!r} is broken ({fault}); it is made anew from context_chunks")
             self._remove()
+        # Compare the rows.
         table = self._again("opening the table", lambda _: self._table_for_writing(build.schema))
         first = self._again("reading the index", lambda _: Differences.of(table, build.wanted))
         versions = self._again("listing tags", lambda _: versions_of(table))
+        # Restore known build.
         is_whole = False
         if build.tag in versions and not self.fault(build.tag, hash_bytes=OPEN_BYTES):
             self._again("restoring a build", lambda _: restore(table, versions[build.tag]))
             is_whole = self._again("reading the index", lambda _: Differences.of(table, build.wanted)).none
+        # Make new build.
         if not is_whole:
             self._bring(table, build, lock, on_progress)
             version = table.version
             self._again("recording the build", lambda _: record_build(self.uri, TABLE, build.tag, version))
             self._again("tagging the build", lambda _: set_tag(table, build.tag, version))
+        # Put in force.
         lock.still_held()
         self._again("putting the build in force", lambda _: set_tag(table, CURRENT, versions_of(table)[build.tag]))
         n_rows = self._again("counting rows", lambda _: table.count_rows())
@@ -181,12 +188,15 @@ class ContextStore:
         """Make the table's rows those of the shards, and index them."""
         n_new = 0
         for _ in range(PASSES):
+            # Compare the rows.
             found = self._again("reading the index", lambda _: _latest_differences(table, build.wanted))
             if found.none:
                 break
             lock.still_held()
+            # Delete old rows.
             went = [*found.replaced, *found.deleted]
             self._again("deleting rows", partial(delete_shards, table, went))
+            # Add new rows.
             n_new += self._add([*found.replaced, *found.added], table, build, lock, on_progress)
         else:
             if not self._again("reading the index", lambda _: _latest_differences(table, build.wanted)).none:
@@ -194,10 +204,10 @@ class ContextStore:
                     f"the retrieval index at {self.uri!r} holds other rows than were put there: another program writes "
                     "to it; end it, then run job build_index again"
                 )
+        # Build the indices.
         lock.still_held()
         self._again(
-            "building indices",
-            lambda _: build_indices(table, n_new, build.exact_row_limit, build.full_text_tokenizer),
+            "building indices", lambda _: build_indices(table, n_new, build.exact_row_limit, build.full_text_tokenizer)
         )
 
     def _add(
@@ -257,7 +267,7 @@ class ContextStore:
             return self._again("opening the index", look)
 
     def current_tag(self) -> str:
-        """The tag in force.
+        """Return the tag in force.
 
         Raises:
             ValueError: the index was never built.
@@ -268,7 +278,7 @@ class ContextStore:
         return next(tag for tag in builds_in(versions) if versions[tag] == versions[CURRENT])
 
     def open(self, tag: str | None = None, *, hash_bytes: int = OPEN_BYTES) -> PinnedIndex:
-        """The build of a tag, of the current one if none is named, for reading.
+        """Return the build of a tag, or of the current one if None, for reading.
 
         Args:
             hash_bytes: see `fault`.
@@ -305,15 +315,13 @@ class ContextStore:
         return lancedb.connect(self.uri, storage_options=client_options(self.uri))
 
     def _open(self) -> "Table":
-        if not self._exists():
-            raise self._never_built()
-        table = _open_table(self._connect())
+        table = _open_table(self._connect()) if self._exists() else None
         if table is None:
             raise self._never_built()
         return table
 
     def _table_for_writing(self, schema: "pa.Schema") -> "Table":
-        """The table with this schema; emptied if its vectors had another dimension. Older versions stay readable."""
+        """Return the table with this schema, emptied if its vectors had another dimension. Old versions stay."""
         store = self._connect()
         table = _open_table(store)
         if table is not None and table.schema == schema:

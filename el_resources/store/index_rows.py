@@ -1,8 +1,8 @@
 """Rows of the retrieval table: a shard's chunks in the table's columns, put in and taken out many shards a commit.
 
 Every commit writes a manifest that lists all of the table's fragments, so that one commit a shard costs the square of
-their number. Here a commit holds shards up to `COMMIT_ROWS` rows, or up to a share of all new rows if those are so
-many that there would still be many commits. A shard's rows are never in two commits.
+their number. Here a commit holds shards up to `COMMIT_ROWS` rows, or up to a share of all new rows if there
+would still be many commits. A shard's rows are never in two commits.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ class ShardChunks:
 
 @dataclass(frozen=True, kw_only=True)
 class Differences:
-    """The changes that the table needs, by shard, in order of their names."""
+    """Changes to be made to the table, by shard, in order of their names."""
 
     added: list[str]
     replaced: list[str]

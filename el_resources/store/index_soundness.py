@@ -161,7 +161,7 @@ def _varint(number: int) -> bytes:
 
 
 def _hashes(folder: UPath, sizes: Mapping[str, int], most_bytes: int) -> dict[str, str]:
-    """Hashes of files, smallest first, up to a number of bytes."""
+    """Return hashes of files, smallest first, up to `most_bytes` bytes."""
     found = {}
     for name, size in sorted(sizes.items(), key=lambda item: (item[1], item[0])):
         most_bytes -= size

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from el_resources.configuration.choices import FullTextTokenizer
-from el_resources.store.shard_tables import digest
+from el_resources.store.stamps import digest
 
 if TYPE_CHECKING:
     from lancedb.table import Table

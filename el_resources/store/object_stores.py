@@ -21,7 +21,7 @@ from upath import UPath
 from el_resources.addresses import one_line, secrets_kept
 
 S3_SCHEMES = ("s3://", "s3a://")
-# botocore's names for where it found credentials.
+# botocore's names for the sources of credentials.
 ROLES = ("iam-role", "container-role", "assume-role-with-web-identity")
 S3_REMEDY = "check the bucket, AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the network"
 
@@ -61,7 +61,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
 
 
 def client_options(place: str) -> dict[str, str] | None:
-    """`storage_options` of polars and LanceDB for a path; None if they need none."""
+    """Return `storage_options` of polars and LanceDB for a path; None if they need none."""
     if not is_s3(place):
         return None
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

@@ -1,7 +1,6 @@
 """One build of the retrieval index, for reading: exact or approximate dense search, full-text search, and texts by id.
 
-Algorithm: more than k rows are fetched for a query, the excluded document's chunks are dropped, and more are fetched
-if what was dropped, or a tie at the cut, could still change the k best.
+Algorithm: more than k rows are fetched for a query, and more again if a tie at the cut could still change the k best.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +16,12 @@ from el_resources.store.passing_faults import Again
 if TYPE_CHECKING:
     from lancedb.table import Table
 
-# Rows fetched beyond k, so that own chunks and ties at the cut seldom ask for a second search.
+# Rows fetched beyond k, so that ties at the cut seldom ask for a second search.
 FETCH_MARGIN = 32
-# Bound what one search returns and how long one SQL condition gets.
+# Bound the rows that one search returns and the length of one SQL condition.
 QUERIES_PER_SEARCH = 512
 IDS_PER_FILTER = 1000
-# How many partitions of the vector index are searched: a quarter, within these bounds. More find more and cost more.
+# Partitions of the vector index that are searched: a quarter, within these bounds. More find more and cost more.
 FEWEST_PROBES, MOST_PROBES = 32, 128
 ROWS_PER_PARTITION = 4096  # as LanceDB makes them
 
@@ -58,11 +57,11 @@ class PinnedIndex:
     def _rows(self, query: Any) -> pl.DataFrame:
         return self._again("reading the index", lambda _: _frame(query.to_arrow()))
 
-    def search_dense(self, vectors: NDArray[np.float32], k: int, *, exclude_doc_id: str | None = None) -> pl.DataFrame:
-        """The k chunks nearest to each row of `vectors`, by cosine; a zero vector is near to nothing.
+    def search_dense(self, vectors: NDArray[np.float32], k: int) -> pl.DataFrame:
+        """Return the k chunks nearest to each row of `vectors`, by cosine; a zero vector is near to nothing.
 
-        Args:
-            exclude_doc_id: a document whose chunks are passed over; k counts what is left.
+        Raises:
+            ValueError: the vectors have another dimension than the index, or a value that is not finite.
         """
         vectors = np.asarray(vectors, dtype=np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.dimension:
@@ -75,31 +74,31 @@ class PinnedIndex:
                 "the encoder gave a query vector with a value that is not finite; take another encoder (EL_ENCODER)"
             )
         queries = np.flatnonzero(vectors.any(axis=1)).tolist()
-        return self._search(lambda batch, limit: self._nearest(vectors[batch], limit), queries, k, exclude_doc_id)
+        return self._search(lambda batch, limit: self._nearest(vectors[batch], limit), queries, k)
 
-    def search_text(self, queries: Sequence[str], k: int, *, exclude_doc_id: str | None = None) -> pl.DataFrame:
-        """The k chunks with the highest BM25 score of each query, whose words are plain terms whatever they spell.
+    def search_text(self, queries: Sequence[str], k: int) -> pl.DataFrame:
+        """Return the k chunks with the highest BM25 score of each query.
 
-        Words are cut as those of the chunks were (see ContextStore.sync). A chunk without any of the words is no
-        result. `similarity` is the score.
+        The words of a query are plain terms whatever they spell, and are split as those of the chunks were (see
+        ContextStore.sync). A chunk without any of the words is no result. `similarity` is the score.
         """
-        spoken = [index for index, query in enumerate(queries) if query.strip()]
+        with_words = [index for index, query in enumerate(queries) if query.strip()]
         return self._search(
-            lambda batch, limit: self._matching([queries[index] for index in batch], limit), spoken, k, exclude_doc_id
+            lambda batch, limit: self._matching([queries[index] for index in batch], limit), with_words, k
         )
 
     def chunk_ids(self) -> pl.DataFrame:
-        """`chunk_id`, `doc_id`, `shard` and `content_hash` of every row, by `chunk_id`."""
+        """Return `chunk_id`, `doc_id`, `shard` and `content_hash` of every row, sorted by `chunk_id`."""
         return self._rows(self._table.search().select(IDENTITY_COLUMNS)).sort("chunk_id")
 
     def shard_fingerprints(self) -> dict[str, str]:
-        """Fingerprint of the table that each shard's rows come from; shards without rows are not in it."""
+        """Return the fingerprint of the table that each shard's rows come from; shards without rows are left out."""
         rows = self._rows(self._table.search().select(["shard", "shard_fingerprint"]))
         grouped = rows.group_by("shard").agg(pl.col("shard_fingerprint").unique().sort().str.join("+"))
         return dict(grouped.iter_rows())
 
     def texts(self, chunk_ids: Sequence[str]) -> pl.DataFrame:
-        """`chunk_id`, `doc_id`, `shard`, `content_hash` and `text` of the given chunks, in the given order.
+        """Return `chunk_id`, `doc_id`, `shard`, `content_hash` and `text` of the given chunks, in the given order.
 
         Raises:
             ValueError: a chunk is not in this build.
@@ -119,23 +118,24 @@ class PinnedIndex:
             )
         return wanted.join(rows, on="chunk_id", how="left", maintain_order="left")
 
-    def _search(self, fetch: "Fetch", queries: list[int], k: int, exclude_doc_id: str | None) -> pl.DataFrame:
-        """Fetch more than k rows a query, drop the excluded document's, and fetch more if that decides too little.
-
-        Filtering here rather than in the table costs no scan of its `doc_id` column, which a filtered search does.
-        """
+    def _search(self, fetch: "Fetch", queries: list[int], k: int) -> pl.DataFrame:
+        """Return the k best rows of each query: fetch more than k, and more again if the k-th ties with the last."""
         if k < 1:
             raise ValueError(f"k={k} finds nothing; use 1 or more")
         settled = [pl.DataFrame(schema=RESULT_SCHEMA)]
         limit = k + FETCH_MARGIN
         while queries:
-            unsettled: list[int] = []
+            tied: list[int] = []
             for batch in slices(queries, QUERIES_PER_SEARCH):
+                # Fetch some more.
                 hits = fetch(batch, limit).with_columns(query_index=_lookup(batch, "query_index"))
-                open_queries = [] if limit >= self.n_rows else _unsettled(hits, limit, k, exclude_doc_id)
-                settled.append(_best(hits.filter(~pl.col("query_index").is_in(open_queries)), k, exclude_doc_id))
-                unsettled += open_queries
-            queries, limit = unsettled, limit * 4
+                # Find open ties.
+                still_tied = [] if limit >= self.n_rows else _tied_at_the_cut(hits, limit, k)
+                # Keep the best.
+                settled.append(_best(hits.filter(~pl.col("query_index").is_in(still_tied)), k))
+                tied += still_tied
+            # Widen the rest.
+            queries, limit = tied, limit * 4
         return pl.concat(settled).sort("query_index", "similarity", "chunk_id", descending=[False, True, False])
 
     def _nearest(self, vectors: NDArray[np.float32], limit: int) -> pl.DataFrame:
@@ -162,36 +162,27 @@ class PinnedIndex:
 
 
 def probes(n_rows: int) -> int:
-    """Partitions of the vector index that a query searches; an exact search has none."""
+    """Return how many partitions of the vector index a query searches; an exact search has none."""
     return min(MOST_PROBES, max(FEWEST_PROBES, n_rows // ROWS_PER_PARTITION // 4))
 
 
-def _unsettled(hits: pl.DataFrame, limit: int, k: int, exclude_doc_id: str | None) -> list[int]:
-    """Queries whose k best may still change by fetching more.
-
-    They got all rows that they asked for, and after exclusion fewer than k are left, or the k-th ties with the last.
-    """
-    last = hits.group_by("query_index").agg(pl.len().alias("n_fetched"), pl.col("similarity").min().alias("last"))
-    kth = (
-        _best(hits, k, exclude_doc_id)
-        .group_by("query_index")
-        .agg(pl.len().alias("n_left"), pl.col("similarity").min().alias("kth"))
-    )
-    open_ended = (pl.col("n_left").fill_null(0) < k) | (pl.col("kth") <= pl.col("last"))
+def _tied_at_the_cut(hits: pl.DataFrame, limit: int, k: int) -> list[int]:
+    """Return the queries that got all `limit` rows and whose k-th row ties with the last one."""
+    similarity = pl.col("similarity")
     return (
-        last.join(kth, on="query_index", how="left")
-        .filter((pl.col("n_fetched") >= limit) & open_ended)
+        hits.group_by("query_index")
+        .agg(n_fetched=pl.len(), last=similarity.min(), kth=similarity.top_k(k).min())
+        .filter((pl.col("n_fetched") >= limit) & (pl.col("kth") <= pl.col("last")))
         .get_column("query_index")
         .sort()
         .to_list()
     )
 
 
-def _best(hits: pl.DataFrame, k: int, exclude_doc_id: str | None) -> pl.DataFrame:
-    """The k best rows of each query without the excluded document."""
-    kept = hits if exclude_doc_id is None else hits.filter(pl.col("doc_id") != exclude_doc_id)
+def _best(hits: pl.DataFrame, k: int) -> pl.DataFrame:
+    """Return the k best rows of each query."""
     return (
-        kept.sort("query_index", "similarity", "chunk_id", descending=[False, True, False])
+        hits.sort("query_index", "similarity", "chunk_id", descending=[False, True, False])
         .group_by("query_index", maintain_order=True)
         .head(k)
         .select(RESULT_SCHEMA.keys())
@@ -199,7 +190,7 @@ def _best(hits: pl.DataFrame, k: int, exclude_doc_id: str | None) -> pl.DataFram
 
 
 def _lookup(values: list[int], column: str) -> pl.Expr:
-    """`values[column]`, row by row."""
+    """Return `values[column]`, row by row."""
     return pl.lit(pl.Series(values, dtype=pl.Int64)).gather(pl.col(column))
 
 
@@ -210,7 +201,7 @@ def _frame(table: pa.Table) -> pl.DataFrame:
 
 
 def is_in(column: str, values: Sequence[str]) -> str:
-    """SQL condition that a column is one of some strings, whatever they hold."""
+    """Return the SQL condition that a column is one of some strings, whatever they hold."""
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     return f"{column} IN ({quoted})"
 

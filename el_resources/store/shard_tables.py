@@ -6,7 +6,7 @@ Guarantees:
   complete.
 - Its stamp (what it was made from, what it cost) travels in the Parquet metadata, so table and stamp cannot part.
 - A damaged table counts as missing: one that is cut short, whose bytes are not those that were written
-  (file_digests.py), whose stamp is broken, of a newer version or another table's. `damage` says which. Of a table whose
+  (hashing.py), whose stamp is broken, of a newer version or another table's. `damage` says which. Of a table whose
   bytes are not compared (one without a digest, from before there was one, or in an object store, which checks what it
   holds) the footer's number of rows is compared with the stamp's.
 - A partition key never becomes a path: it is percent-encoded, and hashed if it would pass the file system's limit.
@@ -20,10 +20,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
-from hashlib import blake2b
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import polars as pl
@@ -32,10 +30,10 @@ from upath import UPath
 from el_resources.addresses import one_line
 from el_resources.store.hashing import BLANK, DIGEST_FIELD, fault_in, fault_of, forget_fault, noted_fault, seal
 from el_resources.store.object_stores import client_options, faults_named, is_remote, store_path
+from el_resources.store.stamps import STAMP_KEY, DamagedTableError, Stamp, digest, refuse_mixed_settings, stamp_in
 from el_resources.store.whole_files import write_whole
 
 LOG = logging.getLogger("entropylong")
-STAMP_KEY = "entropylong"
 UNPARTITIONED = "all"
 PATH = "entropylong_path"  # a column, while files are read
 # File systems allow 255 bytes; the temporary name and the suffix take some of them.
@@ -52,47 +50,6 @@ class UnreadableTableError(ValueError):
     """A table's file is there and cannot be read."""
 
 
-class MixedSettingsError(ValueError):
-    """Partitions of one asset were made under different settings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stamp:
-    """The record of a table's inputs, settings, models and cost.
-
-    Attributes:
-        asset, partition: the table's name.
-        recipe: hash of inputs, settings, models and code version; a table is stale when it no longer follows from them.
-        fingerprint: what tables made from this one depend on: the recipe and the pinned inputs.
-        settings: every method setting that this table and the tables that it comes from were made under.
-        pinned: inputs that are recorded, but whose newer versions do not make the table stale (an index tag).
-        facts: counts and costs of the making, in JSON-ready values.
-        made_from: the parts that the recipe hashes besides settings and models, by name (`code_version`, `source`, the
-            inputs' tables), so that a stale table can say why.
-    """
-
-    asset: str
-    partition: str
-    recipe: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    pinned: Mapping[str, str] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    made_from: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def fingerprint(self) -> str:
-        return digest({"recipe": self.recipe, "pinned": dict(self.pinned)}) if self.pinned else self.recipe
-
-    def setting_in_words(self, name: str) -> str:
-        """Return a setting's value for a message; with the dtype of the weights, if it is the model that scored."""
-        value = repr(self.settings.get(name))
-        return f"{value} with weights in {self.facts['dtype']}" if name == "scorer" and "dtype" in self.facts else value
-
-
-class DamagedTableError(ValueError):
-    """A table's file is there, and its content is not a table with its stamp."""
-
-
 class ShardTables:
     """The tables of one store.
 
@@ -107,7 +64,7 @@ class ShardTables:
         self._verify = not is_remote(str(self.store)) if verify is None else verify
 
     def path(self, asset: str, partition: str = UNPARTITIONED) -> UPath:
-        """Return the path of a table, whether it is there or not."""
+        """Return the path of a table, made or not."""
         return self.store / "tables" / asset / f"{file_stem(partition)}.parquet"
 
     def exists(self, asset: str, partition: str = UNPARTITIONED) -> bool:
@@ -131,7 +88,7 @@ class ShardTables:
         try:
             with faults_named(str(self.store)):
                 put(frame, metadata, path)
-        except (OSError, pl.exceptions.ComputeError) as error:  # raised by polars if a disk is full
+        except (OSError, pl.exceptions.ComputeError) as error:  # polars' error if a disk is full
             raise ValueError(
                 f"the store {str(self.store)!r} is not writable ({one_line(error)}); "
                 "set EL_STORE to a folder or bucket that you may write to"
@@ -197,7 +154,7 @@ class ShardTables:
             raise DamagedTableError(fault or f"its footer is broken ({one_line(error)})") from error
 
     def require_stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp:
-        """The stamp of a table that must be there.
+        """Return the stamp of a table that must be there.
 
         Raises:
             MissingTableError: names the asset, the partition and the remedy.
@@ -212,7 +169,7 @@ class ShardTables:
         return stamp
 
     def scan(self, asset: str, partition: str = UNPARTITIONED) -> pl.LazyFrame:
-        """A table, lazily. Raises MissingTableError."""
+        """Return a table, lazily. Raises MissingTableError."""
         self.require_stamp(asset, partition)
         return pl.scan_parquet(str(self.path(asset, partition)), glob=False, storage_options=self._options)
 
@@ -223,12 +180,12 @@ class ShardTables:
             return (scan.select(columns) if columns else scan).collect()
 
     def stamps(self, asset: str, partitions: Iterable[str]) -> dict[str, Stamp]:
-        """Stamps of those partitions whose table exists."""
+        """Return the stamps of those partitions whose table exists."""
         found = ((partition, self.stamp(asset, partition)) for partition in partitions)
         return {partition: stamp for partition, stamp in found if stamp is not None}
 
     def scan_many(self, asset: str, partitions: Iterable[str]) -> pl.LazyFrame:
-        """The partitions whose tables exist, as one frame with their key in `shard`.
+        """Return the partitions whose tables exist, as one frame with their key in `shard`.
 
         Raises:
             MixedSettingsError: two partitions were made under different settings; names both.
@@ -253,7 +210,7 @@ class ShardTables:
 
     @contextmanager
     def _unreadable_named(self, asset: str, partition: str) -> Iterator[str]:
-        """Yields the table's path; what goes wrong in reading it names the table."""
+        """Yield the table's path; an error in reading it names the table."""
         path = str(self.path(asset, partition))
         try:
             yield path
@@ -268,7 +225,7 @@ class KnownStamps(ShardTables):
     """The tables of one store for a look at thousands of shards: every stamp is read once, and then remembered.
 
     Bytes are not compared with their digests unless `verify` is given, so that a look reads footers alone. It knows of
-    the files in which a run on the same disk found other bytes (file_digests.py).
+    the files in which a run on the same disk found other bytes (hashing.py).
     """
 
     def __init__(self, store: str, *, verify: bool = False) -> None:
@@ -288,7 +245,7 @@ class KnownStamps(ShardTables):
         return found
 
     def read_ahead(self, assets: Iterable[str], partitions: Iterable[str]) -> None:
-        """Read these stamps now, many at a time, if an object store answers each only after a while."""
+        """Read these stamps now, many at a time, since an object store answers each only after a while."""
         if is_remote(str(self.store)):
             keys = [(asset, partition) for asset in assets for partition in partitions]
             with ThreadPoolExecutor(max_workers=READERS) as readers:
@@ -325,56 +282,8 @@ def _write_and_rename(frame: pl.DataFrame, metadata: dict[str, str], path: UPath
     forget_fault(Path(str(path)))
 
 
-def stamp_in(metadata: Mapping[str, str], asset: str, partition: str) -> Stamp:
-    """Return the stamp in a table's file. Raises DamagedTableError for one that does not belong there."""
-    if STAMP_KEY not in metadata:
-        raise DamagedTableError("its file has no stamp of this project")
-    try:
-        found = json.loads(metadata[STAMP_KEY])
-        found.pop(DIGEST_FIELD, None)
-        unknown = sorted(found.keys() - {one.name for one in fields(Stamp)})
-        if unknown:
-            raise DamagedTableError(f"its stamp is of a newer version, with {', '.join(unknown)}")
-        stamp = Stamp(**found)
-        texts, objects = (stamp.asset, stamp.partition, stamp.recipe), (stamp.settings, stamp.pinned, stamp.made_from)
-        if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in objects):
-            raise TypeError("a text or an object is something else")
-        int(stamp.facts.get("rows", 0))
-    except (ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, DamagedTableError):
-            raise
-        raise DamagedTableError(f"its stamp is broken ({one_line(error)})") from error
-    if (stamp.asset, stamp.partition) != (asset, partition):
-        raise DamagedTableError(f"its stamp is that of {stamp.asset!r} of {stamp.partition!r}")
-    return stamp
-
-
-def refuse_mixed_settings(stamps: Mapping[str, Stamp]) -> None:
-    """Raise MixedSettingsError unless all stamps carry equal settings."""
-    (first_key, first), *others = stamps.items()
-    for key, other in others:
-        if other.settings == first.settings:
-            continue
-        names = sorted(set(first.settings) | set(other.settings))
-        differing = [name for name in names if first.settings.get(name) != other.settings.get(name)]
-        listed = "; ".join(
-            f"{name} is {first.setting_in_words(name)} in {first_key!r} and {other.setting_in_words(name)} in {key!r}"
-            for name in differing
-        )
-        raise MixedSettingsError(
-            f"partitions of {first.asset!r} were made under different settings: {listed}. "
-            f"Materialize {first.asset} for all of them under one setting"
-        )
-
-
-def digest(value: Any) -> str:
-    """Hash of a JSON-ready value: 32 hex digits, equal for equal values whatever the order of keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
 def file_stem(partition: str) -> str:
-    """A file name for any partition key: percent-encoded, and cut with a hash if it would be too long.
+    """Return a file name for any partition key: percent-encoded, and cut with a hash if it would be too long.
 
     Raises:
         ValueError: the key is empty.

@@ -108,7 +108,9 @@ class WriterLock:
     def still_held(self) -> None:
         """Raise LockedError if another writer may have taken the lock over."""
         if self._is_lost or time.monotonic() - self._last_beat > self._expires:
-            raise LockedError(f"another writer has taken {self._place} over, because this one stood still; run again")
+            raise LockedError(
+                f"another writer has taken {self._place} over, because this one did not renew its lock; run again"
+            )
 
     def _keep(self) -> None:
         while not self._stop.wait(self._every):

@@ -24,7 +24,7 @@ from el_resources.models.causal_lm import CausalLM, ModelChoice, short_window
 from el_resources.models.model_files import model_fingerprint
 from el_resources.settings import Settings
 from el_resources.sources.opening import open_corpus
-from el_resources.store.shard_tables import MixedSettingsError
+from el_resources.store.stamps import MixedSettingsError
 from tests.conftest import Workspace, failed_checks, forwards, library_documents, library_samples, tiny_model
 from tests.support.made_tokenizers import byte_level
 

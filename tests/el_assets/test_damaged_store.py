@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 
 from el_assets.__main__ import main
-from el_resources.store.shard_tables import STAMP_KEY, ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import STAMP_KEY, Stamp
 from tests.conftest import Workspace, library_documents, library_samples, tiny_model
 from tests.support.small_settings import RANDOM_MODEL, as_environment
 from tests.support.ticks import asked_range, schedule_tick

@@ -9,7 +9,8 @@ from el_assets.cli.summary import Stage, print_summary
 from el_assets.gateau.summary import correlation_in_words
 from el_assets.tables.schemas import conform, polars_schema
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from el_assets.entropylong.diagnosis import added, by_reason, why_nothing
-from el_resources.store.shard_tables import Stamp
+from el_resources.store.stamps import Stamp
 
 SETTINGS = {
     "root_tokens_min": 128,

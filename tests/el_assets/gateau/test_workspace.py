@@ -15,7 +15,7 @@ import pytest
 from el_assets.gateau.influence import roc_auc
 from el_assets.parts import FRACTIONS
 from el_resources.models.model_files import resolve_model
-from el_resources.store.shard_tables import MixedSettingsError
+from el_resources.store.stamps import MixedSettingsError
 from tests.conftest import Workspace, chat, failed_checks, forwards, library_documents, library_samples, tiny_model
 
 A, B = "a.jsonl", "b.jsonl.gz"

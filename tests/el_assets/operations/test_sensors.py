@@ -14,7 +14,7 @@ from el_assets.definitions import defs
 from el_assets.operations.removal import removal_of
 from el_assets.operations.sensors import cursor_of, find_changes
 from el_assets.partitions import registered_shards
-from el_resources.store.shard_tables import Stamp
+from el_resources.store.stamps import Stamp
 from tests.conftest import Workspace
 from tests.support.hub_server import fake_hub
 from tests.support.ticks import execute, follow, sensor_tick

@@ -16,7 +16,7 @@ from el_assets.reports.common import (
 )
 from el_resources.models.model_files import resolve_model
 from el_resources.models.tokenization import ModelTokenizer
-from el_resources.store.shard_tables import Stamp
+from el_resources.store.stamps import Stamp
 
 TOKENIZER = ModelTokenizer.from_folder(resolve_model("reference:long"))
 

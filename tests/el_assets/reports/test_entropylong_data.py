@@ -15,7 +15,8 @@ from el_assets.reports.page import render
 from el_assets.tables.schemas import conform
 from el_resources.models.model_files import resolve_model, tokenizer_fingerprint
 from el_resources.settings import Settings
-from el_resources.store.shard_tables import MixedSettingsError, ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import MixedSettingsError, Stamp
 
 RULE = {"epsilon": 0.4, "criterion": "entropy", "beats_controls": True, "max_chunk_uses": 1, "sequence_tokens": 8}
 PROSE = "Some words of an <ordinary> chunk & more of them. "

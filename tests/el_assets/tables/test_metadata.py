@@ -5,7 +5,8 @@ import dagster as dg
 import polars as pl
 
 from el_assets.tables.metadata import table_metadata
-from el_resources.store.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 
 FRAME = pl.DataFrame({"doc_id": ["a"]})
 

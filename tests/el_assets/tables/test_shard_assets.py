@@ -12,6 +12,7 @@ from el_assets.catalogue import RECIPES
 from el_assets.tables.recipes import settings_seen
 from el_assets.tables.shard_assets import with_seen_settings
 from el_resources.configuration.launching import settings_at_launch
+from el_resources.scoring import ScoringEngine
 from el_resources.settings import Settings
 from tests.conftest import Workspace, library_documents, library_samples, tiny_model
 
@@ -54,6 +55,40 @@ def test_what_models_read_is_counted_to_its_total(
         assert len(advances) > 1, "more than one batch"
         assert min(advances) > 0, what
         assert sum(advances) == total, what
+
+
+@pytest.mark.parametrize("error", [ValueError("the GPU fell off"), KeyboardInterrupt()])
+def test_a_run_that_ends_while_it_scores_a_shard_leaves_the_ones_before_it_whole(
+    new_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """One shard after another: the second has no table, the third is not begun, and costs are each shard's own."""
+    workspace = new_workspace(root_tokens_min=64, roots_per_shard=2)
+    shards = ["a.jsonl", "b.jsonl", "c.jsonl"]
+    for number, shard in enumerate(shards):
+        workspace.write_shard(shard, library_documents(2, offset=2 * number))
+    workspace.register()
+    workspace.materialize("documents")
+    scored: list[int] = []
+    score = ScoringEngine.score
+
+    def break_off(self: ScoringEngine, sequences: Any, **more: Any) -> Any:
+        scored.append(sum(len(ids) + 1 for ids in sequences))
+        found = score(self, sequences, **more)
+        if len(scored) == 2:
+            raise error
+        return found
+
+    monkeypatch.setattr(ScoringEngine, "score", break_off)
+    with pytest.raises((ValueError, KeyboardInterrupt, dg.DagsterExecutionInterruptedError)):
+        workspace.materialize("entropy_maps")
+    assert [workspace.tables.exists("entropy_maps", shard) for shard in shards] == [True, False, False]
+    assert list(Path(workspace.settings["store"]).rglob("*.tmp*")) == []
+    assert len(scored) == 2
+    workspace.materialize("entropy_maps")
+    facts = [workspace.tables.require_stamp("entropy_maps", shard).facts for shard in shards]
+    # A sequence is read with BOS and without its last token.
+    assert [found["tokens"] for found in facts] == [scored[0] - 2, scored[2] - 2, scored[3] - 2]
+    assert [found["forwards"] for found in facts] == [2, 2, 2]
 
 
 def test_a_step_that_reads_a_setting_beside_its_recipe_fails_and_is_named() -> None:

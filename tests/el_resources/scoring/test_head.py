@@ -90,7 +90,7 @@ class Squared(LlamaForCausalLM):
 
 def test_a_model_with_an_unknown_rule_for_its_logits_is_refused() -> None:
     assert VocabularyHead.from_model(LlamaForCausalLM(tiny_config())).scale == 1.0
-    with pytest.raises(ValueError, match=r"Squared changes its logits behind the head in a way that is not known"):
+    with pytest.raises(ValueError, match=r"Squared changes its logits after the head in a way that is not known"):
         VocabularyHead.from_model(Squared(tiny_config()))
 
 

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from el_resources.store.hashing import fault_of
-from el_resources.store.shard_tables import STAMP_KEY, KnownStamps, MissingTableError, ShardTables, Stamp
+from el_resources.store.shard_tables import KnownStamps, MissingTableError, ShardTables
+from el_resources.store.stamps import STAMP_KEY, Stamp
 from el_resources.store.whole_files import ORPHAN_SECONDS, write_whole
 
 FRAME = pl.DataFrame({"doc_id": [f"d{n}" for n in range(200)], "vector": [[float(n), 0.5] for n in range(200)]})

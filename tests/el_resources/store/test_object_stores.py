@@ -21,7 +21,8 @@ from el_resources.sources.opening import open_corpus
 from el_resources.store.context_store import ContextStore
 from el_resources.store.index_rows import ShardChunks
 from el_resources.store.object_stores import client_options
-from el_resources.store.shard_tables import KnownStamps, MissingTableError, ShardTables, Stamp
+from el_resources.store.shard_tables import KnownStamps, MissingTableError, ShardTables
+from el_resources.store.stamps import Stamp
 from tests.support.s3_server import BUCKET, S3, s3_server
 
 FRAME = pl.DataFrame({"doc_id": ["ä", "b"], "nats": [0.5, None]})

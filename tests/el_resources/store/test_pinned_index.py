@@ -23,11 +23,9 @@ def cosines(frame: pl.DataFrame, queries: np.ndarray) -> np.ndarray:
     return similarity
 
 
-def brute_force(frame: pl.DataFrame, queries: np.ndarray, k: int, excluded: str | None) -> list[list[str]]:
-    similarity = cosines(frame, queries)
-    ids, doc_ids = frame["chunk_id"].to_list(), frame["doc_id"].to_list()
-    allowed = [i for i in range(len(ids)) if doc_ids[i] != excluded]
-    return [[ids[i] for i in sorted(allowed, key=lambda i: -row[i])[:k]] for row in similarity]
+def brute_force(frame: pl.DataFrame, queries: np.ndarray, k: int) -> list[list[str]]:
+    ids = frame["chunk_id"].to_list()
+    return [[ids[i] for i in sorted(range(len(ids)), key=lambda i: -row[i])[:k]] for row in cosines(frame, queries)]
 
 
 def ids_per_query(found: pl.DataFrame, n_queries: int) -> list[list[str]]:
@@ -36,7 +34,6 @@ def ids_per_query(found: pl.DataFrame, n_queries: int) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[PinnedIndex, pl.DataFrame]:
-    # 40 chunks a document: more own chunks than the search fetches in its first round.
     doc_ids = [f"doc{i // 40}" for i in range(400)]
     frame = chunks_frame("a", [f"passage number {i}" for i in range(400)], doc_ids=doc_ids, seed=3)
     store = ContextStore(str(tmp_path_factory.mktemp("large") / "store"))
@@ -49,40 +46,19 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[PinnedIndex, pl.Dat
     seed=st.integers(0, 2**32 - 1),
     n_queries=st.integers(1, 5),
     k=st.integers(1, 450),
-    excluded=st.sampled_from([None, "doc0", "doc9", "absent"]),
 )
-def test_dense_search_is_exact(
-    large: tuple[PinnedIndex, pl.DataFrame], seed: int, n_queries: int, k: int, excluded: str | None
-) -> None:
+def test_dense_search_is_exact(large: tuple[PinnedIndex, pl.DataFrame], seed: int, n_queries: int, k: int) -> None:
     index, frame = large
     queries = np.random.default_rng(seed).normal(size=(n_queries, DIMENSION)).astype(np.float32)
 
-    found = index.search_dense(queries, k, exclude_doc_id=excluded)
+    found = index.search_dense(queries, k)
 
     # Rows whose similarities agree but for fp32 rounding may change places, also across the cut.
     row_of = {chunk_id: row for row, chunk_id in enumerate(frame["chunk_id"])}
-    expected = brute_force(frame, queries, k, excluded)
+    expected = brute_force(frame, queries, k)
     for query, ids, best in zip(cosines(frame, queries), ids_per_query(found, n_queries), expected, strict=True):
         assert len(set(ids)) == len(ids) == len(best)
         np.testing.assert_allclose(query[[row_of[i] for i in ids]], query[[row_of[i] for i in best]], atol=1e-6)
-    assert excluded not in found["doc_id"].to_list()
-
-
-def test_own_chunks_that_fill_the_first_round_are_passed_over(large: tuple[PinnedIndex, pl.DataFrame]) -> None:
-    _, frame = large
-    own = np.tile(np.eye(1, DIMENSION, dtype=np.float32), (200, 1))
-    crowded = frame.with_columns(
-        doc_id=pl.when(pl.int_range(pl.len()) < 200).then(pl.lit("own")).otherwise("doc_id"),
-        vector=pl.Series(np.vstack([own, frame["vector"].to_numpy()[200:]]), dtype=pl.Array(pl.Float32, DIMENSION)),
-    )
-    query = np.eye(1, DIMENSION, dtype=np.float32)
-
-    expected = brute_force(crowded, query, 5, "own")
-
-    index, _ = large
-    store = ContextStore(str(Path(index._table.uri).parent.parent / "crowded"))
-    store.sync({"a": as_chunks(crowded, "1")}, settings=SETTINGS)
-    assert ids_per_query(store.open().search_dense(query, 5, exclude_doc_id="own"), 1) == expected
 
 
 def test_ties_are_ordered_by_chunk_id_whatever_the_order_of_storage(store: ContextStore) -> None:
@@ -174,7 +150,7 @@ def test_a_large_table_gets_a_vector_index_that_finds_nearly_all(store: ContextS
     queries = np.random.default_rng(9).normal(size=(50, DIMENSION)).astype(np.float32)
 
     found = ids_per_query(store.open().search_dense(queries, 8), 50)
-    expected = brute_force(frame, queries, 8, None)
+    expected = brute_force(frame, queries, 8)
 
     recall = np.mean([len(set(a) & set(b)) / 8 for a, b in zip(found, expected, strict=True)])
     assert recall > 0.95

@@ -18,15 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import el_resources
-from el_resources.store.shard_tables import (
-    LONGEST_FILE_STEM,
-    MissingTableError,
-    MixedSettingsError,
-    ShardTables,
-    Stamp,
-    digest,
-    file_stem,
-)
+from el_resources.store.shard_tables import LONGEST_FILE_STEM, MissingTableError, ShardTables, file_stem
+from el_resources.store.stamps import MixedSettingsError, Stamp, digest
 
 FRAME = pl.DataFrame(
     {"doc_id": ["ä", "b\0"], "token_ids": [[1, 2], []], "nats": [0.5, None]},
@@ -165,7 +158,8 @@ def test_a_write_that_fails_leaves_the_old_table_and_nothing_else(tables: ShardT
 KILLED_WRITER = f"""
 import resource, signal, sys
 import numpy as np, polars as pl
-from el_resources.store.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 big = pl.DataFrame({{"x": np.random.default_rng(0).integers(0, 2**60, size=200_000)}})
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
