@@ -6,8 +6,6 @@ The runs execute in this process, on the instance that the UI reads, so that it 
 import argparse
 import csv
 import json
-import os
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +23,7 @@ from el_assets.cli.interrupts import Interrupts
 from el_assets.cli.settings_command import advice, seen_by_this_command_only
 from el_assets.cli.summary import Stage, added_by_name, print_summary, stages_of, unreadable_files
 from el_assets.cli.terminal import terminal
+from el_assets.operations.failed_runs import PROCESS_TAG, close_lost_runs, this_process
 from el_assets.operations.homes import opened_instance
 from el_assets.operations.in_process import execute_here
 from el_assets.operations.passed_over import print_passed_over
@@ -51,10 +50,7 @@ ASSETS_OF_PARTS = {
     "entropylong": SEQUENCE_TABLES,
     "gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets"),
 }
-# Names that begin so are for Dagster's use and no page shows them.
-PROCESS_TAG = ".dagster/entropylong_process"
 SEPARATOR = "\n\n"  # between traces
-UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 # Settings that a flag of `run` gives.
 GIVEN_BY_FLAG = ("force", "refresh_candidates", "replace_by_empty")
 
@@ -106,7 +102,7 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     refuse_what_cannot_run(settings, parts)
     with opened_instance() as instance:
-        _close_lost_runs(instance)
+        close_lost_runs(instance)
         sources, chosen = _register(instance, settings, parts, options)
         assets = [name for part in parts for name in ASSETS_OF_PARTS.get(part, ())]
         for line in made_again(instance, settings, sources, chosen, assets):
@@ -177,7 +173,7 @@ class _Here:
             result = execute_here(
                 self.instance,
                 self.definitions.resolve_job_def(job),
-                tags={**tags, PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"},
+                tags={**tags, PROCESS_TAG: this_process()},
                 run_config={
                     "loggers": {"console": {"config": {"log_level": "WARNING"}}},
                     "resources": {
@@ -188,7 +184,7 @@ class _Here:
                 of_shards=of_shards,
             )
         except BaseException:  # a signal before its first step or after its last
-            _close_lost_runs(self.instance)
+            close_lost_runs(self.instance)
             raise
         self.interrupts.raise_if_came()
         return result
@@ -332,25 +328,3 @@ def _chosen(asked: str | None, registered: list[str], what: str = "shard", *, na
             f"unknown {what} {', '.join(map(repr, unknown)) or repr(asked)}; there are {listed(registered)}"
         )
     return [shard for shard in registered if shard in names]
-
-
-def _close_lost_runs(instance: DagsterInstance) -> None:
-    """Fail runs whose process on this machine is gone and free their place in the pools, where they block others."""
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
-        host, _, pid = run.tags.get(PROCESS_TAG, "").partition(":")
-        # In containers process ids repeat: a run that names this very process was started by an earlier one.
-        if host == socket.gethostname() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
-            instance.report_run_failed(
-                run, "its process is gone; what it had written stays, the rest is made by the next run"
-            )
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -5,6 +5,7 @@ services take. It is no setting of a run, so that no run's page shows the addres
 """
 
 import os
+import socket
 from collections.abc import Sequence
 
 import dagster as dg
@@ -17,6 +18,14 @@ from el_resources.addresses import without_secrets
 
 # A run over one partition has the last of these, over several the others.
 FIRST, LAST, ONLY = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end", "dagster/partition"
+# Names that begin so are for Dagster's use and no page shows them.
+PROCESS_TAG = ".dagster/entropylong_process"
+UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+
+def this_process() -> str:
+    """Return the value of PROCESS_TAG that names this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def shards_of_run(run: dg.DagsterRun, instance: dg.DagsterInstance) -> list[str]:
@@ -65,3 +74,25 @@ def _cause(context: dg.RunFailureSensorContext) -> str:
         if (error := event.step_failure_data.error) is not None:
             return told_of_step(error).with_shard
     return (context.failure_event.message or "no cause recorded").strip()
+
+
+def close_lost_runs(instance: dg.DagsterInstance) -> None:
+    """Fail runs whose process on this machine is gone and free their place in the pools, where they block others."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        host, _, pid = run.tags.get(PROCESS_TAG, "").partition(":")
+        # In containers process ids repeat: a run that names this very process was started by an earlier one.
+        if host == socket.gethostname() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
+            instance.report_run_failed(
+                run, "its process is gone; what it had written stays, the rest is made by the next run"
+            )
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

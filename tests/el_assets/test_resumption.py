@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from el_assets.cli.commands import PROCESS_TAG
+from el_assets.operations.failed_runs import PROCESS_TAG
 from el_resources.store.shard_tables import ShardTables
 from tests.conftest import library_documents, write_json_lines
 from tests.support.small_settings import SMALL, as_environment

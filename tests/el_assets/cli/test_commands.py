@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 
 from el_assets.__main__ import main
-from el_assets.cli.commands import PROCESS_TAG, _chosen, _close_lost_runs, _is_alive
+from el_assets.cli.commands import _chosen
+from el_assets.operations.failed_runs import PROCESS_TAG, _is_alive, close_lost_runs
 from el_assets.partitions import registered_shards
 from tests.conftest import library_documents, library_samples, write_json_lines
 
@@ -280,7 +281,7 @@ def test_runs_of_lost_processes_are_failed_and_give_their_place_back(instance: d
         started_run(instance, f"other-{here}:{finished_process()}"),
         started_run(instance, ""),
     ]
-    _close_lost_runs(instance)
+    close_lost_runs(instance)
 
     def state(run_id: str) -> tuple[str, int]:
         run = instance.get_run_by_id(run_id)

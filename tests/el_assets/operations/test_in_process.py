@@ -9,8 +9,8 @@ import pytest
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from dagster_graphql.test.utils import define_out_of_process_context, execute_dagster_graphql
 
-from el_assets.cli.commands import PROCESS_TAG
 from el_assets.definitions import defs
+from el_assets.operations.failed_runs import PROCESS_TAG
 from el_assets.operations.in_process import LOCATION, code_location, execute_here
 from tests.conftest import QUIET
 
