@@ -1,0 +1,15 @@
+"""Print how much a context lowers the entropy at the most uncertain tokens of a text."""
+
+import numpy as np
+
+from el_resources.scoring.texts import TextScorer
+
+CONTEXT = "The function frobnicate(path) returns the names of the files in a folder. It raises OSError."
+TEXT = "Call frobnicate(path). The function returns the names of the files in a folder."
+
+scorer = TextScorer.open()
+scores = scorer.entropy(TEXT)
+anchors = np.sort(np.argsort(-scores.entropy_nats)[:4])
+effect = scorer.with_context(CONTEXT, TEXT, anchors)
+for anchor, before, after, fall in zip(anchors, effect.before_nats, effect.after_nats, effect.reduction, strict=True):
+    print(f"{scores.tokens[anchor]!r:10} {before:.2f} -> {after:.2f}  reduction {fall:+.2f}")
