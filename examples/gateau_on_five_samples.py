@@ -5,7 +5,7 @@ from el_resources.scoring.texts import TextScorer
 
 FILLER = "The module provides functions to read and to write files. "
 QUESTION, ANSWER = "What is the function called?", "The function is called frobnicate."
-BEFORE = [0, 10, 20, 30, 40]  # sentences before the answer, of 40: the last one is next to the question
+BEFORE = [0, 10, 20, 30, 40]  # sentences of the filler before the answer, of 40
 SAMPLES = [(f"{FILLER * n}{ANSWER} {FILLER * (40 - n)}", QUESTION, ANSWER) for n in BEFORE]
 
 scorer = TextScorer.open()

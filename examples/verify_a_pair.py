@@ -4,12 +4,13 @@ import numpy as np
 
 from el_resources.scoring.texts import TextScorer
 
-CONTEXT = "The function frobnicate(path) returns the names of the files in a folder. It raises OSError."
+CONTEXT = "The function frobnicate(path) returns the names of the files in a folder."
 TEXT = "Call frobnicate(path). The function returns the names of the files in a folder."
 
 scorer = TextScorer.open()
 scores = scorer.entropy(TEXT)
 anchors = np.sort(np.argsort(-scores.entropy_nats)[:4])
 effect = scorer.with_context(CONTEXT, TEXT, anchors)
-for anchor, before, after, fall in zip(anchors, effect.before_nats, effect.after_nats, effect.reduction, strict=True):
-    print(f"{scores.tokens[anchor]!r:10} {before:.2f} -> {after:.2f}  reduction {fall:+.2f}")
+for index, anchor in enumerate(anchors):
+    before, after = effect.before_nats[index], effect.after_nats[index]
+    print(f"{scores.tokens[anchor]!r:10} {before:.2f} -> {after:.2f}  ΔI {effect.reduction[index]:.2f}")
