@@ -54,7 +54,7 @@ def _sections(lines: list[str]) -> dict[str, tuple[int, int]]:
         else:
             opened = (name, number)
     if opened is not None:
-        raise ValueError(f"<!-- {opened[0]} --> has no end; add <!-- {_END} --> behind its section")
+        raise ValueError(f"<!-- {opened[0]} --> has no end; add <!-- {_END} --> after its section")
     return found
 
 

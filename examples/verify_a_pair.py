@@ -13,4 +13,5 @@ anchors = np.sort(np.argsort(-scores.entropy_nats)[:4])
 effect = scorer.with_context(CONTEXT, TEXT, anchors)
 for index, anchor in enumerate(anchors):
     before, after = effect.before_nats[index], effect.after_nats[index]
-    print(f"{scores.tokens[anchor]!r:10} {before:.2f} -> {after:.2f}  ΔI {effect.reduction[index]:.2f}")
+    fall = effect.reduction[index]
+    print(f"{scores.tokens[anchor]!r:10} {before:.2f} -> {after:.2f}  ΔI {fall:.2f}")

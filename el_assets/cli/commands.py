@@ -188,7 +188,7 @@ class _Here:
         return result
 
     def failure(self, result: dg.JobExecutionResult) -> str:
-        """What failed, by step, shard and check, with the cause and what to do next; traces go into a file."""
+        """Return the failures by step, shard and check, with cause and remedy; traces go into a file."""
         lines, traces = failed_in_words(result.get_asset_check_evaluations()), []
         for step, error in _errors(result):
             if error is None or not error.message.startswith("dagster._core.errors.DagsterAssetCheckFailedError"):
@@ -312,7 +312,7 @@ def _errors(result: dg.JobExecutionResult) -> Iterator[tuple[str, SerializableEr
 
 
 def _chosen(asked: str | None, registered: list[str], what: str = "shard", *, named: Sequence[str] = ()) -> list[str]:
-    """Those named in a comma-separated list or one by one, in registration order; all if nothing is asked for.
+    """Return the names in a comma-separated list or given one by one, in registration order; all if none is given.
 
     A name with a comma is written in double quotes in the list, as in CSV.
     """

@@ -21,7 +21,7 @@ class Server:
 
     Attributes:
         home: the instance's folder; the store is its `store`, sources its `corpus` and `instructions`.
-        settings: EL_* variables beside those.
+        settings: EL_* variables in addition to those.
     """
 
     def __init__(self, home: Path, settings: dict[str, str] | None = None) -> None:
@@ -46,7 +46,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def command(self, *arguments: str, code: int = 0) -> str:
-        """What `python -m el_assets` prints in this home; it must end with this code."""
+        """Return the output of `python -m el_assets` in this home; it must end with this code."""
         done = subprocess.run(
             [sys.executable, "-m", "el_assets", *arguments],
             cwd=self.home,

@@ -15,7 +15,7 @@ LFS_FROM_BYTES = 100  # the real hub's is 10 MiB; small, so that tests see both 
 
 @dataclass
 class Fault:
-    """What the next `times` requests whose path holds `where` get: a status, a closed connection, half of the body."""
+    """Set the answer to the next `times` requests whose path holds `where`: a status, a closed connection, half of the body."""
 
     where: str
     kind: str
