@@ -3,7 +3,7 @@
 Vectors are synthetic: CENTRES random directions in 768 dimensions, Zipf-distributed, with Gaussian noise around them;
 texts are words drawn by Zipf's law, 90 a chunk. Recall is the share of the K nearest by a plain product with every
 vector that the index finds too: for queries drawn as the vectors are, which clusters flatter, and for random
-directions, to which nothing is near, so that the nearest may lie in any partition. Real queries lie between the two.
+directions, to which nothing is near, so that the nearest may be in any partition. Real queries are between the two.
 Seconds, bytes and memory do not depend on that. Vectors are made batch by batch, so what is measured is the store's
 memory and not the script's; the seconds until the rows are in include their making. CPU seconds are of all threads, and
 tell more than seconds if other work runs at the same time. Linux only: peaks are the kernel's.

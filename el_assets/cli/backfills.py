@@ -1,7 +1,7 @@
 """Backfills for Dagster's daemon, as the UI's dialog makes them, with what their runs ask a cluster for.
 
 A backfill becomes runs of at most `shards_per_run` shards. Its runs share its tags, so one over index and EntropyLong
-holds GPUs while it reads and chunks; ask for the index alone first where that matters. GATEAU's ranking, its subsets
+holds GPUs while it reads and chunks; ask for the index alone first if that matters. GATEAU's ranking, its subsets
 and the reports are runs of their own at the end, which hold a GPU for as long as they take.
 """
 

@@ -208,7 +208,7 @@ def _failed(error: Exception, options: argparse.Namespace) -> int:
 
 
 def flags_of(options: argparse.Namespace) -> dict[str, str]:
-    """Return the variables that the given flags stand for."""
+    """Return the variables that the given flags set."""
     given = {variable: getattr(options, name, None) for name, (variable, _) in OPTIONS.items()}
     given["EL_UI_HOSTS"] = getattr(options, "hosts", None)
     return {variable: value for variable, value in given.items() if value is not None}

@@ -1,6 +1,6 @@
 """The commands of `python -m el_assets`: register shards, run jobs on the Dagster instance, tell their outcome.
 
-The runs execute in this process, on the instance that the UI reads, so that they stand there with lineage and metadata.
+The runs execute in this process, on the instance that the UI reads, so that it shows them with lineage and metadata.
 """
 
 import argparse
@@ -151,7 +151,7 @@ class _Here:
     """Runs in this process, under the settings of the command.
 
     Attributes:
-        given: settings that flags name; they stand in the configuration of every run, for whoever looks at it or
+        given: settings that flags name; they are in the configuration of every run, for whoever looks at it or
             starts it again.
         debug: print traces too.
     """
@@ -214,7 +214,7 @@ def _causes(settings: Settings, corpus: Sequence[str], pool: Sequence[str]) -> l
 
 
 def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
-    """Write the reports whose tables exist; their places, or None where a report that was asked for failed.
+    """Write the reports whose tables exist; their places, or None if a report that was asked for failed.
 
     Reports span all shards of the store. Where those do not agree, a run over some of them still succeeded.
     """
@@ -238,7 +238,7 @@ def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
 def backfill(options: argparse.Namespace, environment: Environment) -> int:
     """Hand the chosen part of the chosen shards to Dagster's daemon: a backfill for the corpus, one for GATEAU.
 
-    Reports are made where they are asked for: they hold all shards' scores in memory, and a cluster's may be many.
+    Reports are made if they are asked for: they hold all shards' scores in memory, and a cluster's may be many.
     """
     settings = Settings.load(environment.values())
     parts = _chosen(options.select, list(PARTS), "part") if options.select is not None else list(SHARDED_PARTS)

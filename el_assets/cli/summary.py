@@ -1,4 +1,4 @@
-"""The table that ends a run: what was made, at what quality and cost, and where it lies."""
+"""The table that ends a run: what was made, at what quality and cost, and in which store."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ def print_summary(
     seconds: float,
     look: Sequence[str] = ("make ui, then http://127.0.0.1:3000",),
 ) -> bool:
-    """Print the summary of the tables that exist; False where a source file could not be read.
+    """Print the summary of the tables that exist; False if a source file could not be read.
 
     Args:
         shards, pool: the run's corpus shards and instruction shards.

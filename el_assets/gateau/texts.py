@@ -85,7 +85,8 @@ def awareness(
 
 
 def _prompts(scorer: "TextScorer", samples: Sequence[Sample], window: int) -> list[Prompt]:
-    parts = [Parts(*scorer.tokenizer.encode_batch(sample)) for sample in samples]
+    encoded = [scorer.tokenizer.encode_batch(sample) for sample in samples]
+    parts = [Parts(context, instruction, response) for context, instruction, response in encoded]
     return [build_prompt(one, scorer.separator_ids, window=window, cut="head") for one in parts]
 
 

@@ -86,9 +86,7 @@ class TextScorer:
         """
         folder = resolve_model(str(model), revision)
         tokenizer = ModelTokenizer.from_folder(folder)
-        engine = ScoringEngine.from_folder(
-            folder, bos_id=tokenizer.bos_id, dtype=dtype, device=device, window=window
-        )
+        engine = ScoringEngine.from_folder(folder, bos_id=tokenizer.bos_id, dtype=dtype, device=device, window=window)
         return cls(engine, tokenizer, separator=separator)
 
     @classmethod

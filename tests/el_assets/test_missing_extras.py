@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from el_assets.__main__ import main
 from el_assets.cli import before_a_run
 from el_assets.operations import homes
-from el_assets.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 

@@ -91,7 +91,7 @@ class Server:
         return answer["data"]
 
     def wait_for(self, what: str, condition: Any, seconds: float) -> Any:
-        """The condition's first true value; the server's log where none comes in time."""
+        """The condition's first true value; the server's log if none comes in time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
