@@ -254,7 +254,7 @@ def main() -> None:
     parser.add_argument("--instructions", help="the pool, as for `run`; the embedded one by default")
     parser.add_argument("--samples-per-kind", type=int, default=60, help="of the embedded pool")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS, help="of guidance; the default's is needed")
-    parser.add_argument("--store", help="folder of tables to be used again; a temporary folder by default")
+    parser.add_argument("--store", help="folder of the tables, to be used again; a temporary folder by default")
     parser.add_argument("--name", help="heading of the tables; the pool's URI by default")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Measure the retrieval index at scale: seconds, bytes, peak memory and recall on `ContextStore`.
+"""Measure the retrieval index at scale: seconds, bytes, peak memory and recall of `ContextStore`.
 
 Vectors are synthetic: CENTRES random directions in 768 dimensions, Zipf-distributed, with Gaussian noise around them;
 texts are words drawn by Zipf's law, 90 a chunk. Recall is the share of the K nearest by a plain product with every

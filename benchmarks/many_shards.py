@@ -1,4 +1,4 @@
-"""Measure a workspace of many shards before any work is done: loading, watching, asking, looking.
+"""Measure the cost of a workspace of many shards before any work is done: loading, ticks, status, the UI.
 
 Registers tiny JSON lines files on an instance of its own (SQLite on disk), times the sensor's and schedules' ticks and
 `python -m el_assets status` with no table and with every table there (stamps of empty tables), and asks a real
@@ -224,7 +224,7 @@ def webserver(home: Path) -> Iterator[Callable[[str], Any]]:
 
 
 def answered(answer: Any) -> str:
-    """Return the content of an answer; an error is raised."""
+    """Return the data of an answer; raise if it holds an error."""
     assert "errors" not in answer, answer["errors"]
     node = answer["data"]["assetNodeOrError"]
     if "partitionStats" in node:

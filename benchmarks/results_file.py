@@ -50,7 +50,7 @@ def _sections(lines: list[str]) -> dict[str, tuple[int, int]]:
         elif opened is not None:
             raise ValueError(f"<!-- {opened[0]} --> has no end before {line}; add <!-- {_END} --> between them")
         elif name in found:
-            raise ValueError(f"{line} occurs twice; remove one of the sections")
+            raise ValueError(f"{line} is there twice; remove one of the sections")
         else:
             opened = (name, number)
     if opened is not None:

@@ -65,9 +65,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--roots", type=int, help="roots of verification; 16 times the scale by default")
     parser.add_argument("--results", type=Path, default=RESULTS, help="page that is to have the sections")
     parser.add_argument("--dry", action="store_true", help="print only")
-    parser.add_argument(
-        "--plot-from", type=Path, metavar="JSON", help="measure nothing, draw scoring.png next to this file"
-    )
+    parser.add_argument("--plot-from", type=Path, metavar="JSON", help="measure nothing, draw scoring.png next to it")
     return parser.parse_args()
 
 

@@ -40,8 +40,8 @@ def origins(settings: Settings, environment: Environment) -> dict[str, str]:
     of_profile = PROFILES[settings.profile]
 
     def origin(name: str) -> str:
-        given_by = f"profile {settings.profile}" if name in of_profile else "default"
-        return environment.origin(variable_of(name)) or given_by
+        origin = f"profile {settings.profile}" if name in of_profile else "default"
+        return environment.origin(variable_of(name)) or origin
 
     return {name: origin(name) for name in Settings.model_fields}
 

@@ -1,4 +1,4 @@
-"""The table that ends a run: the tables made, their quality and cost, and their place."""
+"""The table that ends a run: what was made, at what quality and cost, and in which store."""
 
 from collections import Counter
 from collections.abc import Sequence

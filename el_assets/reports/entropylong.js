@@ -107,7 +107,7 @@ chooser(place("document-list"), "document", data.documents, (entry) => [entry.id
 chooser(place("sequence-list"), "sequence", data.sequences, (entry) => [entry.id, `${entry.segments.filter((s) => s.kind === "root").length} roots`], showSequence);
 const interval = (ends) => (ends ? ` [${fixed(ends[0])}, ${fixed(ends[1])}]` : "");
 place("grid-table").append(table(
-  "The row that the tables were made under is marked. Estimated FDR: pass rate of random chunks over that of retrieved ones, with its 95 % interval.",
+  "The row with the ε of the tables is marked. Estimated FDR: pass rate of random chunks over that of retrieved ones, with its 95 % interval.",
   ["ε", "pairs that pass", "of retrieved", "of random", "estimated FDR", "contexts kept", "roots with any"],
   data.grid.map((row) => ({ marked: row.is_made, cells: [String(row.epsilon), row.passing, percent(row.retrieved), percent(row.random), row.fdr == null ? "–" : fixed(row.fdr) + interval(row.fdr_interval), row.contexts, row.roots] }))));
 settingsAndCosts();

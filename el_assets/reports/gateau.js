@@ -31,7 +31,7 @@ function bandedPlace(rank, marker) {
   return bar;
 }
 
-/** The segments in their order: attention a token beside importance, text on demand. */
+/** The segments in their order: attention a token and importance, text on demand. */
 function segments(entry) {
   const perToken = entry.attention.map((mass, i) => mass / entry.lengths[i]);
   const highest = Math.max(...perToken);

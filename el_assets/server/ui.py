@@ -47,7 +47,7 @@ LOGGER = logging.getLogger("dagster.entropylong")
 
 
 class GuardedWebserver(DagsterWebserver):
-    """Dagster's web server, reached only through the door.
+    """Dagster's web server with the door in front of it.
 
     Args:
         hosts: names under which it may be reached besides loopback.

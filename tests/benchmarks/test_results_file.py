@@ -55,7 +55,7 @@ def test_the_same_body_again_changes_nothing() -> None:
         (TEXT.replace("<!-- end -->\n", ""), "<!-- speed: a --> has no end; "),
         (TEXT.replace("<!-- end -->", "<!-- speed: b -->"), "<!-- speed: a --> has no end before <!-- speed: b -->"),
         (TEXT.replace("<!-- speed: a -->\n", ""), "line 14: <!-- end --> ends no section"),
-        (TEXT + TEXT, "<!-- speed: a --> stands twice"),
+        (TEXT + TEXT, "<!-- speed: a --> is there twice"),
     ],
 )
 def test_markers_that_do_not_pair_are_refused_by_name(text: str, message: str) -> None:

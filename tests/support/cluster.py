@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float, log: Path | None = None) -> Any:
-    """The condition's first true value; the log's end where none comes in time."""
+    """The condition's first true value; the log's end if none comes in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
@@ -52,7 +52,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
-    """A running server with an empty database; yields its URL. As user postgres where this one is root, whom Postgres
+    """A running server with an empty database; yields its URL. As user postgres if this one is root, whom Postgres
     refuses."""
     programs = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
@@ -92,7 +92,7 @@ class RayCluster:
     start `dagster`, which is found by their PATH."""
 
     environment: Mapping[str, str]
-    # Not under pytest's folder: Ray's sockets lie below it, and their paths may have 107 characters.
+    # Not under pytest's folder: Ray's sockets are made below it, and their paths may have 107 characters.
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ray", dir="/tmp")))
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     port: int = field(default_factory=free_port)

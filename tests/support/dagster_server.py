@@ -21,7 +21,7 @@ class Server:
 
     Attributes:
         home: the instance's folder; the store is its `store`, sources its `corpus` and `instructions`.
-        settings: further EL_* variables.
+        settings: EL_* variables in addition to those.
     """
 
     def __init__(self, home: Path, settings: dict[str, str] | None = None) -> None:
@@ -91,7 +91,7 @@ class Server:
         return answer["data"]
 
     def wait_for(self, what: str, condition: Any, seconds: float) -> Any:
-        """The condition's first true value; the server's log where none comes in time."""
+        """The condition's first true value; the server's log if none comes in time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:

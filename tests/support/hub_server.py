@@ -15,7 +15,7 @@ LFS_FROM_BYTES = 100  # the real hub's is 10 MiB; small, so that tests see both 
 
 @dataclass
 class Fault:
-    """The answer to `times` requests whose path holds `where`: a status, a closed connection, half of the body."""
+    """Set the answer to the next `times` requests whose path holds `where`: a status, no answer or half a body."""
 
     where: str
     kind: str
@@ -63,7 +63,7 @@ def tree_entry(path: str, content: bytes) -> dict[str, Any]:
 
 
 def tree(files: dict[str, bytes], folder: str, *, recursive: bool) -> list[dict[str, Any]]:
-    """Entries below a folder; [] where there is none."""
+    """Return the entries below a folder; [] if there is none."""
     prefix = f"{folder}/" if folder else ""
     entries: dict[str, dict[str, Any]] = {}
     for path, content in sorted(files.items()):
@@ -135,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
             self.error(404, "EntryNotFound" if found else "RevisionNotFound")
             return
         entry = tree_entry(path, found[1][path])
-        if "lfs" in entry:  # large files lie elsewhere
+        if "lfs" in entry:  # large files are stored elsewhere
             place = quote(f"/cdn/{repository}/{found[0]}/{path}")
             linked = {"X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(entry["size"])}
             self.answer(302, b"", {"X-Repo-Commit": found[0], "Location": self.hub.endpoint + place, **linked})

@@ -23,7 +23,7 @@ HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "server", "da
 
 @dataclass
 class Fault:
-    """The answer to the next `times` requests of a method whose path holds `where`.
+    """Set the answer to the next `times` requests of a method whose path holds `where`.
 
     A status, `slow` (a pause in the middle of the body), `half` of the body, `reset` (the connection ends without an
     answer) or `reset after` (the same, but the request has taken effect).

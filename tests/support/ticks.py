@@ -27,7 +27,7 @@ def follow(workspace: Workspace, sensor: str = "follow_corpus", cursor: str | No
 
 
 def follow_up(workspace: Workspace, sensor: str, run: dg.DagsterRun) -> list[dg.RunRequest]:
-    """Return the requests of a sensor that watches runs when this one has succeeded, and its log."""
+    """Return the requests of a sensor that watches runs after this one has succeeded, and its log."""
     events = workspace.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_SUCCESS)
     with dg.build_run_status_sensor_context(
         sensor_name=sensor,
