@@ -20,18 +20,18 @@ def sources_are_readable(tables: ShardTables, shard: str) -> list[str]:
 def document_ids_are_unique(tables: ShardTables, shard: str) -> list[str]:
     """No two documents of a shard share an id."""
     ids = tables.read("documents", shard, ["doc_id"])["doc_id"]
-    return [f"id {doc_id!r} stands more than once" for doc_id in ids.filter(ids.is_duplicated()).unique().sort()]
+    return [f"id {doc_id!r} occurs more than once" for doc_id in ids.filter(ids.is_duplicated()).unique().sort()]
 
 
 def texts_are_unique_over_shards(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """No text stands in two shards; a copy elsewhere can be retrieved for its twin, and weakens similarity."""
+    """No text is in two shards; a copy elsewhere can be retrieved for its twin, and weakens similarity."""
     used = usable(tables.scan_many("documents", shards)).select("doc_id", "shard", "content_hash").collect()
     twins = used.filter(pl.col("content_hash").is_duplicated()).group_by("content_hash").agg("doc_id", "shard")
     return {hash_[:8]: [f"{ids} in {where}"] for hash_, ids, where in twins.sort("content_hash").iter_rows()}
 
 
 def chunks_equal_their_documents(tables: ShardTables, shard: str) -> list[str]:
-    """Every chunk's text is what its document holds at [start_char, end_char)."""
+    """Every chunk's text is the text of its document at [start_char, end_char)."""
     texts = usable(tables.scan("documents", shard)).select("doc_id", document="text")
     chunks = tables.scan("context_chunks", shard).drop("vector").join(texts, on="doc_id", how="left")
     length = pl.col("end_char") - pl.col("start_char")
@@ -48,7 +48,7 @@ def index_holds_every_chunk(context: dg.AssetCheckExecutionContext, settings: Se
     wanted = tables.scan_many("context_chunks", stamps).select("chunk_id", "shard").collect()
     found = {
         "missing": wanted.join(stored, on=["chunk_id", "shard"], how="anti")["chunk_id"].to_list(),
-        "left behind": stored.join(wanted, on=["chunk_id", "shard"], how="anti")["chunk_id"].to_list(),
+        "no longer in the corpus": stored.join(wanted, on=["chunk_id", "shard"], how="anti")["chunk_id"].to_list(),
         "twice": stored.filter(stored.is_duplicated())["chunk_id"].unique().to_list(),
     }
     return result(found, shards=len(stamps), remedy="Materialize retrieval_index again")

@@ -1,4 +1,4 @@
-"""Documents to retrieval chunks: cut at text boundaries by token count, each with its vector beside the text."""
+"""Documents to retrieval chunks: cut at text boundaries by token count, each with its text and its vector."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""GATEAU as assets: from instruction samples to the influential subset. How a shard comes about stands in `steps`."""
+"""GATEAU as assets: from instruction samples to the influential subset. `steps` makes their shards."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
 
     Samples that cannot be scored (missing roles, tool turns, empty response, a response longer than the window, exact
     copies within the shard) stay as rows with their reason. `scored_exchange` says which exchange of several is scored.
-    The embedded pool also holds where the needed passage is.
+    The embedded pool also says at which place the needed passage is.
     """
     source, model = open_instructions_of(settings), ModelChoice.long(settings)
     tokenizer = model.tokenizer()
@@ -82,8 +82,8 @@ def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
     """One row per sample: mean NLL (nats a token) of its response in a short-window and in a long-window reading.
 
     The short-window reading is the long model with its context cut, or the short model beyond its window (`hmg_form`).
-    Contexts that exceed the long window are cut by `context_cut`, and what was dropped is counted. GATEAU, "homologous
-    models' guidance".
+    Contexts that exceed the long window are cut by `context_cut`, and the dropped tokens are counted. GATEAU,
+    "homologous models' guidance".
     """
     refuse_different_tokenizers(settings)
     refuse_unwatchable(settings)
@@ -131,7 +131,7 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
 
     The pool is every registered shard for which both scores exist; metadata lists them, and each term's share in the
     final order as a rank correlation. With EL_CAM=false there is no CAS, and influence is HMP alone. Needs no model, so
-    α, the scales, and the sign and normalisation of CAS are tuned here for free.
+    α, the scales, and the sign and normalisation of CAS are tuned here without a forward.
     """
     tables = ShardTables(settings.store)
     registered = registered_shards(context.instance, instruction_shards)
@@ -193,7 +193,7 @@ def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> d
 
 
 def open_instructions_of(settings: Settings) -> InstructionSource:
-    """The instruction samples that the settings name. Raises ValueError (see open_instructions)."""
+    """Open the instruction samples that the settings name. Raises ValueError (see open_instructions)."""
     return open_instructions(
         settings.instructions,
         tokenizer=ModelChoice.long(settings).tokenizer,
@@ -232,7 +232,7 @@ def refuse_unknown_columns(names: Sequence[str], pool: pl.DataFrame) -> None:
 
 
 def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stamp]) -> None:
-    """Raise ValueError where a shard's samples are no longer those that were scored.
+    """Raise ValueError if a shard's samples are no longer those that were scored.
 
     Args:
         scored: fingerprint of the samples that were scored, by shard.
@@ -250,7 +250,7 @@ def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stam
 
 
 def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> None:
-    """Raise where a shard's two scores are about other samples (ValueError) or readings (MixedSettingsError)."""
+    """Raise if a shard's two scores are about other samples (ValueError) or readings (MixedSettingsError)."""
     for shard, guidance in hmg.items():
         awareness = cam[shard]
         if guidance.facts["samples_fingerprint"] != awareness.facts["samples_fingerprint"]:
@@ -273,19 +273,19 @@ def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) ->
 
 
 def influence_inputs(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> dict[str, Stamp]:
-    """What `influence_scores` are made from."""
+    """Return the stamps of the inputs of `influence_scores`."""
     return {f"{stamp.asset}/{shard}": stamp for scores in (hmg, cam) for shard, stamp in scores.items()}
 
 
 def subset_inputs(influence: Stamp, samples: Mapping[str, Stamp]) -> dict[str, Stamp]:
-    """What `selected_subsets` are made from: the ranking and its shards' samples."""
+    """Return the stamps of the inputs of `selected_subsets`: the ranking and its shards' samples."""
     return {"influence_scores": influence, **{f"instruction_samples/{s}": stamp for s, stamp in samples.items()}}
 
 
 def scored_pool(
     tables: ShardTables, registered: list[str], *, with_cam: bool = True
 ) -> tuple[dict[str, Stamp], dict[str, Stamp]]:
-    """Stamps of the shards for which both scores exist, made under one setting each.
+    """Return the stamps of the shards for which both scores exist, made under one setting each.
 
     Args:
         with_cam: if false, awareness is not measured: the shards that have `hmg_scores`, and no stamps of `cam_scores`.

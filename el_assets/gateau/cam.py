@@ -47,7 +47,7 @@ def contextual_awareness(
     Args:
         segment_attention: attention mass on each segment, [n_segments]; divided by the segment's tokens here.
 
-    Defined where the cosine is not: without segments, or where one side is all zeros after normalisation, it is 0.
+    It is 0 if the cosine is undefined: without segments, or if one side is all zeros after normalisation.
     """
     if not len(segment_nll_nats):
         return 0.0

@@ -1,4 +1,4 @@
-"""Why a pool has no sample to score, and what changes that: one answer for the summary and for a run that stops."""
+"""Reasons why a pool has no sample to score, with remedies: one answer for the summary and for a run that stops."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -22,13 +22,13 @@ from el_resources.store.shard_tables import ShardTables
 
 @dataclass(frozen=True, kw_only=True)
 class InfluenceRule:
-    """How both terms become one score.
+    """Rule that makes one score of both terms.
 
     Attributes:
-        alpha: weight of HMP; 0.8 with much short data beside the pool, 0.7 with little.
+        alpha: weight of HMP; 0.8 with much short data next to the pool, 0.7 with little.
         hmp_normalisation: `Norm` of HMP, over the pool.
         perplexity: `ppl`, or `log_ppl`, which one exploding perplexity cannot rule.
-        scale: what HMP and CAS are brought to before they are added.
+        scale: the scale that HMP and CAS are brought to before they are added.
     """
 
     alpha: float
@@ -80,7 +80,7 @@ def has_cas(tables: ShardTables) -> bool:
 
 
 def rank_correlation(left: Values, right: Values) -> float | None:
-    """Spearman's ρ; None where one side is constant or there are fewer than two values."""
+    """Spearman's ρ; None if one side is constant or there are fewer than two values."""
     if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return None
     return float(np.corrcoef(rank(left), rank(right))[0, 1])
@@ -102,7 +102,7 @@ def subset_size(n_samples: int, fraction: str) -> int:
 
 
 def is_small_for(n_samples: int, fraction: str) -> bool:
-    """Whether a pool's subset is more than the fraction that its name says, because it is a single sample."""
+    """Return whether a pool's subset is more than the fraction that its name says, because it is a single sample."""
     return 0 < n_samples * FRACTIONS[fraction] < 1
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleStep(ShardStep):
-    """What every step of an instruction shard has at hand."""
+    """Tools of every step of an instruction shard."""
 
     causal_lm: CausalLM
 
@@ -62,7 +62,7 @@ class SampleStep(ShardStep):
 
 
 def refuse_different_tokenizers(settings: Settings) -> None:
-    """Raise ValueError where a pair's perplexities would be over different tokens."""
+    """Raise ValueError if a pair's perplexities would be over different tokens."""
     if settings.hmg_form == "one_model":
         return
     short, long = ModelChoice.short(settings), ModelChoice.long(settings)

@@ -28,7 +28,7 @@ class Environment:
     """Layers of variables, each of which wins over those after it.
 
     Attributes:
-        flags: variables that a command's flags stand for.
+        flags: variables that a command's flags set.
         file: variables of `.env`.
         shell: variables of the process.
     """

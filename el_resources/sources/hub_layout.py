@@ -45,7 +45,7 @@ def split_files(uri: str, repository: Repository, card: DatasetCardData, config:
     base, patterns = _patterns(uri, repository, MetadataConfigs.from_dataset_card_data(card), config, options)
     if split not in patterns:
         raise ValueError(
-            f"source {uri!r} has no split {split!r} but {', '.join(map(str, patterns))}; name one behind #, "
+            f"source {uri!r} has no split {split!r} but {', '.join(map(str, patterns))}; name one after #, "
             f"as in {uri.partition('#')[0]}#{next(iter(patterns))}"
         )
     found = [file for pattern in patterns[split] for file in _matching(uri, pattern, base, options)]
@@ -75,7 +75,7 @@ def _patterns(
     """Return (base to which the patterns are relative, patterns by split)."""
     name = config or configs.get_default_config_name()
     if configs and not name:
-        raise ValueError(f"source {uri!r} does not say which config of {_listed(configs)}; name one behind a slash")
+        raise ValueError(f"source {uri!r} does not say which config of {_listed(configs)}; name one after a slash")
     if name in configs:
         given = configs[name]
         _refuse_outside(uri, str(given.get("data_dir", "")))

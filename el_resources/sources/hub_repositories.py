@@ -80,7 +80,7 @@ def find_local_repository(uri: str, place: str) -> tuple[Path, str]:
     if not path.is_dir():
         raise FileNotFoundError(
             f"source {uri!r}: {path} is no folder, and no folder above it has a {CARD}; name a folder that is laid out "
-            f"like a repository of the hub, with a config of its {CARD} behind it"
+            f"like a repository of the hub, followed by a config of its {CARD}"
         )
     return path, ""
 
