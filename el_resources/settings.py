@@ -73,6 +73,10 @@ class Settings(
 
         Raises:
             ValueError: names the variable or argument, its value, and what is allowed.
+
+        Example:
+            >>> Settings.load({"EL_ALPHA": "2"}, epsilon=0.5).subset(("alpha", "epsilon"))
+            {'alpha': 2.0, 'epsilon': 0.5}
         """
         if unknown := sorted(set(overrides) - set(cls.model_fields)):
             raise ValueError(

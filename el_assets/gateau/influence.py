@@ -42,7 +42,13 @@ class InfluenceRule:
         return scaled(short, self.hmp_normalisation) - scaled(long, self.hmp_normalisation)
 
     def score(self, hmp: Values, cas: Values | None) -> Values:
-        """The influence of every sample of the pool; without CAS that is HMP alone."""
+        """The influence of every sample of the pool; without CAS that is HMP alone.
+
+        Example:
+            >>> rule = InfluenceRule(alpha=0.8, hmp_normalisation="none", perplexity="log_ppl", scale="rank")
+            >>> rule.score(np.array([0.1, 0.9]), np.array([0.7, 0.2])).round(2).tolist()
+            [0.2, 0.8]
+        """
         if cas is None:
             return scaled(hmp, self.scale)
         return self.alpha * scaled(hmp, self.scale) + (1 - self.alpha) * scaled(cas, self.scale)
@@ -80,7 +86,12 @@ def has_cas(tables: ShardTables) -> bool:
 
 
 def rank_correlation(left: Values, right: Values) -> float | None:
-    """Spearman's ρ; None if one side is constant or there are fewer than two values."""
+    """Spearman's ρ; None if one side is constant or there are fewer than two values.
+
+    Example:
+        >>> rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([10.0, 30.0, 20.0]))
+        0.5
+    """
     if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return None
     return float(np.corrcoef(rank(left), rank(right))[0, 1])
@@ -97,7 +108,12 @@ def shares(table: pl.DataFrame) -> dict[str, float | None]:
 
 
 def subset_size(n_samples: int, fraction: str) -> int:
-    """Samples in the named fraction of a pool, rounded up: at least one of any pool that has one."""
+    """Samples in the named fraction of a pool, rounded up: at least one of any pool that has one.
+
+    Example:
+        >>> subset_size(25, "top_10_percent")
+        3
+    """
     return math.ceil(n_samples * FRACTIONS[fraction])
 
 
