@@ -60,8 +60,7 @@ class EntropyLongSettings(BaseModel):
     max_anchors: int = Field(
         default=8,
         ge=0,
-        description="Anchors kept per root, highest entropy first; each costs candidates_per_anchor + "
-        "controls_per_root forwards. 0 keeps all.",
+        description="Anchors kept per root, highest entropy first; each brings its own candidates. 0 keeps all.",
     )
     query_half_width: int = Field(
         default=16,
@@ -80,7 +79,7 @@ class EntropyLongSettings(BaseModel):
         ge=1,
         le=1000,
         description="Chunks retrieved per anchor (K), not counting excluded ones such as near-duplicates of the "
-        "root. Each costs a forward.",
+        "root. Each chunk costs a forward per root.",
     )
     near_duplicate_containment: float = Field(
         default=0.5,
@@ -93,8 +92,8 @@ class EntropyLongSettings(BaseModel):
         default=4,
         ge=0,
         le=64,
-        description="Random chunks per root, scored at each of its anchors next to the retrieved ones. They measure "
-        "how often a context passes by chance; each costs a forward per anchor.",
+        description="Random chunks per root, scored at each of its anchors next to the retrieved ones. They "
+        "measure how often a context passes by chance; each costs a forward per root.",
     )
     separator: str = Field(default="\n\n", description="[?] Text between a context and the text after it.")
     epsilon: float = Field(
