@@ -1,26 +1,37 @@
 """One settings object: what a run depends on, where it comes from, and what it may be.
 
 Precedence, highest first: a launchpad's or caller's value, the environment (`EL_ALPHA=1.5`;
-el_resources.configuration.environment says how it is read), the profile (`EL_PROFILE`), the defaults of
-el_resources.configuration.fields, which are the `reference` profile. Method settings enter the fingerprints of the
+el_resources.configuration.environment says how it is read), the profile (`EL_PROFILE`), the defaults of the fields
+(el_resources.configuration.fields), which are the `reference` profile. Method settings enter the fingerprints of the
 tables that depend on them (el_assets.tables.recipes names which); storage and device settings do not.
+
+`[?]` in a description marks what the EntropyLong paper does not state.
 """
 
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
+import dagster as dg
 from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
 
 from el_resources.addresses import without_secrets_within
+from el_resources.bounds import bounds_described
 from el_resources.configuration.checked_values import CHECKS
 from el_resources.configuration.environment import Environment, settings_in, suggested, variable_of
-from el_resources.configuration.fields import SettingFields
+from el_resources.configuration.fields.entropylong import EntropyLongSettings
+from el_resources.configuration.fields.gateau import GateauSettings
+from el_resources.configuration.fields.models import ModelSettings
+from el_resources.configuration.fields.runs import RunSettings
+from el_resources.configuration.fields.sources import SourceSettings
 from el_resources.configuration.profiles import profile_values
 from el_resources.configuration.seen_settings import SeenSettings
 from el_resources.sources.instruction_columns import parse_columns, parse_names
 
 
-class Settings(SettingFields):
+@bounds_described
+class Settings(
+    RunSettings, GateauSettings, EntropyLongSettings, ModelSettings, SourceSettings, dg.ConfigurableResource
+):  # the last base's fields come first
     """Every setting of the workspace, with its bounds. Built by `load()`; most may be given anew in the launchpad."""
 
     @field_validator(*CHECKS)
@@ -62,6 +73,10 @@ class Settings(SettingFields):
 
         Raises:
             ValueError: names the variable or argument, its value, and what is allowed.
+
+        Example:
+            >>> Settings.load({"EL_ALPHA": "2"}, epsilon=0.5).subset(("alpha", "epsilon"))
+            {'alpha': 2.0, 'epsilon': 0.5}
         """
         if unknown := sorted(set(overrides) - set(cls.model_fields)):
             raise ValueError(
@@ -97,7 +112,7 @@ class Settings(SettingFields):
 
 
 def all_settings(settings: Settings) -> Settings:
-    """Return every setting that a view hides, for pictures and logs, on which no table depends."""
+    """Return the whole settings that a view was made of, for pictures and logs, on which no table depends."""
     return settings.whole if isinstance(settings, SeenSettings) else settings
 
 

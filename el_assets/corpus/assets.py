@@ -49,11 +49,11 @@ corpus_asset = partial(shard_asset, group="corpus", partitions=corpus_shards)
 def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per source document of the shard, in the source's order.
 
-    Documents that cannot serve (empty, whitespace only, with NUL characters, exact duplicates within the shard, on
-    demand those that spell a control token) stay as rows with their reason and without text, and so do rows that cannot
-    be read, with their line. A file that cannot be read, or with too many such rows (`bad_rows_max_share`), gives an
-    empty table that names the file and the cause; the check `sources_are_readable` fails for it, and the other shards
-    go on.
+    Documents that cannot be used (empty, whitespace only, with NUL characters, exact duplicates within the shard, and,
+    if `special_tokens_in_text` is `set_aside`, texts that spell a control token) stay as rows with their reason and
+    without text, and so do rows that cannot be read, with their line. A file that cannot be read, or with too many such
+    rows (`bad_rows_max_share`), gives an empty table that names the file and the cause; the check
+    `sources_are_readable` fails for it, and the other shards go on.
     """
     source = open_corpus_of(settings)
 
@@ -80,7 +80,7 @@ def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.Mater
 def _readable(
     source: CorpusSource, shard: str, origin: Mapping[str, str], settings: Settings
 ) -> Iterator[SourceDocument]:
-    """A shard's documents, as long as few enough of them could not be read."""
+    """Yield a shard's documents, as long as few enough of them could not be read."""
     path, max_share = origin.get("file", shard), settings.bad_rows_max_share
     return within_share(source.documents(shard), max_share=max_share, shard=shard, path=path)
 
@@ -131,8 +131,9 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
 def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """LanceDB over the chunks of every registered shard: vectors for cosine search and full text for BM25.
 
-    Synced shard by shard (changed: replaced; gone: deleted) and tagged by content, so that what was retrieved can name
-    what it was retrieved from. Building it again over the same chunks changes nothing. The only writer of the store.
+    Synced shard by shard (changed: replaced; gone: deleted) and tagged by content, so that candidates can name the
+    build that they were retrieved from. Building it again over the same chunks changes nothing. The only writer of the
+    store.
     """
     tables = ShardTables(settings.store)
     registered = registered_shards(context.instance)
@@ -186,12 +187,12 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
 
 
 def context_store(settings: Settings, *, tell: Tell = silent) -> ContextStore:
-    """The retrieval index of the settings' store."""
+    """Return the retrieval index of the settings' store."""
     return ContextStore(str(ShardTables(settings.store).store / "context_store"), tell=tell)
 
 
 def index_tag(settings: Settings, chunks: Mapping[str, Stamp]) -> str:
-    """The tag of the build over these shards of `context_chunks`."""
+    """Return the tag of the build over these shards of `context_chunks`."""
     fingerprints = {shard: stamp.fingerprint for shard, stamp in chunks.items()}
     return build_tag(fingerprints, _index_settings(chunks), settings.exact_search_rows, settings.full_text_tokenizer)
 
@@ -218,7 +219,7 @@ def _index_settings(chunks: Mapping[str, Stamp]) -> dict[str, str]:
 
 
 def index_batches(tables: ShardTables, shard: str) -> Iterator[pa.RecordBatch]:
-    """A shard's chunks as Arrow batches of the index's columns."""
+    """Yield a shard's chunks as Arrow batches of the index's columns."""
     frame = tables.scan("context_chunks", shard).select(INDEX_COLUMNS).collect()
     if frame.is_empty():
         return

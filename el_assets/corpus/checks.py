@@ -31,7 +31,7 @@ def texts_are_unique_over_shards(tables: ShardTables, shards: list[str]) -> dict
 
 
 def chunks_equal_their_documents(tables: ShardTables, shard: str) -> list[str]:
-    """Every chunk's text is what its document holds at [start_char, end_char)."""
+    """Every chunk's text is the text of its document at [start_char, end_char)."""
     texts = usable(tables.scan("documents", shard)).select("doc_id", document="text")
     chunks = tables.scan("context_chunks", shard).drop("vector").join(texts, on="doc_id", how="left")
     length = pl.col("end_char") - pl.col("start_char")
@@ -48,7 +48,7 @@ def index_holds_every_chunk(context: dg.AssetCheckExecutionContext, settings: Se
     wanted = tables.scan_many("context_chunks", stamps).select("chunk_id", "shard").collect()
     found = {
         "missing": wanted.join(stored, on=["chunk_id", "shard"], how="anti")["chunk_id"].to_list(),
-        "left behind": stored.join(wanted, on=["chunk_id", "shard"], how="anti")["chunk_id"].to_list(),
+        "no longer in the corpus": stored.join(wanted, on=["chunk_id", "shard"], how="anti")["chunk_id"].to_list(),
         "twice": stored.filter(stored.is_duplicated())["chunk_id"].unique().to_list(),
     }
     return result(found, shards=len(stamps), remedy="Materialize retrieval_index again")

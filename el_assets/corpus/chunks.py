@@ -1,4 +1,4 @@
-"""Documents to retrieval chunks: cut at text boundaries by token count, each with its vector."""
+"""Documents to retrieval chunks: cut at text boundaries by token count, each with its text and its vector."""
 
 from collections.abc import Sequence
 
@@ -16,6 +16,11 @@ def chunks_table(documents: pl.DataFrame, spans: Sequence[Sequence[Span]]) -> pl
     Args:
         documents: `doc_id` and `text` of the usable documents.
         spans: for each document, its chunks' character spans and token counts.
+
+    Example:
+        >>> documents = pl.DataFrame({"doc_id": ["d"], "text": ["One. Two."]})
+        >>> chunks_table(documents, [[Span(0, 4, 2), Span(5, 9, 2)]])["text"].to_list()
+        ['One.', 'Two.']
     """
     rows = [
         _chunk_row(doc_id, text[span.start_char : span.end_char], span)

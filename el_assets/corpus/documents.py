@@ -83,7 +83,12 @@ def document_facts(table: pl.DataFrame) -> dict[str, object]:
 
 
 def text_hash(text: str) -> str:
-    """Hash of a text: 32 hex digits."""
+    """Hash of a text: 32 hex digits.
+
+    Example:
+        >>> text_hash("An owl")
+        '25525e40ede824688bf40ee28e04eafe'
+    """
     return blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
 
 

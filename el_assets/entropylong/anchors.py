@@ -71,7 +71,12 @@ def sample_roots(
 
 
 def threshold(entropy_nats: np.ndarray, alpha: float) -> tuple[float, float, float]:
-    """Return (μ, σ, τ = μ + ασ) of a document's token entropies [n], in nats; σ is without Bessel's correction."""
+    """Return (μ, σ, τ = μ + ασ) of a document's token entropies [n], in nats; σ is without Bessel's correction.
+
+    Example:
+        >>> threshold(np.array([1.0, 1.0, 1.0, 5.0]), alpha=1.5)
+        (2.0, 1.7320508075688772, 4.598076211353316)
+    """
     entropy = entropy_nats.astype(np.float64)
     mean, std = float(entropy.mean()), float(entropy.std())
     return mean, std, mean + alpha * std
@@ -85,6 +90,10 @@ def find_anchors(entropy_nats: np.ndarray, threshold_nats: float, *, skip: int, 
         skip: positions at the start that are never anchors.
         cap: the most anchors; of more, those with the highest entropies stay (of equal ones, the earlier position). So
             a larger α only removes anchors that a smaller one keeps. 0 keeps all.
+
+    Example:
+        >>> find_anchors(np.array([9.0, 1.0, 5.0, 6.0, 7.0]), 4.5, skip=1, cap=2).tolist()
+        [3, 4]
     """
     positions = np.flatnonzero(entropy_nats > threshold_nats)
     positions = positions[positions >= skip]

@@ -32,16 +32,16 @@ FEWEST_HUB_USES = 5
 WARN = dg.AssetCheckSeverity.WARN
 # Remedy of checks that fail only if a table was altered or the code is wrong.
 ALTERED = (
-    "The table was altered after it was written, or the code is wrong: make it anew with "
+    "The table was altered after it was written, or the code is wrong: make it again with "
     "`python -m el_assets run --force --shards SHARD`, and report it if it fails again"
 )
 WITHOUT_ROOTS = "A shard without roots gives no sequences, but its chunks are contexts for others"
-WITHOUT_SEQUENCES = "Another epsilon or sequence_tokens costs no forwards"
+WITHOUT_SEQUENCES = "Lower epsilon, or lower sequence_tokens; neither costs a forward"
 MORE_CANDIDATES = (
     "Index more documents, raise EL_NEAR_DUPLICATE_CONTAINMENT, or, with EL_RETRIEVER=full_text, set "
     "EL_FULL_TEXT_TOKENIZER to one that knows the corpus's script"
 )
-CATCH_UP = "Run the jobs build_index and build_sequences for the shard: what the table was made from has changed since"
+CATCH_UP = "Run the jobs build_index and build_sequences for the shard: the inputs of the table have changed since"
 
 
 def entropies_are_within_bounds(tables: ShardTables, shard: str) -> list[str]:
@@ -152,7 +152,7 @@ def verified_contexts_beat_random(context: dg.AssetCheckExecutionContext, settin
             "shards_checked": len(stamps),
             **{name: value for name, value in rates.facts().items() if isinstance(value, float)},
             "estimated_fdr_interval": dg.MetadataValue.json(list(rates.fdr_interval or ())),
-            "what_to_do": "Where this fails: more roots narrow the interval; a better encoder or a higher epsilon "
+            "what_to_do": "If this fails: more roots narrow the interval; a better encoder or a higher epsilon "
             "lowers the FDR",
         },
     )

@@ -31,6 +31,11 @@ class KeepRule:
         epsilon: the criterion must fall by more than this share.
         criterion: `entropy` (ΔI), `nll` (the true token's NLL) or `both` (the smaller fall of the two).
         beats_controls: the criterion must also fall by more than under any control at the same anchor.
+
+    Example:
+        >>> rule = KeepRule(epsilon=0.4, criterion="both", beats_controls=False)
+        >>> pl.DataFrame({"reduction": [0.9], "nll_reduction": [0.3]}).select(rule.value()).item()
+        0.3
     """
 
     epsilon: float

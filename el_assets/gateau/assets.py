@@ -1,4 +1,4 @@
-"""GATEAU as assets: from instruction samples to the influential subset. `steps` makes the shards."""
+"""GATEAU as assets: from instruction samples to the influential subset. `steps` makes their shards."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
 
     Samples that cannot be scored (missing roles, tool turns, empty response, a response longer than the window, exact
     copies within the shard) stay as rows with their reason. `scored_exchange` says which exchange of several is scored.
-    The embedded pool also holds where the needed passage is.
+    The embedded pool also says at which place the needed passage is.
     """
     source, model = open_instructions_of(settings), ModelChoice.long(settings)
     tokenizer = model.tokenizer()
@@ -78,8 +78,8 @@ def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
     """One row per sample: mean NLL (nats a token) of its response in a short-window and in a long-window reading.
 
     The short-window reading is the long model with its context cut, or the short model beyond its window (`hmg_form`).
-    Contexts that exceed the long window are cut by `context_cut`, and what was dropped is counted. GATEAU, "homologous
-    models' guidance".
+    Contexts that exceed the long window are cut by `context_cut`, and the dropped tokens are counted. GATEAU,
+    "homologous models' guidance".
     """
     refuse_different_tokenizers(settings)
     refuse_unwatchable(settings)
@@ -125,7 +125,7 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
 
     The pool is every registered shard for which both scores exist; metadata lists them, and each term's share in the
     final order as a rank correlation. With EL_CAM=false there is no CAS, and influence is HMP alone. Needs no model, so
-    α, the scales, and the sign and normalisation of CAS are tuned here for free.
+    α, the scales, and the sign and normalisation of CAS are tuned here without a forward.
     """
     tables = ShardTables(settings.store)
     registered = registered_shards(context.instance, instruction_shards)
@@ -187,7 +187,7 @@ def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> d
 
 
 def open_instructions_of(settings: Settings) -> InstructionSource:
-    """The instruction samples that the settings name. Raises ValueError (see open_instructions)."""
+    """Open the instruction samples that the settings name. Raises ValueError (see open_instructions)."""
     return open_instructions(
         settings.instructions,
         tokenizer=ModelChoice.long(settings).tokenizer,
@@ -267,19 +267,19 @@ def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) ->
 
 
 def influence_inputs(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> dict[str, Stamp]:
-    """Return the tables that `influence_scores` is made from."""
+    """Return the stamps of the inputs of `influence_scores`."""
     return {f"{stamp.asset}/{shard}": stamp for scores in (hmg, cam) for shard, stamp in scores.items()}
 
 
 def subset_inputs(influence: Stamp, samples: Mapping[str, Stamp]) -> dict[str, Stamp]:
-    """Return the tables that `selected_subsets` is made from: the ranking and the samples of its shards."""
+    """Return the stamps of the inputs of `selected_subsets`: the ranking and its shards' samples."""
     return {"influence_scores": influence, **{f"instruction_samples/{s}": stamp for s, stamp in samples.items()}}
 
 
 def scored_pool(
     tables: ShardTables, registered: list[str], *, with_cam: bool = True
 ) -> tuple[dict[str, Stamp], dict[str, Stamp]]:
-    """Stamps of the shards for which both scores exist, made under one setting each.
+    """Return the stamps of the shards for which both scores exist, made under one setting each.
 
     Args:
         with_cam: if false, awareness is not measured: the shards that have `hmg_scores`, and no stamps of `cam_scores`.

@@ -27,6 +27,10 @@ def importance(segment_nll_nats: np.ndarray, sign: str) -> np.ndarray:
 
     Args:
         segment_nll_nats: mean response NLL with each segment alone, [n_segments].
+
+    Example:
+        >>> importance(np.log([2.0, 8.0]), "negative_ppl").round(6).tolist()
+        [-2.0, -8.0]
     """
     perplexity = np.exp(np.minimum(segment_nll_nats.astype(np.float64), HIGHEST_NLL_NATS))
     if sign not in ("ppl", "negative_ppl"):
@@ -47,7 +51,12 @@ def contextual_awareness(
     Args:
         segment_attention: attention mass on each segment, [n_segments]; divided by the segment's tokens here.
 
-    Defined even if the cosine is not: without segments, or if one side is all zeros after normalisation, it is 0.
+    It is 0 if the cosine is undefined: without segments, or if one side is all zeros after normalisation.
+
+    Example:
+        >>> nll, attention, tokens = np.log([2.0, 4.0, 8.0]), np.array([0.1, 0.2, 0.6]), np.array([128, 128, 128])
+        >>> round(contextual_awareness(nll, attention, tokens, sign="ppl", normalisation="minmax"), 3)
+        0.992
     """
     if not len(segment_nll_nats):
         return 0.0

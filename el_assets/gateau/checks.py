@@ -139,7 +139,7 @@ def far_samples_rank_above_the_others(settings: Settings) -> dg.AssetCheckResult
         metadata={
             "samples": pool.height,
             **{f"auc_{name}": dg.MetadataValue.json(auc) for name, auc in aucs.items()},
-            "what_to_do": "Where this fails: look at hmp and cas apart, and compare the forms and scales",
+            "what_to_do": "If this fails: look at hmp and cas apart, and compare the forms and scales",
         },
     )
 

@@ -1,4 +1,4 @@
-"""The reason for which a pool has no sample to score, with the remedy; the summary and a run that stops both say it."""
+"""Reasons why a pool has no sample to score, with remedies: one answer for the summary and for a run that stops."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

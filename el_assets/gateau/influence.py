@@ -21,13 +21,13 @@ from el_resources.store.shard_tables import ShardTables
 
 @dataclass(frozen=True, kw_only=True)
 class InfluenceRule:
-    """The rule by which both terms become one score.
+    """Rule that makes one score of both terms.
 
     Attributes:
         alpha: weight of HMP; 0.8 with much short data next to the pool, 0.7 with little.
         hmp_normalisation: `Norm` of HMP, over the pool.
         perplexity: `ppl`, or `log_ppl`, which one exploding perplexity cannot rule.
-        scale: what HMP and CAS are brought to before they are added.
+        scale: the scale that HMP and CAS are brought to before they are added.
     """
 
     alpha: float
@@ -41,7 +41,13 @@ class InfluenceRule:
         return scaled(short, self.hmp_normalisation) - scaled(long, self.hmp_normalisation)
 
     def score(self, hmp: Values, cas: Values | None) -> Values:
-        """The influence of every sample of the pool; without CAS that is HMP alone."""
+        """The influence of every sample of the pool; without CAS that is HMP alone.
+
+        Example:
+            >>> rule = InfluenceRule(alpha=0.8, hmp_normalisation="none", perplexity="log_ppl", scale="rank")
+            >>> rule.score(np.array([0.1, 0.9]), np.array([0.7, 0.2])).round(2).tolist()
+            [0.2, 0.8]
+        """
         if cas is None:
             return scaled(hmp, self.scale)
         return self.alpha * scaled(hmp, self.scale) + (1 - self.alpha) * scaled(cas, self.scale)
@@ -79,7 +85,12 @@ def has_cas(tables: ShardTables) -> bool:
 
 
 def rank_correlation(left: Values, right: Values) -> float | None:
-    """Spearman's ρ; None if one side is constant or there are fewer than two values."""
+    """Spearman's ρ; None if one side is constant or there are fewer than two values.
+
+    Example:
+        >>> rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([10.0, 30.0, 20.0]))
+        0.5
+    """
     if len(left) < 2 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return None
     return float(np.corrcoef(rank(left), rank(right))[0, 1])
@@ -96,7 +107,7 @@ def shares(table: pl.DataFrame) -> dict[str, float | None]:
 
 
 def is_small_for(n_samples: int, fraction: str) -> bool:
-    """Return true if a subset is a single sample, which is more than the fraction of the pool that its name says."""
+    """Return whether a pool's subset is more than the fraction that its name says, because it is a single sample."""
     return 0 < n_samples * FRACTIONS[fraction] < 1
 
 

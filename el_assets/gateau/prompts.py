@@ -1,4 +1,4 @@
-"""The prompt that a model reads of a sample: `[BOS] context sep instruction sep response`, from token ids of the parts.
+"""Prompts made of samples: `[BOS] context sep instruction sep response`, from the token ids of its parts.
 
 The parts are tokenized by themselves and concatenated as ids, so the response's rows are known exactly and never found
 by tokenizing a prefix again. A context that does not fit is cut, by a named policy, and what was dropped is counted;
@@ -56,14 +56,13 @@ class Prompt:
 
 
 def build_prompt(parts: Parts, separator: np.ndarray, *, window: int, cut: str) -> Prompt:
-    """The sample within `window` tokens, BOS included.
+    """Return the sample within `window` tokens, BOS included.
 
     Args:
-        cut: the end at which a context that is too long loses tokens: `head` keeps the text next to the instruction,
-        `middle` keeps
-            both ends, as LongBench does.
+        cut: the part that a context loses if it is too long: `head` keeps the tokens nearest to the instruction,
+            `middle` keeps both ends, as LongBench does.
 
-    Where instructions and responses alone fill the window the context is dropped as a whole, and the sequence may
+    If instructions and responses alone fill the window, the context is dropped as a whole, and the sequence may
     exceed the window; the caller decides whether that is allowed.
     """
     rest, spans = exchanges_of(parts, separator)
@@ -79,7 +78,7 @@ def build_prompt(parts: Parts, separator: np.ndarray, *, window: int, cut: str) 
 
 
 def exchanges_of(parts: Parts, separator: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Everything after the context, and where each response is in it."""
+    """Return the tokens after the context, and the span of each response in them."""
     pieces: list[np.ndarray] = []
     spans = []
     for instruction, response in [(parts.instruction, parts.response), *parts.later]:

@@ -149,7 +149,7 @@ def spelled_control_token(sample: SourceSample, tokenizer: ModelTokenizer) -> st
 
 
 def is_current(samples: Stamp) -> bool:
-    """Return true if a shard's samples have the columns that samples are written with now."""
+    """Return whether a shard's samples have the columns that they are given now."""
     return samples.made_from.get("code_version") == RECIPES["instruction_samples"].code_version
 
 

@@ -21,7 +21,12 @@ def none(values: Values) -> Values:
 
 
 def minmax(values: Values) -> Values:
-    """Linearly to [0, 1]; equal values become 0. One extreme value squeezes all others."""
+    """Linearly to [0, 1]; equal values become 0. One extreme value squeezes all others.
+
+    Example:
+        >>> minmax(np.array([2.0, 4.0, 3.0])).tolist()
+        [0.0, 1.0, 0.5]
+    """
     span = np.ptp(values)
     return (values - values.min()) / span if span > 0 else np.zeros_like(values)
 
@@ -41,7 +46,12 @@ def zscore(values: Values) -> Values:
 
 def rank(values: Values) -> Values:
     """Mean rank among the values, from 0 to 1; ties share their mean, a single value gets 0.5. Robust to any
-    outlier."""
+    outlier.
+
+    Example:
+        >>> rank(np.array([3.0, 1.0, 900.0])).tolist()
+        [0.5, 0.0, 1.0]
+    """
     if len(values) == 1:
         return np.array([0.5])
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)

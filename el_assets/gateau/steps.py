@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleStep(ShardStep):
-    """The settings, tables and models that every step of an instruction shard uses."""
+    """Tools of every step of an instruction shard."""
 
     causal_lm: CausalLM
 

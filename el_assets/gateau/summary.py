@@ -77,7 +77,7 @@ def gateau_warnings(tables: ShardTables, pool: Sequence[str]) -> list[str]:
 
 
 def _auc_row(settings: Settings, tables: ShardTables, shards: list[str]) -> list[tuple[str, str]]:
-    """Return how far apart kinds of samples rank, if the pool knows their kinds."""
+    """Describe the ranks of far samples, if the pool knows which they are."""
     samples = tables.scan_many("instruction_samples", shards).select("shard", "sample_id", "evidence").collect()
     joined = tables.read("influence_scores").join(samples, on=["shard", "sample_id"], how="left")
     known = joined.filter(pl.col("evidence").is_not_null())

@@ -23,37 +23,37 @@ class Jobs:
             "observe_models",
             ("short_model", "long_model", "text_encoder"),
             [],
-            "Record which weights the settings name now.",
+            "Record the fingerprints of the models that the settings name, so that a changed model shows.",
         )
         self.build_index = job(
             "build_index",
             (*CORPUS_TABLES, "retrieval_index"),
             ["index"],
-            "Read shards, cut them into chunks and sync the retrieval index.",
+            "Read the chosen corpus shards, split documents into chunks, and update the retrieval index.",
         )
         self.build_sequences = job(
             "build_sequences",
             SEQUENCE_TABLES,
             ["entropylong"],
-            "EntropyLong for the chosen shards, from entropy maps to packed sequences.",
+            "Make EntropyLong's tables of the chosen corpus shards, from entropy_maps to packed_sequences.",
         )
         self.score_samples = job(
             "score_samples",
             made_under(SAMPLE_TABLES, settings),
             ["gateau"],
-            "GATEAU for the chosen instruction shards: guidance and awareness of every sample.",
+            "Make GATEAU's scores of the chosen instruction shards: guidance and awareness of every sample.",
         )
         self.select_samples = job(
             "select_samples",
             ("influence_scores", "selected_subsets"),
             [],
-            "Rank the pool by influence and write the selected subsets; needs no model.",
+            "Rank all scored samples by influence and write the selected subsets; needs no model.",
         )
         self.build_reports = job(
             "build_reports",
             ("entropylong_report", "gateau_report"),
             [],
-            "Write the HTML reports over what is in the store; needs no model.",
+            "Write the HTML reports from the tables in the store; needs no model.",
         )
 
     def named(self, name: str) -> Any:

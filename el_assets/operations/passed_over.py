@@ -18,8 +18,7 @@ def passed_over_lines(source: ShardedSource) -> list[str]:
     """A line for each reason why something in the source is no shard: how many, why, and the first names.
 
     Example:
-        >>> passed_over_lines(source)
-        ['  passed over: 2 hidden: the name begins with a dot (.ipynb_checkpoints, ._a.jsonl)']
+        `passed over: 2 hidden: the name begins with a dot (.ipynb_checkpoints, ._a.jsonl)`
     """
     return [f"  passed over: {line}" for line in lines(source.passed_over())]
 
@@ -33,8 +32,7 @@ def bad_row_lines(tables: ShardTables, table: str, shards: Sequence[str]) -> Ite
     """Yield a line for each of the first rows that cannot be read, with file and row, then how many more there are.
 
     Example:
-        >>> list(bad_row_lines(tables, "documents", ["a.jsonl"]))
-        ['a.jsonl: line 3 has 70,000,000 bytes, more than EL_LINE_MIB_MAX=64 allows']
+        `a.jsonl: line 3 has 70,000,000 bytes, more than EL_LINE_MIB_MAX=64 allows`
     """
     stamps = tables.stamps(table, shards)
     counts = {shard: _bad_rows(stamp.facts.get("set_aside", {})) for shard, stamp in stamps.items()}

@@ -71,7 +71,7 @@ def funnel(finished: FinishedShards) -> list[list[Any]]:
         [
             "candidates",
             finished.scores.height - controls,
-            f"anchor × retrieved chunk; {controls:,} random ones besides",
+            f"anchor × retrieved chunk; {controls:,} random next to them",
         ],
         ["verified contexts", finished.pairs.height, f"kept for {with_contexts:,} roots"],
         ["packed contexts", packed.get("context", 0), f"with {packed.get('root', 0):,} roots{_left_over(leftovers)}"],
@@ -140,7 +140,9 @@ def draw(finished: FinishedShards) -> dict[str, str]:
     roots_without = finished.total("entropy_maps", "rows") - finished.pairs.select("shard", "doc_id").n_unique()
     return {
         "entropy": svg(figures.entropy_histogram(_some_maps(finished)), "Token entropies of the roots"),
-        "reductions": svg(figures.retrieved_beside_random(finished.scores, epsilon), "Reductions next to random ones"),
+        "reductions": svg(
+            figures.retrieved_beside_random(finished.scores, epsilon), "Reductions of retrieved and of random chunks"
+        ),
         "similarity": svg(figures.similarity_and_reduction(finished.scores, epsilon), "Similarity and reduction"),
         "contexts": svg(figures.contexts_per_root(finished.pairs, roots_without=roots_without), "Contexts per root"),
         "throughput": svg(figures.throughput(_rates(finished)), "Tokens a second by shard"),

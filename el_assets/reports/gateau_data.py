@@ -236,8 +236,8 @@ def _evidence_segment(row: Mapping[str, Any]) -> int | None:
     if distance is None or not lengths:
         return None
     end = sum(lengths) + row["n_instruction_tokens"] - distance
-    behind = np.flatnonzero(np.cumsum(lengths) >= end)
-    return int(behind[0]) if end > 0 and len(behind) else None
+    after = np.flatnonzero(np.cumsum(lengths) >= end)
+    return int(after[0]) if end > 0 and len(after) else None
 
 
 def _segment_texts(context: str, lengths: Sequence[int], tokenizer: ModelTokenizer, cut: str) -> list[str]:

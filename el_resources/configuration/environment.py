@@ -109,7 +109,12 @@ def suggested(unknown: Collection[str], known: Collection[str]) -> Iterator[str]
 
 
 def variable_of(name: str) -> str:
-    """Return the variable of a setting: `EL_ALPHA` for `alpha`."""
+    """Return the variable of a setting: `EL_ALPHA` for `alpha`.
+
+    Example:
+        >>> variable_of("alpha")
+        'EL_ALPHA'
+    """
     return PREFIX + name.upper()
 
 
@@ -119,7 +124,12 @@ def field_of(variable: str) -> str:
 
 
 def as_env_lines(variables: Mapping[str, str]) -> list[str]:
-    """Return lines for `.env` that give these variables back, quoted if they hold more than plain characters."""
+    """Return lines for `.env` that give these variables back, quoted if they hold more than plain characters.
+
+    Example:
+        >>> as_env_lines({"EL_STORE": "my data"})
+        ["EL_STORE='my data'"]
+    """
     return [f"{name}={_quoted(value)}" for name, value in variables.items()]
 
 

@@ -13,8 +13,8 @@ environment alone, so that whoever may start a run gains nothing more:
 | an address with credentials | Dagster keeps what a launch gives, and shows it |
 | `{"env": "NAME"}` for a value | a secret variable would be shown in messages and tables |
 
-A value that equals the environment's is none that changes. Addresses show in the launchpad and in Dagster's database
-without their credentials (el_resources.addresses), and mean the environment's own.
+A value that equals the environment's is no change. Addresses are shown in the launchpad and in Dagster's database
+without their credentials (el_resources.addresses); such an address means the environment's own.
 """
 
 from collections.abc import Mapping

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-UNLIMITED = 0  # what a cap is set to when it is switched off
+UNLIMITED = 0  # a cap of this value is off
 
-# The paper's values; every addition of ours off. What it keeps: eligibility, the exclusion of own and near-duplicate
+# The paper's values; every addition of ours is off, except eligibility, the exclusion of own and near-duplicate
 # chunks, and the measurement of the controls.
 PROFILES: dict[str, dict[str, Any]] = {
     "reference": {},

@@ -1,4 +1,4 @@
-"""The promises of every source of documents or of instruction samples.
+"""Contracts of a source of documents or of instruction samples, whatever it reads from.
 
 Every source guarantees:
 - `shards()` is deterministic; its names are readable, unique and valid Dagster partition keys.

@@ -221,7 +221,7 @@ def _in_words(error: Exception) -> str:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Return true if a column of this type can hold text: bytes can, and a column of nulls holds empty texts."""
+    """Return whether a column of this type can hold text: bytes can, and a column of nulls holds empty texts."""
     if pa.types.is_dictionary(kind):
         return is_text(kind.value_type)
     return holds_bytes(kind) or pa.types.is_null(kind)

@@ -74,6 +74,10 @@ def parse_columns(text: str) -> InstructionColumns:
 
     Raises:
         ValueError: a part is not `WHAT=NAME`, or WHAT is unknown or given twice, or a role has two kinds.
+
+    Example:
+        >>> parse_columns("messages=dialog role=speaker").messages
+        ('dialog',)
     """
     given = _pairs(text)
     names = {what: (given[what],) if what in given else usual for what, usual in COLUMNS.items()}
@@ -119,6 +123,10 @@ def parse_names(text: str) -> tuple[str, ...]:
 
     Raises:
         ValueError: a name is empty or given twice.
+
+    Example:
+        >>> parse_names('topic, "source, year"')
+        ('topic', 'source, year')
     """
     if not text.strip():
         return ()
@@ -131,7 +139,12 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """Return `; did you mean 'NAME'?` if one of the known names is near, else an empty text."""
+    """Return `; did you mean 'NAME'?` if one of the known names is near, else an empty text.
+
+    Example:
+        >>> nearest("mesages", ["messages", "role"])
+        "; did you mean 'messages'?"
+    """
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -32,6 +32,10 @@ def open_corpus(
         hub_endpoint: address of the Hugging Face hub or a mirror (EL_HUB_ENDPOINT); empty means the library's own.
         counter: counter of tokens; needed if a source has a budget of tokens.
         limits: the longest rows that are read; None for the defaults.
+
+    Example:
+        >>> len(open_corpus("python-docs:").shards()) > 0
+        True
     """
     if not is_mixture(uri):
         return _open_source(uri, text_column, hub_endpoint, limits)

@@ -166,16 +166,16 @@ class PythonDocsQuestions:
 
     def _sample(self, index: int, kind: str) -> SourceSample:
         question, sizes = self._pool.questions[index]
-        n_context, n_behind = self._place(index, kind)
+        n_context, n_after = self._place(index, kind)
         others = [excerpt for excerpt in self._pool.excerpts if top_package(excerpt.source) != question.package]
         random.Random(f"{SEED} {question.name}").shuffle(others)
-        ahead, behind = others[::-1], others
+        before, after = others[::-1], others
         if kind != "absent":
-            ahead = [self._windows.end_of(question.module, question.before, self._excerpt_tokens), *ahead]
-            behind = [self._windows.start_of(question.module, question.after, self._excerpt_tokens), *behind]
+            before = [self._windows.end_of(question.module, question.before, self._excerpt_tokens), *before]
+            after = [self._windows.start_of(question.module, question.after, self._excerpt_tokens), *after]
         passage = question.passage if kind != "absent" else ""
-        context, n_behind = self._windows.around(passage, ahead, behind, n_tokens=n_context, n_behind=n_behind)
-        distance = n_behind + sizes.instruction if kind != "absent" else None
+        context, n_after = self._windows.around(passage, before, after, n_tokens=n_context, n_after=n_after)
+        distance = n_after + sizes.instruction if kind != "absent" else None
         assert (kind == "far") == (distance is not None and distance >= self.short_window)
         return SourceSample(
             source_id=f"{kind}-{index:03d}-{question.name}",

@@ -9,8 +9,9 @@ Guarantees:
   is one.
 - A file that cannot be opened stays a shard, which fails alone. Its fingerprint says what is wrong with it.
 - The listing is taken once per object, at first use; open the source again to see files that came later.
-- A fingerprint is the hash of a file's bytes, remembered while its size and times stay the same; in an object store it
-  is the entity tag, which the store makes anew whenever an object is written, so that nothing is downloaded to compare.
+- A fingerprint is the hash of a file's bytes, remembered as long as its size and times do not change; in an object
+  store it is the entity tag, which the store makes anew whenever an object is written, so that nothing is downloaded to
+  compare.
 
 Bytes are reached through fsspec: a path on this machine, or an address of any scheme that fsspec knows
 (`parquet:s3://bucket/prefix/*.parquet`, `jsonl:gs://…`); el_resources.store.object_stores says where credentials come
@@ -41,7 +42,7 @@ from el_resources.store.object_stores import is_remote, is_s3, open_filesystem, 
 
 # Dagster refuses control characters and "..." in partition keys; the surrogates are a name's bytes that are not UTF-8.
 NOT_IN_SHARD_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff%]|\.(?=\.\.)")
-# Where file systems keep the hash or tag of what a file holds: S3, Google Cloud Storage, Azure.
+# Keys under which file systems list the hash or tag of a file's bytes: S3, Google Cloud Storage, Azure.
 ENTITY_TAGS = ("ETag", "md5Hash", "content_md5", "etag")
 
 
@@ -95,7 +96,7 @@ class ShardFiles(ABC):
         return fault_of_a_file(self.filesystem, self.root, error) if self.root else None
 
     def origin(self, shard: str) -> dict[str, str]:
-        """Return the origin that a table records of a shard."""
+        """Return the origin of a shard that its table records."""
         return {"source": self.uri, "file": without_secrets(self.path(shard))}
 
     @property
@@ -126,7 +127,7 @@ class ShardFiles(ABC):
 
     @abstractmethod
     def content_digest(self, path: str) -> str:
-        """Return a digest that changes whenever the file's bytes do."""
+        """Return the fingerprint of the file's bytes: it changes whenever they do."""
 
     @abstractmethod
     def place_faults(self) -> AbstractContextManager[None]:
@@ -193,7 +194,7 @@ _LOCAL_DIGESTS: dict[tuple[str, str], str] = {}
 
 
 class FileDigests:
-    """Hashes of files' bytes, remembered while size and times stay the same; an entity tag if the store has one."""
+    """Hashes of files' bytes, kept while size and times do not change; the entity tag if the store has one."""
 
     def __init__(self) -> None:
         self._remote: dict[tuple[str, str], str] = {}
@@ -202,7 +203,7 @@ class FileDigests:
         """A file's digest.
 
         Args:
-            listed: what a listing said of the file. Where it has the tag, no request is made; a file that changed
+            listed: what a listing said of the file. If it has the tag, no request is made; a file that changed
                 since is read under its old tag, so that the next listing finds it changed.
         """
         if not isinstance(filesystem, LocalFileSystem):

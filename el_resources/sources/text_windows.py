@@ -58,23 +58,23 @@ class TextWindows:
         return self._excerpt(source, blocks[: self._n_fitting(blocks, n_tokens)][::-1])
 
     def around(
-        self, passage: str, ahead: Sequence[Excerpt], behind: Sequence[Excerpt], *, n_tokens: int, n_behind: int
+        self, passage: str, before: Sequence[Excerpt], after: Sequence[Excerpt], *, n_tokens: int, n_after: int
     ) -> tuple[str, int]:
         """Return a window around a passage, which may be empty.
 
         Args:
-            ahead: texts before the passage, the nearest first.
-            behind: texts after the passage, the nearest first.
+            before: texts before the passage, the nearest first.
+            after: texts after the passage, the nearest first.
             n_tokens: length of the window.
-            n_behind: wanted number of tokens between the end of the passage and the end of the window.
+            n_after: wanted number of tokens between the end of the passage and the end of the window.
 
         Returns:
             The window, and the number of tokens after the passage, those of the joint included.
         """
-        tail = self._filled(behind, n_behind, self._head, lambda texts: BLANK_LINE.join(["", *texts]), fixed="")
+        tail = self._filled(after, n_after, self._head, lambda texts: BLANK_LINE.join(["", *texts]), fixed="")
         core = (passage + tail).strip("\n")
         window = self._filled(
-            ahead, n_tokens, self._tail, lambda texts: BLANK_LINE.join(filter(None, [*texts[::-1], core])), fixed=core
+            before, n_tokens, self._tail, lambda texts: BLANK_LINE.join(filter(None, [*texts[::-1], core])), fixed=core
         )
         return window, self.count(tail)
 

@@ -26,7 +26,12 @@ _WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W{UNSPACED}]+")
 
 
 def shingles(text: str) -> frozenset[tuple[str, ...]]:
-    """Return the text's runs of five words, case folded; a shorter text is one shingle, a text without words none."""
+    """Return the text's runs of five words, case folded; a shorter text is one shingle, a text without words none.
+
+    Example:
+        >>> sorted(shingles("One two three four five six"))
+        [('one', 'two', 'three', 'four', 'five'), ('two', 'three', 'four', 'five', 'six')]
+    """
     words = _WORD.findall(text.casefold())
     if len(words) < SHINGLE_WORDS:
         return frozenset({tuple(words)} if words else ())
@@ -34,5 +39,10 @@ def shingles(text: str) -> frozenset[tuple[str, ...]]:
 
 
 def containment(chunk: frozenset[tuple[str, ...]], root: frozenset[tuple[str, ...]]) -> float:
-    """Return the share of the chunk's shingles that are in the root; 0 for a chunk without words."""
+    """Return the share of the chunk's shingles that are in the root; 0 for a chunk without words.
+
+    Example:
+        >>> containment(shingles("a b c d e f"), shingles("a b c d e"))
+        0.5
+    """
     return len(chunk & root) / len(chunk) if chunk else 0.0

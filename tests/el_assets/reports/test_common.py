@@ -92,7 +92,7 @@ def test_what_a_table_was_made_under_is_explained() -> None:
     assert settings_rows([Stamp(asset="a", partition="p", recipe="r", settings=made_under)]) == [
         ["encoder", '"6da1"', "Fingerprint of the retrieval encoder."],
         ["of_an_older_version", "1", ""],
-        ["seed", "0", "Seeds root sampling, controls and shuffles. At least 0."],
+        ["seed", "0", "Seed of root sampling, controls and shuffles; another seed draws other roots. At least 0."],
         ["window", '"4096"', "Tokens that `scorer` reads at once."],
     ]
     assert set(ROLES) == {role for recipe in RECIPES.values() for role in recipe.models}

@@ -31,30 +31,30 @@ def test_an_excerpt_is_whole_blocks_from_either_end() -> None:
 
 
 def test_a_window_reads_on_from_text_to_text_around_its_passage() -> None:
-    ahead = [excerpt("the nearest text ahead"), excerpt("a text - - - - further ahead")]
-    behind = [excerpt("the nearest text behind"), excerpt("a text that is further behind")]
-    n_behind = windows().count("\n\nthe nearest text behind\n\na text")
-    core = "PASSAGE\n\nthe nearest text behind\n\na text"
-    n_tokens = windows().count(f"- - further ahead\n\nthe nearest text ahead\n\n{core}")
-    window = windows().around("PASSAGE", ahead, behind, n_tokens=n_tokens, n_behind=n_behind)
-    assert window == (f"- - further ahead\n\nthe nearest text ahead\n\n{core}", n_behind)
+    before = [excerpt("the nearest text before"), excerpt("a text - - - - further before")]
+    after = [excerpt("the nearest text after"), excerpt("a text that is further after")]
+    n_after = windows().count("\n\nthe nearest text after\n\na text")
+    core = "PASSAGE\n\nthe nearest text after\n\na text"
+    n_tokens = windows().count(f"- - further before\n\nthe nearest text before\n\n{core}")
+    window = windows().around("PASSAGE", before, after, n_tokens=n_tokens, n_after=n_after)
+    assert window == (f"- - further before\n\nthe nearest text before\n\n{core}", n_after)
 
 
 def test_a_passage_at_the_end_and_none_at_all() -> None:
     texts = [excerpt("word " * 50)]
-    window, n_behind = windows().around("PASSAGE", texts, texts, n_tokens=20, n_behind=0)
+    window, n_after = windows().around("PASSAGE", texts, texts, n_tokens=20, n_after=0)
     assert window.endswith("word \n\nPASSAGE")
-    assert n_behind == 0
-    window, n_behind = windows().around("", texts, texts, n_tokens=20, n_behind=9)
+    assert n_after == 0
+    window, n_after = windows().around("", texts, texts, n_tokens=20, n_after=9)
     assert set(window.split()) == {"word"}
-    assert 0 < n_behind <= 9
-    window, _ = windows().around("", texts, texts, n_tokens=20, n_behind=0)
+    assert 0 < n_after <= 9
+    window, _ = windows().around("", texts, texts, n_tokens=20, n_after=0)
     assert not window.endswith("\n")
 
 
 def test_too_little_text_is_an_error() -> None:
     with pytest.raises(ValueError, match="too little for a context of 50 tokens; use a shorter window"):
-        windows().around("PASSAGE", [excerpt("short")], [excerpt("short")], n_tokens=60, n_behind=50)
+        windows().around("PASSAGE", [excerpt("short")], [excerpt("short")], n_tokens=60, n_after=50)
 
 
 words = st.text("ab=_ \n.é\U0001f600", min_size=1, max_size=12)
@@ -63,11 +63,11 @@ passages = words.map(str.strip).filter(bool)
 
 @settings(deadline=None)  # tokenizes, on machines of any load
 @given(passages, st.lists(words, min_size=1, max_size=30), st.integers(0, 60), st.integers(80, 200))
-def test_windows_are_as_long_as_asked(passage: str, pieces: list[str], n_behind: int, n_tokens: int) -> None:
+def test_windows_are_as_long_as_asked(passage: str, pieces: list[str], wanted: int, n_tokens: int) -> None:
     texts = [excerpt(piece) for piece in pieces]
     # Enough of it for any window.
     texts += [excerpt("filler text, " * 99)]
-    window, n_after = windows().around(passage, texts, texts, n_tokens=n_tokens, n_behind=n_behind)
+    window, n_after = windows().around(passage, texts, texts, n_tokens=n_tokens, n_after=wanted)
     assert passage in window
     assert abs(windows().count(window) - n_tokens) <= 8
-    assert abs(n_after - n_behind) <= 8
+    assert abs(n_after - wanted) <= 8

@@ -1,0 +1,1 @@
+"""Fields of the settings, by stage: each module holds one group, and `Settings` joins them."""
