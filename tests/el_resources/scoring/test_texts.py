@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from el_assets.entropylong.tables import CONTEXT_SCORES
 from el_assets.entropylong.verification import with_reductions
 from el_assets.gateau.texts import awareness, guidance
-from el_assets.tables.schemas import CONTEXT_SCORES
 from el_resources.models.model_files import REFERENCE_FOLDER
 from el_resources.scoring.texts import TextScorer
 from tests.el_resources.scoring.oracle import plain_scores
