@@ -5,33 +5,20 @@ definitions load.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import dagster as dg
 
 from el_assets.parts import FRACTIONS
 from el_resources.listed_names import listed
+from el_resources.sources.contracts import ShardedSource
 from el_resources.sources.shard_files import still_there
 
 HOW_TO_REGISTER = "`python -m el_assets register` registers them, and so does `run`, which makes their tables"
 corpus_shards = dg.DynamicPartitionsDefinition(name="corpus_shards")
 instruction_shards = dg.DynamicPartitionsDefinition(name="instruction_shards")
 selected_fractions = dg.StaticPartitionsDefinition(list(FRACTIONS))
-
-
-class ShardedSource(Protocol):
-    """A corpus or a pool of instruction samples."""
-
-    @property
-    def uri(self) -> str: ...
-
-    def shards(self) -> list[str]: ...
-
-    def shard_fingerprint(self, shard: str) -> str: ...
-
-    def passed_over(self) -> Mapping[str, str]: ...
 
 
 def registered_shards(

@@ -14,10 +14,11 @@ from el_assets.entropylong.state import CorpusRules
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.gateau.state import PoolRules
 from el_assets.operations.staleness import Inventory, Rules
-from el_assets.partitions import ShardedSource, corpus_shards, instruction_shards, registered_shards, selected_fractions
+from el_assets.partitions import corpus_shards, instruction_shards, registered_shards, selected_fractions
 from el_resources.addresses import without_secrets
 from el_resources.configuration.environment import variable_of
 from el_resources.settings import Settings
+from el_resources.sources.contracts import ShardedSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from el_assets.operations.removal import Departures
 from el_assets.operations.run_needs import launches_on_ray
 from el_assets.operations.schedules import range_tags
 from el_assets.operations.status import in_words, made_again, status_of
-from el_assets.partitions import ShardedSource, contiguous_ranges, register_shards, registered_shards
+from el_assets.partitions import contiguous_ranges, register_shards, registered_shards
 from el_assets.parts import FRACTIONS, PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.sources import KINDS
@@ -42,6 +42,7 @@ from el_resources.configuration.environment import Environment, field_of
 from el_resources.configuration.launching import shown_at_launch
 from el_resources.listed_names import listed
 from el_resources.settings import Settings
+from el_resources.sources.contracts import ShardedSource
 from el_resources.store.shard_tables import KnownStamps
 
 # Assets of the parts that `status` tells of.

@@ -14,10 +14,11 @@ import dagster as dg
 from el_assets.operations.schedules import UNDER_WAY
 from el_assets.operations.sensors import Changes, cursor_of, find_changes, listing
 from el_assets.operations.status_checks import STATUS_CHECKS, StatusCheck, cannot_look
-from el_assets.partitions import ShardedSource, registered_shards
+from el_assets.partitions import registered_shards
 from el_assets.sources import KINDS
 from el_assets.tables.shown_versions import VERSIONED, shown_version
 from el_resources.settings import Settings
+from el_resources.sources.contracts import ShardedSource
 from el_resources.store.stamps import digest
 
 SHARDS_LISTED = 50

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
-from el_assets.partitions import ShardedSource
 from el_resources.sources.bad_rows import BAD_ROW_REASONS
+from el_resources.sources.contracts import ShardedSource
 from el_resources.sources.not_shards import lines
 from el_resources.store.shard_tables import ShardTables
 

@@ -20,10 +20,11 @@ import dagster as dg
 
 from el_assets.operations.removal import Departures, removal_of, remove_shards
 from el_assets.operations.schedules import UNDER_WAY
-from el_assets.partitions import ShardedSource, registered_shards
+from el_assets.partitions import registered_shards
 from el_assets.sources import KINDS, Kind
 from el_resources.listed_names import listed
 from el_resources.settings import Settings
+from el_resources.sources.contracts import ShardedSource
 from el_resources.sources.shard_files import still_there
 
 # Bytes of the hashes of a shard's name and content in a cursor, which every tick stores again.

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from el_assets.catalogue import RECIPES
-from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
+from el_assets.partitions import HOW_TO_REGISTER
 from el_assets.tables.description import Recipe
 from el_assets.tables.recipes import SCORED_TEXTS, Cookbook, still_follows
 from el_resources.settings import Settings
+from el_resources.sources.contracts import ShardedSource
 from el_resources.store.shard_tables import UNPARTITIONED, KnownStamps, Stamp
 
 State = Literal["done", "missing", "stale"]

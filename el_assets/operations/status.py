@@ -8,10 +8,11 @@ from typing import Any
 import dagster as dg
 
 from el_assets.operations.staleness import Finding, Inventory
-from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
+from el_assets.partitions import HOW_TO_REGISTER
 from el_assets.sources import KINDS, Kind
 from el_resources.listed_names import NAMES_SHOWN, listed
 from el_resources.settings import Settings
+from el_resources.sources.contracts import ShardedSource
 from el_resources.store.shard_tables import UNPARTITIONED
 
 

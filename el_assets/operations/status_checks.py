@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import dagster as dg
 
 from el_assets.operations.status import SourceStatus, problems, status_of
-from el_assets.partitions import HOW_TO_REGISTER, ShardedSource
+from el_assets.partitions import HOW_TO_REGISTER
 from el_assets.sources import KINDS, Kind
 from el_resources.listed_names import listed
 from el_resources.settings import Settings
+from el_resources.sources.contracts import ShardedSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,35 +113,8 @@ class SourceSample:
         return self.original or json.dumps(texts, ensure_ascii=False)
 
 
-class CorpusSource(Protocol):
-    """A corpus that is divided into shards."""
-
-    @property
-    def uri(self) -> str: ...
-
-    def shards(self) -> list[str]:
-        """Return the names of the shards, which are partition keys."""
-        ...
-
-    def passed_over(self) -> Mapping[str, str]:
-        """Return the reasons of the listed files that are no shards (hidden, pointers, …), by path."""
-        ...
-
-    def shard_fingerprint(self, shard: str) -> str:
-        """Return a hash of the shard's content and of everything that decides how it is read."""
-        ...
-
-    def origin(self, shard: str) -> Mapping[str, str]:
-        """Return the shard's origin, to be recorded: `source`, its URI, and `file` and `revision` if it has them."""
-        ...
-
-    def documents(self, shard: str) -> Iterator[SourceDocument]:
-        """Yield the shard's documents in stored order; raise CorruptShardError if its bytes are not of its format."""
-        ...
-
-
-class InstructionSource(Protocol):
-    """A pool of samples that is divided into shards."""
+class ShardedSource(Protocol):
+    """A corpus or a pool of samples, divided into shards."""
 
     @property
     def uri(self) -> str: ...
@@ -161,6 +134,18 @@ class InstructionSource(Protocol):
     def origin(self, shard: str) -> Mapping[str, str]:
         """Return the shard's origin, to be recorded: `source`, its URI, and `file` and `revision` if it has them."""
         ...
+
+
+class CorpusSource(ShardedSource, Protocol):
+    """A source of documents."""
+
+    def documents(self, shard: str) -> Iterator[SourceDocument]:
+        """Yield the shard's documents in stored order; raise CorruptShardError if its bytes are not of its format."""
+        ...
+
+
+class InstructionSource(ShardedSource, Protocol):
+    """A source of instruction samples."""
 
     def samples(self, shard: str) -> Iterator[SourceSample]:
         """Yield the shard's samples in stored order; raise CorruptShardError if its bytes are not of its format."""
