@@ -32,8 +32,8 @@ class Kind:
         rules: makes the rules on the state of its tables.
         shard_tables: the tables that are made for each shard, in the graph's order.
         side_tables: tables that are written together with one of those.
-        whole: assets that are made of all shards together, with the partitions of each, and the table after which
-            `status` lists it.
+        whole: assets that are made of all shards together, with the partitions of each.
+        order: the tables of shards and the assets over them, as `status` lists them.
         called: its words in the descriptions of sensors.
         described: the words for its external asset, `source_NAME`.
         ends_with: the asset that ends its part of the graph.
@@ -46,7 +46,8 @@ class Kind:
     rules: Callable[[Inventory], Rules]
     shard_tables: tuple[str, ...]
     side_tables: tuple[str, ...] = ()
-    whole: Mapping[str, tuple[dg.PartitionsDefinition | None, str]]
+    whole: Mapping[str, dg.PartitionsDefinition | None]
+    order: tuple[str, ...]
     called: str
     described: str
     ends_with: str
@@ -108,7 +109,8 @@ KINDS = {
             rules=CorpusRules,
             shard_tables=(*CORPUS_TABLES, *SEQUENCE_TABLES),
             side_tables=("packing_leftovers",),
-            whole={"retrieval_index": (None, CORPUS_TABLES[-1])},
+            whole={"retrieval_index": None},
+            order=(*CORPUS_TABLES, "retrieval_index", *SEQUENCE_TABLES),
             called="the corpus",
             ends_with="packed_sequences",
             check="every_shard_is_current",
@@ -123,10 +125,8 @@ KINDS = {
             open_source=open_instructions_of,
             rules=PoolRules,
             shard_tables=SAMPLE_TABLES,
-            whole={
-                "influence_scores": (None, SAMPLE_TABLES[-1]),
-                "selected_subsets": (selected_fractions, SAMPLE_TABLES[-1]),
-            },
+            whole={"influence_scores": None, "selected_subsets": selected_fractions},
+            order=(*SAMPLE_TABLES, "influence_scores", "selected_subsets"),
             called="the pool of instruction samples",
             ends_with="selected_subsets",
             check="the_selection_is_current",

@@ -8,7 +8,7 @@ import polars as pl
 from el_assets.corpus.assets import context_store, index_tag
 from el_assets.operations.staleness import DONE, MISSING, UNREGISTERED, Finding, Inventory, n_shards, waits_for
 from el_resources.store.pinned_index import PinnedIndex
-from el_resources.store.shard_tables import Stamp
+from el_resources.store.stamps import Stamp
 
 
 class IndexState:

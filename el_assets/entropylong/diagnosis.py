@@ -9,7 +9,8 @@ from typing import Any
 
 from el_assets.catalogue import SEQUENCE_TABLES
 from el_assets.tables.finite import OTHER_DTYPE
-from el_resources.store.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 
 Facts = Mapping[str, Any]
 TABLES_LOOKED_AT = ("documents", *SEQUENCE_TABLES)

@@ -3,7 +3,7 @@
 from el_assets.corpus.index_state import IndexState
 from el_assets.entropylong.candidate_search import lost_candidates
 from el_assets.operations.staleness import Finding, Inventory
-from el_resources.store.shard_tables import Stamp
+from el_resources.store.stamps import Stamp
 
 
 class CorpusRules:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from el_assets.entropylong.tables import CONTEXT_SCORES
-from el_resources.store.shard_tables import digest
+from el_resources.store.stamps import digest
 
 # Units whose tokens are held at once; enough to fill many batches of similar lengths.
 UNITS_PER_BLOCK = 4096

@@ -3,7 +3,7 @@
 from el_assets.catalogue import SAMPLE_TABLES, made_under
 from el_assets.gateau.assets import influence_inputs, scored_pool, subset_inputs
 from el_assets.operations.staleness import UNREGISTERED, Finding, Inventory, waits_for
-from el_resources.store.shard_tables import Stamp
+from el_resources.store.stamps import Stamp
 
 
 class PoolRules:
@@ -49,13 +49,11 @@ class PoolRules:
 
     def _subset(self, fraction: str) -> Finding:
         """Return the state of a partition of `selected_subsets`."""
-        stored, influence = (
-            self._tables.stamp("selected_subsets", fraction),
-            self._tables.stamp("influence_scores"),
-        )
+        stored = self._tables.stamp("selected_subsets", fraction)
+        influence = self._tables.stamp("influence_scores")
         if stored is None:
             return self._inventory.missing("selected_subsets", fraction)
-        waits = waits_for([("influence_scores", self._influence())])
+        waits = waits_for([("influence_scores", self._inventory.over_shards("influence_scores"))])
         inputs: dict[str, Stamp] = {}
         if influence is not None:
             samples = self._tables.stamps("instruction_samples", influence.facts["shards"])

@@ -15,7 +15,8 @@ from el_assets.tables.description import Recipe
 from el_assets.tables.recipes import SCORED_TEXTS, Cookbook, still_follows
 from el_resources.settings import Settings
 from el_resources.sources.contracts import ShardedSource
-from el_resources.store.shard_tables import UNPARTITIONED, KnownStamps, Stamp
+from el_resources.store.shard_tables import UNPARTITIONED, KnownStamps
+from el_resources.store.stamps import Stamp
 
 State = Literal["done", "missing", "stale"]
 
@@ -125,7 +126,10 @@ class Inventory:
 
     def over_shards(self, asset: str, partition: str = UNPARTITIONED) -> Finding:
         """Return the state of an asset that is made of all shards together."""
-        return self.rules.over_shards(asset, partition)
+        key = (asset, partition)
+        if key not in self._found:
+            self._found[key] = self.rules.over_shards(asset, partition)
+        return self._found[key]
 
     def against(self, stored: Stamp, inputs: Mapping[str, Stamp], waits: tuple[str, ...]) -> Finding:
         """Return the state of a stored table whose inputs are given; `waits` are those that are not done."""

@@ -108,16 +108,12 @@ def status_of(
         verify: read every table and compare it with its digest.
     """
     inventory = kind.inventory(instance, settings, source, verify=verify)
-    assets: list[AssetStatus] = []
-    for table in kind.made_under(settings):
-        assets += _by_shard(inventory, [table])
-    for name, (partitions, after) in kind.whole.items():
+    assets = _by_shard(inventory, kind.made_under(settings))
+    for name, partitions in kind.whole.items():
         keys = partitions.get_partition_keys() if partitions else [UNPARTITIONED]
         chosen = [key for key in keys if not partitions or subsets is None or key in subsets]
-        whole = AssetStatus.of(name, ((key, inventory.over_shards(name, key)) for key in chosen))
-        places = [number for number, one in enumerate(assets) if one.asset == after or one.asset in kind.whole]
-        assets.insert(places[-1] + 1 if places else len(assets), whole)
-    return _status(kind.uri(settings), inventory, assets)
+        assets.append(AssetStatus.of(name, ((key, inventory.over_shards(name, key)) for key in chosen)))
+    return _status(kind.uri(settings), inventory, sorted(assets, key=lambda one: kind.order.index(one.asset)))
 
 
 def _by_shard(inventory: Inventory, tables: Sequence[str]) -> list[AssetStatus]:

@@ -9,7 +9,8 @@ import polars as pl
 from el_assets.catalogue import SEQUENCE_TABLES
 from el_assets.entropylong.selection import KeepRule, over_shards
 from el_assets.reports.common import refuse_torn_chain
-from el_resources.store.shard_tables import MissingTableError, ShardTables, Stamp, refuse_mixed_settings
+from el_resources.store.shard_tables import MissingTableError, ShardTables
+from el_resources.store.stamps import Stamp, refuse_mixed_settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,16 @@ it: a newer index does not make finished shards stale (see el_resources.store.st
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from el_assets.catalogue import RECIPES, SETTINGS_WITHOUT_RECIPE
 from el_assets.tables.description import ROLE_SETTINGS, Drafted
 from el_assets.tables.model_roles import ModelRoles
 from el_resources.settings import Settings
 from el_resources.sources.bad_rows import BAD_ROW_REASONS, most_bad_rows
-from el_resources.store.shard_tables import ShardTables, Stamp, digest
+from el_resources.sources.contracts import ShardedSource
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp, digest
 
 # Settings that change where, how fast and whether a table is made, and never what is in it. Sources enter by the
 # fingerprint of the shard.
@@ -56,12 +58,6 @@ SCORED_TEXTS = "scored_texts"
 OUTLIVED_AS = "outlived_as"
 
 
-class FingerprintedSource(Protocol):
-    """A corpus or a pool of instruction samples."""
-
-    def shard_fingerprint(self, shard: str) -> str: ...
-
-
 class Cookbook:
     """Recipes under one run's settings; model fingerprints are computed once (el_assets.tables.model_roles).
 
@@ -69,7 +65,7 @@ class Cookbook:
         source: what the first table of the chain is read from; the other tables need none.
     """
 
-    def __init__(self, settings: Settings, tables: ShardTables, source: FingerprintedSource | None = None) -> None:
+    def __init__(self, settings: Settings, tables: ShardTables, source: ShardedSource | None = None) -> None:
         self.settings = settings
         self.tables = tables
         self.source = source

@@ -15,6 +15,7 @@ well, so that the newest materialization shows them; if it spans many, skipping 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -25,12 +26,13 @@ from el_assets.catalogue import RECIPES
 from el_assets.plots.shown import shown
 from el_assets.tables.failures import shard_named
 from el_assets.tables.metadata import table_metadata
-from el_assets.tables.recipes import OUTLIVED_AS, Cookbook, FingerprintedSource, still_follows
+from el_assets.tables.recipes import OUTLIVED_AS, Cookbook, still_follows
 from el_assets.tables.schemas import conform
 from el_assets.tables.shown_versions import shown_version
 from el_resources.settings import Settings, all_settings
-from el_resources.sources.contracts import CorruptShardError
-from el_resources.store.shard_tables import UNPARTITIONED, ShardTables, Stamp, digest
+from el_resources.sources.contracts import CorruptShardError, ShardedSource
+from el_resources.store.shard_tables import UNPARTITIONED, ShardTables
+from el_resources.store.stamps import Stamp, digest
 
 # Shards up to which a run shows what it skips, and how large such a table may be.
 FEW_SHARDS = 8
@@ -66,7 +68,7 @@ def materialize_shards(
     make: Callable[[str], Made],
     *,
     still_valid: Callable[[str], bool] = lambda shard: True,
-    source: FingerprintedSource | None = None,
+    source: ShardedSource | None = None,
     inputs: Mapping[str, Stamp] | None = None,
     why_empty: Callable[[Stamp], str] = lambda stamp: "nothing that it is made from is left",
 ) -> dg.MaterializeResult:
@@ -92,20 +94,7 @@ def materialize_shards(
     if partitioned:
         context.log.info(f"{asset}: {len(shards)} shards, {shards[0]} to {shards[-1]}")
 
-    def draft(shard: str) -> _Task:
-        with shard_named(shard):
-            stored = tables.stamp(asset, shard)
-            if stored is None and (damage := tables.damage(asset, shard)):
-                context.log.warning(f"{asset} of {shard!r} is made again: {damage}")
-            new = cookbook.draft(asset, shard, inputs, stored)
-            follows = stored is not None and still_follows(stored, new, all_settings(settings))
-            kept = follows and not settings.force and still_valid(shard)
-            if kept:
-                return _Task(new, stored, kept=True)
-            # A stored table is judged by the dtype that it was made in, a new one is made in this machine's.
-            is_renamed = stored is not None and not settings.force and cookbook.takes_over(stored)
-            return _Task(cookbook.draft(asset, shard, inputs), stored, kept=False, renamed=is_renamed)
-
+    draft = partial(_drafted, context, cookbook, inputs=inputs, still_valid=still_valid)
     maker = _Maker(make, why_empty, may_empty=settings.replace_by_empty)
     fingerprints: dict[str, str] = {}
     withheld: dict[str, str] = {}
@@ -186,6 +175,29 @@ class _Maker:
     make: Callable[[str], Made]
     why_empty: Callable[[Stamp], str]
     may_empty: bool
+
+
+def _drafted(
+    context: dg.AssetExecutionContext,
+    cookbook: Cookbook,
+    shard: str,
+    *,
+    inputs: Mapping[str, Stamp] | None,
+    still_valid: Callable[[str], bool],
+) -> _Task:
+    """Return a shard's next stamp with its stored table, and whether that is kept; an error names the shard."""
+    asset, settings = context.asset_key.to_user_string(), cookbook.settings
+    with shard_named(shard):
+        stored = cookbook.tables.stamp(asset, shard)
+        if stored is None and (damage := cookbook.tables.damage(asset, shard)):
+            context.log.warning(f"{asset} of {shard!r} is made again: {damage}")
+        new = cookbook.draft(asset, shard, inputs, stored)
+        follows = stored is not None and still_follows(stored, new, all_settings(settings))
+        if follows and not settings.force and still_valid(shard):
+            return _Task(new, stored, kept=True)
+        # A stored table is judged by the dtype that it was made in, a new one is made in this machine's.
+        is_renamed = stored is not None and not settings.force and cookbook.takes_over(stored)
+        return _Task(cookbook.draft(asset, shard, inputs), stored, kept=False, renamed=is_renamed)
 
 
 def _outcome(tables: ShardTables, maker: _Maker, task: _Task) -> _Outcome:

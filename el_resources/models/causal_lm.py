@@ -111,6 +111,20 @@ class ModelChoice:
         with naming(self.variable):
             return model_window(self.folder(), self.window_tokens or None)
 
+    def open_engine(self, *, window: int | None = None, rope_scaling: RopeScaling = "none") -> "ScoringEngine":
+        """Load the model; arguments as in `CausalLM.engine`."""
+        from el_resources.scoring.engine import ScoringEngine
+
+        return ScoringEngine.from_folder(
+            self.folder(),
+            bos_id=self.tokenizer().bos_id,
+            dtype=self.weights_dtype(),
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+            window=window or self.window_tokens or None,
+            rope_scaling=rope_scaling,
+        )
+
     def place(self) -> Place:
         """Return the kind of device that this machine reads the model on; torch is asked if the device is `auto`."""
         if self.device != "auto":
@@ -250,19 +264,9 @@ class CausalLM(dg.ConfigurableResource):
         if key not in self._engines:
             from transformers.utils import logging as transformers_logging
 
-            from el_resources.scoring.engine import ScoringEngine
-
             transformers_logging.disable_progress_bar()  # its loading bar would appear between ours
             with naming(choice.variable):
-                self._engines[key] = ScoringEngine.from_folder(
-                    choice.folder(),
-                    bos_id=choice.tokenizer().bos_id,
-                    dtype=choice.weights_dtype(),
-                    device=choice.device,
-                    trust_remote_code=choice.trust_remote_code,
-                    window=window or choice.window_tokens or None,
-                    rope_scaling=rope_scaling,
-                )
+                self._engines[key] = choice.open_engine(window=window, rope_scaling=rope_scaling)
         return self._engines[key]
 
     @contextmanager

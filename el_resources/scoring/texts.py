@@ -92,16 +92,7 @@ class TextScorer:
     @classmethod
     def of_choice(cls, choice: "ModelChoice", *, separator: str = SEPARATOR) -> Self:
         """Load the model that the settings name, such as `ModelChoice.long(settings)`."""
-        tokenizer = choice.tokenizer()
-        engine = ScoringEngine.from_folder(
-            choice.folder(),
-            bos_id=tokenizer.bos_id,
-            dtype=choice.weights_dtype(),
-            device=choice.device,
-            trust_remote_code=choice.trust_remote_code,
-            window=choice.window_tokens or None,
-        )
-        return cls(engine, tokenizer, separator=separator)
+        return cls(choice.open_engine(), choice.tokenizer(), separator=separator)
 
     def entropy(self, text: str) -> TextEntropy:
         """Score every token of a text."""

@@ -14,7 +14,8 @@ import pytest
 
 from el_assets.__main__ import main
 from el_assets.catalogue import RECIPES
-from el_resources.store.shard_tables import ShardTables, Stamp
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 from tests.conftest import library_documents, library_samples, tiny_model, write_json_lines
 
 CHOICES = {

@@ -9,8 +9,10 @@ from transformers import AutoModelForCausalLM
 from el_assets.entropylong.tables import CONTEXT_SCORES
 from el_assets.entropylong.verification import with_reductions
 from el_assets.gateau.texts import awareness, guidance
+from el_resources.models.causal_lm import ModelChoice
 from el_resources.models.model_files import REFERENCE_FOLDER
 from el_resources.scoring.texts import TextScorer
+from el_resources.settings import Settings
 from tests.el_resources.scoring.oracle import plain_scores
 
 TOLERANCE_NATS = 1e-5
@@ -90,3 +92,9 @@ def test_guidance_and_awareness_are_those_of_plain_forwards(scorer: TextScorer, 
 def test_a_position_that_the_text_lacks_is_refused(scorer: TextScorer) -> None:
     with pytest.raises(ValueError, match=r"position 99 does not exist: the text has \d+ tokens; give positions in"):
         scorer.with_context(CONTEXT, TEXT, [99])
+
+
+def test_the_model_that_the_settings_name_is_opened() -> None:
+    chosen = TextScorer.of_choice(ModelChoice.long(Settings.load({}, device="cpu")))
+    opened = TextScorer.open(device="cpu")
+    np.testing.assert_array_equal(chosen.entropy(TEXT).entropy_nats, opened.entropy(TEXT).entropy_nats)
