@@ -1,5 +1,6 @@
 """The UI and the reports in a real browser, used as people use them."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -154,17 +155,34 @@ def test_runs_from_the_shell_are_on_the_timeline_and_in_the_jobs_history(
     assert page.get_by_text("dagster-ray").count() == 0
 
 
+def shows(server: Server, page: "playwright.Page", address: str, words: str) -> None:
+    """Open a page again until it shows the words: it loads events once, and the sensor may record them later."""
+
+    def shown() -> bool:
+        page.goto(f"{server.url}/{address}", wait_until="networkidle")
+        return page.get_by_text(words).count() > 0
+
+    server.wait_for(f"{words!r} on {address}", shown, seconds=120)
+
+
 def test_what_is_stale_shows_by_itself(server: Server, page: "playwright.Page") -> None:
     """A file changes; nobody runs a check."""
+    query = """{ sensorOrError(sensorSelector: {repositoryName: "__repository__",
+        repositoryLocationName: "entropylong", sensorName: "tell_what_changed"}) {
+        ... on Sensor { sensorState { typeSpecificData { ... on SensorData { lastCursor } } } } } }"""
+
+    def remembered() -> bool:
+        state = server.ask(query)["sensorOrError"]["sensorState"]["typeSpecificData"]
+        return bool(json.loads((state or {}).get("lastCursor") or "{}").get("corpus", {}).get("shards"))
+
+    server.wait_for("the sensor's first look at the corpus", remembered, seconds=120)
     file = server.home / "corpus" / SHARDS[1]
     before = file.read_bytes()
     write_json_lines(file, library_documents(4, offset=20))
     try:
-        page.goto(f"{server.url}/assets/packed_sequences?view=checks&checkDetail=every_shard_is_current")
-        words = page.get_by_text(f"documents: stale: source changed: {SHARDS[1]}")
-        playwright.expect(words).to_be_visible(timeout=60_000)
-        page.goto(f"{server.url}/assets/source_corpus?view=events", wait_until="networkidle")
-        playwright.expect(page.get_by_text(f"1 changed: {SHARDS[1]}").first).to_be_visible()
+        check = "assets/packed_sequences?view=checks&checkDetail=every_shard_is_current"
+        shows(server, page, check, f"documents: stale: source changed: {SHARDS[1]}")
+        shows(server, page, "assets/source_corpus?view=events", f"1 changed: {SHARDS[1]}")
     finally:
         file.write_bytes(before)
 
