@@ -49,12 +49,12 @@ observe_short_model = _observed_model(
     "short_model",
     ModelChoice.short,
     "The short-window sibling of `long_model` (`EL_SHORT_MODEL`): same tokenizer and architecture. GATEAU's "
-    "guidance compares the two; EntropyLong does not use it.",
+    "guidance reads it if `EL_HMG_FORM` is `pair` or `pair_ntk`. EntropyLong does not use it.",
 )
 
 
 @dg.multi_observable_source_asset(
-    specs=[_spec("text_encoder", "The encoder whose vectors candidates are retrieved by, with cosine (`EL_ENCODER`).")]
+    specs=[_spec("text_encoder", "The encoder of chunks and queries, for retrieval by cosine (`EL_ENCODER`).")]
 )
 def observe_text_encoder(settings: Settings) -> dg.ObserveResult:
     """Observe the fingerprint of its files."""

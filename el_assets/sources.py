@@ -114,10 +114,11 @@ KINDS = {
             called="the corpus",
             ends_with="packed_sequences",
             check="every_shard_is_current",
-            check_described="Every table of every registered corpus shard, and the index, is there and follows from "
-            "source, settings and models.",
-            described="The documents that the corpus is read from (`EL_CORPUS`): Parquet or JSON lines files, a shard "
-            "each, or the embedded documentation of Python's standard library. This workspace never writes to it.",
+            check_described="Every table of every registered corpus shard, and the index, exists and is up to date "
+            "with source, settings and models.",
+            described="The documents of the corpus (`EL_CORPUS`): Parquet or JSON lines files, on disk, in an object "
+            "store or on the Hugging Face hub, each file a shard; or the embedded documentation of Python's standard "
+            "library. This workspace never writes to it.",
         ),
         Kind(
             name="instructions",
@@ -130,11 +131,11 @@ KINDS = {
             called="the pool of instruction samples",
             ends_with="selected_subsets",
             check="the_selection_is_current",
-            check_described="Every table of every registered instruction shard, the ranking and the subsets are there "
-            "and follow from source, settings and models.",
+            check_described="Every table of every registered instruction shard, the ranking and the subsets exist "
+            "and are up to date with source, settings and models.",
             described="The instruction samples that GATEAU chooses from (`EL_INSTRUCTIONS`): Parquet or JSON lines "
-            "files, a shard each, or the embedded questions about Python's documentation. This workspace never writes "
-            "to it.",
+            "files, on disk, in an object store or on the Hugging Face hub, each file a shard; or the embedded "
+            "questions about Python's documentation. This workspace never writes to it.",
         ),
     )
 }

@@ -49,11 +49,13 @@ corpus_asset = partial(shard_asset, group="corpus", partitions=corpus_shards)
 def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per source document of the shard, in the source's order.
 
-    Documents that cannot be used (empty, whitespace only, with NUL characters, exact duplicates within the shard, and,
-    if `special_tokens_in_text` is `set_aside`, texts that spell a control token) stay as rows with their reason and
-    without text, and so do rows that cannot be read, with their line. A file that cannot be read, or with too many such
-    rows (`bad_rows_max_share`), gives an empty table that names the file and the cause; the check
-    `sources_are_readable` fails for it, and the other shards go on.
+    Documents that cannot be used stay as rows without text, with a `set_aside_reason`: the text is empty, only
+    whitespace or has NUL characters, it is an exact duplicate within the shard, or it spells a control token (if
+    `special_tokens_in_text` is `set_aside`). Rows of the file that cannot be read stay too, with their line.
+
+    If a file cannot be read, or the share of its unreadable rows exceeds `bad_rows_max_share`, the shard keeps its
+    earlier table, or gets an empty one if there is none. Then the check `sources_are_readable` fails and names the file
+    and the cause; the other shards go on.
     """
     source = open_corpus_of(settings)
 
@@ -87,9 +89,10 @@ def _readable(
 
 @corpus_asset("context_chunks", [documents, "text_encoder"], kinds={"parquet"})
 def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per retrieval chunk: at most `chunk_tokens` scorer tokens, cut at text boundaries, with its vector.
+    """One row per retrieval chunk: at most `chunk_tokens` tokens of the scorer, cut at text boundaries, and its vector.
 
-    The paper does not state its chunk size; NExtLong, its sibling, packs lines to at most 2,048 characters.
+    The EntropyLong paper does not state its chunk size. The related paper NExtLong joins lines into chunks of at most
+    2,048 characters.
     """
     tables = ShardTables(settings.store)
 
@@ -129,11 +132,11 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
 @dg.asset(group_name="corpus", kinds={"lancedb"}, deps=[context_chunks], code_version="1", pool="index_writer")
 @with_seen_settings("retrieval_index")
 def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """LanceDB over the chunks of every registered shard: vectors for cosine search and full text for BM25.
+    """LanceDB index of the chunks of every registered shard: vectors for cosine search, full text for BM25.
 
-    Synced shard by shard (changed: replaced; gone: deleted) and tagged by content, so that candidates can name the
-    build that they were retrieved from. Building it again over the same chunks changes nothing. The only writer of the
-    store.
+    It is updated shard by shard: changed shards are replaced, removed ones are deleted. Each build gets a tag that
+    depends on its content, and `candidate_contexts` records the tag of the build that it searched. Building the index
+    again over the same chunks changes nothing. No other asset writes to it.
     """
     tables = ShardTables(settings.store)
     registered = registered_shards(context.instance)

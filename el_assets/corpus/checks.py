@@ -12,19 +12,19 @@ from el_resources.store.shard_tables import ShardTables
 
 
 def sources_are_readable(tables: ShardTables, shard: str) -> list[str]:
-    """Every shard's source file could be read as its format."""
+    """Every shard's source file could be read in its format."""
     problem = tables.require_stamp("documents", shard).facts.get("unreadable")
     return [str(problem)] if problem else []
 
 
 def document_ids_are_unique(tables: ShardTables, shard: str) -> list[str]:
-    """No two documents of a shard share an id."""
+    """No two documents of a shard have the same id."""
     ids = tables.read("documents", shard, ["doc_id"])["doc_id"]
     return [f"id {doc_id!r} occurs more than once" for doc_id in ids.filter(ids.is_duplicated()).unique().sort()]
 
 
 def texts_are_unique_over_shards(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """No text is in two shards; a copy elsewhere can be retrieved for its twin, and weakens similarity."""
+    """No text is in two shards; copies can become roots twice, and fill search results with the same chunks."""
     used = usable(tables.scan_many("documents", shards)).select("doc_id", "shard", "content_hash").collect()
     twins = used.filter(pl.col("content_hash").is_duplicated()).group_by("content_hash").agg("doc_id", "shard")
     return {hash_[:8]: [f"{ids} in {where}"] for hash_, ids, where in twins.sort("content_hash").iter_rows()}

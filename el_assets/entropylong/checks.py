@@ -65,7 +65,7 @@ def shards_have_roots(tables: ShardTables, shard: str) -> list[str]:
 
 
 def sampled_roots_have_finite_scores(tables: ShardTables, shard: str) -> list[str]:
-    """No sampled root had to be set aside because a score of it is NaN or infinite."""
+    """No sampled root had to be set aside because one of its scores is NaN or infinite."""
     return not_finite(tables.require_stamp("entropy_maps", shard).facts, "roots")
 
 
@@ -87,7 +87,7 @@ def no_root_retrieves_itself(tables: ShardTables, shard: str) -> list[str]:
 
 
 def anchors_have_candidates(tables: ShardTables, shard: str) -> list[str]:
-    """Every anchor has K retrieved candidates; with fewer, less of the corpus was tried for it than was asked for."""
+    """Every anchor has K retrieved candidates; with fewer, less of the corpus is tried at it than was asked for."""
     stamp = tables.require_stamp("candidate_contexts", shard)
     few = too_few_candidates(stamp.facts, stamp.settings["candidates_per_anchor"])
     return [few] if few else []
@@ -117,7 +117,7 @@ def scored_pairs_have_finite_scores(tables: ShardTables, shard: str) -> list[str
 
 
 def kept_reductions_exceed_epsilon(tables: ShardTables, shard: str) -> list[str]:
-    """At every anchor of a kept context the criterion falls by more than epsilon, and no root keeps a text twice."""
+    """At every anchor of a kept context the criterion falls by more than epsilon; no root keeps the same text twice."""
     settings = tables.require_stamp("verified_pairs", shard).settings
     kept = tables.read("verified_pairs", shard)
     lowest = pl.min_horizontal(pl.col(f"{name}s").list.min() for name in CRITERIA[settings["criterion"]])
@@ -131,9 +131,10 @@ def kept_reductions_exceed_epsilon(tables: ShardTables, shard: str) -> list[str]
 
 @dg.asset_check(asset=verified_pairs, name="verified_contexts_beat_random")
 def verified_contexts_beat_random(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
-    """Retrieved chunks pass more often than random ones: the estimated FDR's 95 % interval stays below 1.
+    """Over all shards, retrieved chunks pass more often than random ones: the estimated FDR is below 1.
 
-    Over all shards. Reported, never blocking: a corpus or a retriever may have nothing to find.
+    Fails if the upper end of the FDR's 95 % interval is 1 or more, or if there is no interval. It is a warning and
+    blocks nothing, since a corpus may have nothing that a retriever could find.
     """
     tables = ShardTables(settings.store)
     stamps = tables.stamps("verified_pairs", registered_shards(context.instance))
@@ -159,7 +160,7 @@ def verified_contexts_beat_random(context: dg.AssetCheckExecutionContext, settin
 
 
 def no_chunk_is_a_hub(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """Over all shards, no chunk is kept for more than 5 % of the roots that keep any."""
+    """Over all shards, no chunk is kept for more than 5 % of the roots that keep any (at least 5 roots)."""
     kept = tables.scan_many("verified_pairs", shards).select("shard", "doc_id", "chunk_hash", "chunk_id").collect()
     limit = max(FEWEST_HUB_USES, HUB_SHARE * kept.select("shard", "doc_id").n_unique())
     uses = kept.group_by("chunk_hash").agg(pl.col("chunk_id").min(), uses=pl.len()).filter(pl.col("uses") > limit)
@@ -229,7 +230,7 @@ def segments_equal_their_text(tables: ShardTables, shard: str, tokenizer: ModelT
 
 
 def quoted_documents_exist(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """Every chunk that a sequence quotes is still in the corpus; a shard that quotes a vanished one is stale."""
+    """Every chunk that a sequence quotes is still in the corpus; a shard that quotes a removed one is stale."""
     quoted = (
         tables.scan_many("packed_sequences", shards)
         .select("shard", "segments")

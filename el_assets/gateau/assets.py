@@ -39,12 +39,12 @@ sample_asset = partial(shard_asset, group="gateau", partitions=instruction_shard
 
 @sample_asset("instruction_samples", ["source_instructions", "long_model"], kinds={"parquet"})
 def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per instruction sample: its whole conversation, and the context, instruction and response that are
-    scored, with their lengths in tokens.
+    """One row per instruction sample: its whole conversation, and the texts that are scored with their token counts.
 
-    Samples that cannot be scored (missing roles, tool turns, empty response, a response longer than the window, exact
-    copies within the shard) stay as rows with their reason. `scored_exchange` says which exchange of several is scored.
-    The embedded pool also says at which place the needed passage is.
+    The texts that are scored are context, instruction and response; `scored_exchange` says which exchange of a
+    conversation they are. Samples that cannot be scored stay as rows with their reason: missing roles, tool turns, an
+    empty response, a response longer than the window, an exact copy within the shard. In the embedded pool, `evidence`
+    says whether the passage that a question needs is near, far or absent.
     """
     source, model = open_instructions_of(settings), ModelChoice.long(settings)
     tokenizer = model.tokenizer()
@@ -75,11 +75,11 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
     "hmg_scores", [instruction_samples, "short_model", "long_model"], kinds={"parquet", "pytorch"}, pool=GPU_POOL
 )
 def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
-    """One row per sample: mean NLL (nats a token) of its response in a short-window and in a long-window reading.
+    """One row per sample: mean NLL (nats per token) of its response in a short-window and in a long-window reading.
 
-    The short-window reading is the long model with its context cut, or the short model beyond its window (`hmg_form`).
-    Contexts that exceed the long window are cut by `context_cut`, and the dropped tokens are counted. GATEAU,
-    "homologous models' guidance".
+    The setting `hmg_form` chooses the short-window reading: the long model with the context cut to the short window, or
+    the short model, which reads beyond its window. A context that exceeds the long window is cut as `context_cut` says,
+    and the dropped tokens are counted. Paper: GATEAU, "homologous models' guidance".
     """
     refuse_different_tokenizers(settings)
     refuse_unwatchable(settings)
@@ -93,11 +93,11 @@ def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
 
 @sample_asset("cam_scores", [instruction_samples, "long_model"], kinds={"parquet", "pytorch"}, pool=GPU_POOL)
 def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
-    """One row per sample: attention of its response on each context segment, and its NLL with each segment alone.
+    """One row per sample: attention of its response to each context segment, and its NLL with each segment alone.
 
-    Attention is exact and comes from one full-context pass without an n × n matrix: the response's rows are the only
-    queries. CAS follows from both in `influence_scores`. Not made with EL_CAM=false. GATEAU, "contextual awareness
-    measurement".
+    NLL is a mean in nats per token. Attention is exact: one pass over the full context, in which only the response's
+    tokens are queries, so no n × n matrix is held. `influence_scores` computes CAS from both. This table is not made if
+    EL_CAM=false. Paper: GATEAU, "contextual awareness measurement".
     """
     if not settings.cam:
         raise ValueError(
@@ -123,9 +123,9 @@ def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
 def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per sample of the pool, best first: HMP, CAS, their weighted sum on one scale, and the rank.
 
-    The pool is every registered shard for which both scores exist; metadata lists them, and each term's share in the
-    final order as a rank correlation. With EL_CAM=false there is no CAS, and influence is HMP alone. Needs no model, so
-    α, the scales, and the sign and normalisation of CAS are tuned here without a forward.
+    The pool is every registered shard that has both scores. Metadata lists these shards, and how much each term decides
+    the order (its rank correlation with the score). No model is needed, so the weight α, the scales, and the sign and
+    normalisation of CAS can be changed without a forward. If EL_CAM=false there is no CAS, and influence is HMP alone.
     """
     tables = ShardTables(settings.store)
     registered = registered_shards(context.instance, instruction_shards)
@@ -161,10 +161,10 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
 )
 @with_seen_settings("selected_subsets")
 def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per selected sample, best first, with its whole conversation as it came in: the top 10, 30 and 50 % by
-    influence.
+    """One row per selected sample, best first: the top 10, 30 or 50 % of the pool by influence, a partition each.
 
-    The subsets are nested, and rounded up. GATEAU trains on 10 to 50 % of LongAlign-10k.
+    Rows have the whole conversation unchanged, ready to train on. The subsets are nested, and their sizes are rounded
+    up. The GATEAU paper trains on 10 to 50 % of LongAlign-10k.
     """
     tables = ShardTables(settings.store)
     influence = tables.require_stamp("influence_scores")

@@ -115,9 +115,10 @@ def tell_what_changed(every_seconds: int) -> dg.SensorDefinition:
         name="tell_what_changed",
         minimum_interval_seconds=every_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): records which files of the sources came, "
-        "changed and went, on source_corpus and source_instructions, and what is missing or stale and why, as results "
-        "of the checks every_shard_is_current and the_selection_is_current. Registers, removes and computes nothing.",
+        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): records new, changed and removed files as "
+        "observations of source_corpus and source_instructions, and records which tables are missing or stale, and "
+        "why, as results of the checks every_shard_is_current and the_selection_is_current. Registers nothing, removes "
+        "nothing and makes no tables.",
     )
     def sensor(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult:
         cursor = json.loads(context.cursor) if context.cursor else {}

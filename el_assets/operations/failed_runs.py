@@ -55,8 +55,8 @@ def loss(run: dg.DagsterRun, shards: Sequence[str], steps: Sequence[str], cause:
 @dg.run_failure_sensor(
     name="name_lost_shards",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Writes into the log of a run that failed which shards it had, in which step, and the cause; posts the "
-    "same to EL_FAILURE_WEBHOOK, if that is set.",
+    description="After a run has failed, writes its shards, the failed step and the cause into the run's log, and "
+    "posts the same to EL_FAILURE_WEBHOOK if that is set.",
 )
 def name_lost_shards(context: dg.RunFailureSensorContext) -> None:
     run, instance = context.dagster_run, context.instance

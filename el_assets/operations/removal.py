@@ -84,7 +84,10 @@ def remove_tables(context: dg.OpExecutionContext, config: ShardsThatWent, settin
         context.log.info(f"{shard}: removed")
 
 
-@dg.job(description="Take out shards whose files left the source, with their tables. A sensor asks for it.")
+@dg.job(
+    description="Remove shards that the source no longer lists: their tables and their registration. Started by the "
+    "sensors follow_corpus and follow_instructions."
+)
 def remove_shards() -> None:
     """One op."""
     remove_tables()

@@ -209,9 +209,9 @@ def _schedule(name: str, jobs: Jobs, automated: Automated, cron: str, what: str)
         job=job,
         cron_schedule=cron,
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"{what} Asks for nothing if nothing is missing or stale, or while a run of {job.name} is under "
-        "way; the log of a tick says which shards and why. EL_BACKFILL_EVERY_HOURS says how often, EL_SHARDS_PER_RUN "
-        "how many shards a run takes.",
+        description=f"{what} Starts no run if everything is up to date, or while a run of "
+        f"{' or '.join((job.name, *automated.waits_for))} is queued or running. The log of each tick names the shards "
+        "and the reasons. EL_BACKFILL_EVERY_HOURS sets the interval, EL_SHARDS_PER_RUN the most shards of a run.",
     )
     def schedule(context: dg.ScheduleEvaluationContext, settings: Settings) -> Asked:
         yield from automated.answer(context, settings, str(context.scheduled_execution_time))
@@ -231,31 +231,31 @@ def schedules(every_hours: int, jobs: Jobs) -> list[dg.ScheduleDefinition]:
             jobs,
             INDEX,
             cron(0, 2),
-            "Reads, chunks and indexes the registered shards whose documents or chunks are missing or stale, and takes "
-            "the rows of removed shards out of the index.",
+            "Runs build_index for the registered shards whose documents or chunks are missing or stale. If only the "
+            "index is stale, for example after shards were removed, it updates the index alone.",
         ),
         _schedule(
             "backfill_sequences",
             jobs,
             SEQUENCES,
             cron(30, 4),
-            "Finishes the registered shards of which an EntropyLong table is missing or stale. The sensor "
-            "sequences_follow_index does so as soon as an index is built.",
+            "Runs build_sequences for the registered shards that have chunks and a missing or stale EntropyLong table. "
+            "The sensor sequences_follow_index does the same after each run of build_index.",
         ),
         _schedule(
             "backfill_samples",
             jobs,
             SAMPLES,
             cron(15, 3),
-            "Scores the registered instruction shards of which a table is missing or stale.",
+            "Runs score_samples for the registered instruction shards with a missing or stale table.",
         ),
         _schedule(
             "backfill_selection",
             jobs,
             SELECTION,
             cron(45, 5),
-            "Ranks the pool of instruction samples and selects again if it or a setting of the ranking changed. The "
-            "sensor selection_follows_scores does so as soon as samples are scored.",
+            "Runs select_samples if the scored pool or a setting of the ranking has changed. The sensor "
+            "selection_follows_scores does the same after each run of score_samples.",
         ),
     ]
 
@@ -274,8 +274,9 @@ def _follows(name: str, jobs: Jobs, automated: Automated, after: Automated, what
         monitored_jobs=[jobs.named(after.job), job],
         request_job=job,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"{what} Asks for nothing if nothing is missing or stale, or while a run of {job.name} is under "
-        "way; the log of a tick says which shards and why. EL_SHARDS_PER_RUN says how many shards a run takes.",
+        description=f"{what} Starts no run if everything is up to date, or while a run of "
+        f"{' or '.join((job.name, *automated.waits_for))} is queued or running. The log of each tick names the shards "
+        "and the reasons. EL_SHARDS_PER_RUN sets the most shards of a run.",
     )
     def sensor(context: dg.RunStatusSensorContext, settings: Settings) -> list[dg.RunRequest] | dg.SkipReason:
         run = context.dagster_run
@@ -301,14 +302,14 @@ def following_sensors(jobs: Jobs) -> list[dg.SensorDefinition]:
             jobs,
             SEQUENCES,
             INDEX,
-            "When build_index has succeeded, finishes the registered shards of which an EntropyLong table is missing "
-            "or stale.",
+            "After each successful run of build_index, runs build_sequences for the registered shards with a missing "
+            "or stale EntropyLong table.",
         ),
         _follows(
             "selection_follows_scores",
             jobs,
             SELECTION,
             SAMPLES,
-            "When score_samples has succeeded, ranks the pool of instruction samples and selects again.",
+            "After each successful run of score_samples, runs select_samples, which ranks the pool and selects again.",
         ),
     ]

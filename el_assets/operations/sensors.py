@@ -151,10 +151,10 @@ def _sensor(kind: Kind, every_seconds: int) -> dg.SensorDefinition:
         job=remove_shards,
         minimum_interval_seconds=every_seconds,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): registers shards that appear in {kind.called} "
-        f"({kind.variable}), tells which changed, and removes the tables of those whose files went, but never "
-        "more than half at once (EL_REMOVE_MANY_SHARDS). Computes nothing: the schedules make what is missing or "
-        "stale. A source that cannot be listed fails the tick and changes nothing.",
+        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): registers shards for new files of "
+        f"{kind.called} ({kind.variable}), logs which files changed, and starts remove_shards for files that are "
+        "gone. If more than half of the shards are gone at once it removes nothing, unless EL_REMOVE_MANY_SHARDS=true. "
+        "Makes no tables: the schedules do. If the source cannot be listed, the tick fails and changes nothing.",
     )
     def sensor(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult:
         return _answer(context, settings, kind.name)
