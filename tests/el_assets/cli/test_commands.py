@@ -1,5 +1,6 @@
 """The command line's errors, and runs whose process died: on real instances."""
 
+import argparse
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import dagster as dg
 import pytest
 
 from el_assets.__main__ import main
+from el_assets.cli.command_line import parser
 from el_assets.cli.commands import _chosen
 from el_assets.operations.failed_runs import PROCESS_TAG, _is_alive, close_lost_runs
 from el_assets.partitions import registered_shards
@@ -65,6 +67,15 @@ class TestCommandLine:
         assert raised.value.code == 0
         shown = capsys.readouterr().out
         assert all(name in shown for name in ("--shards", "--force", "[EL_STORE]", "[EL_CORPUS]", "[EL_PROFILE]"))
+
+    def test_every_command_and_option_says_what_it_does_and_names_its_default(self) -> None:
+        (added,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+        for name, command in added.choices.items():
+            assert command.description, name
+            options = [action for action in command._actions if action.dest != "help"]
+            assert [action.dest for action in options if not action.help] == [], name
+            valued = [action for action in options if action.nargs != 0 and action.dest not in ("shard", "hosts")]
+            assert [action.dest for action in valued if "default" not in str(action.help)] == [], name
 
     def test_a_folder_without_dagster_yaml_is_no_home(
         self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
