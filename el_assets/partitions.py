@@ -71,7 +71,7 @@ def register_shards(
     """
     shards = source.shards()
     if not shards:
-        raise ValueError(f"{source.uri!r} has no shard; check EL_CORPUS and EL_INSTRUCTIONS")
+        raise ValueError(f"{source.uri!r} has no shard; check the address in EL_CORPUS or EL_INSTRUCTIONS")
     before, was_of = registered_shards(instance, partitions), registered_source(instance, partitions)
     went = [shard for shard in before if shard not in set(shards)]
     held = still_there(went, source.passed_over())
@@ -80,8 +80,8 @@ def register_shards(
     if is_same and went_in_masses(len(went), len(before)) and not may_lose_many:
         raise ValueError(
             f"{len(went)} of {len(before)} registered shards are gone from {source.uri!r}, which is more than half: "
-            f"{listed(went)}. Nothing was changed; repair the source, or set EL_REMOVE_MANY_SHARDS=true if they are "
-            "to go"
+            f"{listed(went)}. Nothing was changed; repair the source, or set EL_REMOVE_MANY_SHARDS=true to "
+            "remove them"
         )
     deregister_shards(instance, went, partitions)
     instance.add_dynamic_partitions(_name(partitions), shards)

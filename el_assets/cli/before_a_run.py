@@ -51,8 +51,8 @@ def _refuse_sizes(settings: Settings, parts: Sequence[str], window: int, separat
     if "entropylong" in parts and needed > window:
         raise ValueError(
             f"no root fits: EL_CHUNK_TOKENS={settings.chunk_tokens}, EL_ROOT_TOKENS_MIN={settings.root_tokens_min}, "
-            f"BOS and a separator of {separator} are {needed} tokens, and the window of {settings.long_model} has "
-            f"{window}; lower one of them"
+            f"BOS and a separator of {separator} tokens need {needed} tokens, but the window of {settings.long_model} "
+            f"has {window}; lower one of the two settings, or take a model with a longer window"
         )
 
 
@@ -64,7 +64,7 @@ def _make_store(place: str) -> None:
         store_path(place).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"EL_STORE={place!r} cannot be made ({error.strerror}); name a folder that you may write to"
+            f"EL_STORE={place!r} cannot be made ({error.strerror}); choose a folder that you may write to"
         ) from error
 
 
@@ -87,6 +87,6 @@ def _refuse_encoder(name: str, *, needed: bool) -> None:
         )
     model = name.removeprefix(ENCODER_PREFIX)
     if (model.startswith(("/", ".")) or model.count("/") > 1) and not Path(model).is_dir():
-        raise ValueError(f"EL_ENCODER={name!r}: there is no folder {model}; correct it, or give a hub id")
+        raise ValueError(f"EL_ENCODER={name!r}: there is no folder {model}; correct the path, or give a hub id")
     with naming("EL_ENCODER"):
         refuse_no_encoder(name)

@@ -232,7 +232,7 @@ def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
         if result.success:
             made.append(report_path(here.settings, name))
             continue
-        print(f"no {name}: {here.failure(result)}", file=sys.stderr)
+        print(f"{name} was not made: {here.failure(result)}", file=sys.stderr)
         if is_asked:
             return None
     return made
@@ -247,7 +247,8 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
     parts = _chosen(options.select, list(PARTS), "part") if options.select is not None else list(SHARDED_PARTS)
     if "reports" in parts and not set(parts) & set(REPORTS):
         raise ValueError(
-            f"reports end a backfill of {' or '.join(REPORTS)}; select one of them too, or launch the job build_reports"
+            f"reports are made after a backfill of {' or '.join(REPORTS)}; select one of them too, or launch the job "
+            "build_reports"
         )
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     with opened_instance() as instance:
@@ -259,7 +260,8 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
             if shards:
                 reports = ["reports"] if "reports" in parts and set(together) & set(REPORTS) else []
                 identifier = submit_backfill(instance, settings, [*together, *reports], chosen, fractions)
-                print(f"backfill {identifier}: {', '.join([*together, *reports])}, by {launcher}, once the daemon runs")
+                made = ", ".join([*together, *reports])
+                print(f"backfill {identifier}: {made}; the daemon launches its runs with {launcher}")
     return 0
 
 

@@ -21,7 +21,7 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATUSES = tuple(128 + number for number in SIGNALS)
 SENT_AGAIN_AFTER_SECONDS = 0.1
-LINE = "interrupted: tables that were written stay, and the same command goes on after them"
+LINE = "interrupted: tables that were written stay, and the same command makes the rest"
 
 
 class Interrupted(KeyboardInterrupt):

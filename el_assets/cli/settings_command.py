@@ -9,8 +9,10 @@ from el_resources.configuration.environment import Environment, as_env_lines, fi
 from el_resources.configuration.profiles import PROFILES
 from el_resources.settings import Settings
 
-ADVICE = "the UI and other commands read other settings; put this into .env, and they read the same:"
-EXPANDED = "the UI and other commands read other settings; .env expands ${...}, so export these variables instead:"
+ADVICE = "these flags hold for this command only; put them into .env, so that the UI and other commands use them too:"
+EXPANDED = (
+    "these flags hold for this command only; export them for the UI and other commands (.env would expand ${...}):"
+)
 
 
 def print_settings(environment: Environment, *, as_json: bool) -> int:

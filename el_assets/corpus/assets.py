@@ -71,7 +71,7 @@ def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.Mater
             readable = _readable(source, shard, origin, settings)
             table = documents_table(readable, origin["source"], spelled_control_token())
         except CorruptShardError as error:
-            context.log.error(f"{error}; repair or remove the file, the other shards go on")
+            context.log.error(f"{error}; repair or remove the file. The other shards go on")
             empty = documents_table([], origin["source"])
             return Made(frame=empty, facts={"documents": 0, "origin": origin, **unreadable(error, settings)})
         return Made(frame=table, facts={**document_facts(table), "origin": origin})
@@ -115,7 +115,11 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
         with progress(context, f"encode {shard}", chunks.height, "chunks") as advance:
             vectors, beyond = encode_whole(encoder, chunks["text"].to_list(), settings.long_chunks, advance)
         if beyond.n_longer:
-            what = "each is the mean of its parts" if settings.long_chunks == "split" else "it is lost"
+            what = (
+                "each vector is the mean over the parts of its chunk"
+                if settings.long_chunks == "split"
+                else "the rest is not encoded"
+            )
             context.log.warning(f"{shard}: {beyond.described(encoder.name)}; {what}")
         facts = {
             "chunks": chunks.height,
@@ -148,7 +152,7 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
     n_chunks = sum(int(stamp.facts["rows"]) for stamp in stamps.values())
     if not n_chunks:
         why = why_nothing({"documents": tables.stamps("documents", stamps).values()})
-        raise ValueError(f"there is nothing to index: {why or 'no document gave a chunk'}")
+        raise ValueError(f"there is nothing to index: {why or 'the documents have no chunks'}")
     shards = {
         shard: ShardChunks(
             fingerprint=stamp.fingerprint,
@@ -206,8 +210,8 @@ def _refuse_damaged(tables: ShardTables, without_stamp: Sequence[str]) -> None:
     if damaged:
         shard, damage = next(iter(damaged.items()))
         raise ValueError(
-            f"context_chunks of {listed(list(damaged))} are damaged (of {shard!r}: {damage}), and the index would lose "
-            f"their rows; `{_mending(list(damaged))}` makes them again"
+            f"context_chunks of {listed(list(damaged))} are damaged ({shard!r}: {damage}), so the index would lose "
+            f"their rows; make them again with `{_mending(list(damaged))}`"
         )
 
 

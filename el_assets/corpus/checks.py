@@ -56,7 +56,11 @@ def index_holds_every_chunk(context: dg.AssetCheckExecutionContext, settings: Se
 
 CHECKS = [
     shard_check(documents, sources_are_readable, remedy="Repair or remove the file, then materialize documents"),
-    shard_check(documents, document_ids_are_unique, remedy="Report this: ids are made unique when documents are read"),
+    shard_check(
+        documents,
+        document_ids_are_unique,
+        remedy="Report this as a fault of the code, which makes ids unique when it reads documents",
+    ),
     all_shards_check(documents, texts_are_unique_over_shards, remedy="Deduplicate the corpus over its files"),
     shard_check(
         context_chunks,

@@ -58,7 +58,7 @@ class IndexState:
     def finding(self) -> Finding:
         """Return the state of `retrieval_index`."""
         if self.build is None:
-            why = f"its files are broken: {self._fault}; job build_index makes it anew"
+            why = f"its files are broken: {self._fault}; job build_index builds it again"
             return Finding("missing", (why,)) if self._fault else MISSING
         chunks = self._chunk_stamps
         if not self._inventory.registered:

@@ -60,7 +60,11 @@ TABLES = (
             source_settings=(*ROW_BOUNDS, "corpus", *LONG_MODEL),
             file_settings=("text_column",),
             further=_set_aside_by,
-            words={"set_aside_by": lambda was, now: "texts that spell control tokens are set aside by another rule"},
+            words={
+                "set_aside_by": lambda was, now: (
+                    "the rule by which texts that spell control tokens are set aside has changed"
+                )
+            },
         ),
     ),
     Table(

@@ -78,7 +78,7 @@ def candidate_contexts(context: dg.AssetExecutionContext, settings: Settings) ->
         gone = lost_candidates(tables, shard, chunk_ids())
         if len(gone):
             context.log.info(
-                f"{shard}: {len(gone)} candidates left the index, the first is {gone[0]!r}; retrieving again"
+                f"{shard}: {len(gone)} candidates are gone from the index, the first is {gone[0]!r}; retrieving again"
             )
         return gone.is_empty()
 

@@ -57,8 +57,8 @@ def refuse_other_encoder(tables: ShardTables, shard: str, settings: Settings) ->
     made_with = tables.require_stamp("context_chunks", shard).settings["encoder"]
     if made_with != encoder_fingerprint(settings.encoder):
         raise ValueError(
-            f"the chunks of shard {shard!r} were encoded by another encoder ({made_with}) than {settings.encoder!r}; "
-            "run job build_index with this encoder first, or restore EL_ENCODER"
+            f"the chunks of shard {shard!r} were encoded by another encoder ({made_with}) than EL_ENCODER="
+            f"{settings.encoder!r}; run job build_index with this encoder first, or set EL_ENCODER back"
         )
 
 

@@ -39,7 +39,7 @@ WITHOUT_ROOTS = "A shard without roots gives no sequences, but its chunks are co
 WITHOUT_SEQUENCES = "Lower epsilon, or lower sequence_tokens; neither costs a forward"
 MORE_CANDIDATES = (
     "Index more documents, raise EL_NEAR_DUPLICATE_CONTAINMENT, or, with EL_RETRIEVER=full_text, set "
-    "EL_FULL_TEXT_TOKENIZER to one that knows the corpus's script"
+    "EL_FULL_TEXT_TOKENIZER to one for the corpus's script"
 )
 CATCH_UP = "Run the jobs build_index and build_sequences for the shard: the inputs of the table have changed since"
 
@@ -124,7 +124,10 @@ def kept_reductions_exceed_epsilon(tables: ShardTables, shard: str) -> list[str]
     low = kept.filter((lowest <= settings["epsilon"]).fill_null(True))
     twice = kept.filter(pl.struct("doc_id", "chunk_hash").is_duplicated())
     return [
-        *(f"root {d!r}, chunk {c!r} falls by too little" for d, c in low.select("doc_id", "chunk_id").iter_rows()),
+        *(
+            f"root {d!r}, chunk {c!r} falls by too little, epsilon or less"
+            for d, c in low.select("doc_id", "chunk_id").iter_rows()
+        ),
         *(f"root {d!r} keeps {c!r} twice" for d, c in twice.select("doc_id", "chunk_id").iter_rows()),
     ]
 
@@ -245,7 +248,7 @@ def quoted_documents_exist(tables: ShardTables, shards: list[str]) -> dict[str, 
     ids = [tables.scan("context_chunks", s).select("chunk_id", chunk_shard=pl.lit(s)) for s in chunk_shards]
     gone = quoted.join(pl.concat(ids).collect(), on=["chunk_id", "chunk_shard"], how="anti") if ids else quoted
     return {
-        shard: [f"quotes vanished {ids}"]
+        shard: [f"quotes chunks that are gone: {ids}"]
         for shard, ids in gone.group_by("shard").agg("chunk_id").sort("shard").iter_rows()
     }
 

@@ -38,7 +38,7 @@ def document_origins(tables: ShardTables, shard: str, pairs: pl.DataFrame) -> di
         gone = set(wanted["doc_id"]) - set(rows["doc_id"])
         if gone:
             raise MissingTableError(
-                f"{len(gone)} documents are no longer in documents of shard {name!r}, the first is {min(gone)!r}; "
-                "run job build_index and then candidate_contexts again"
+                f"{len(gone)} documents that are quoted are gone from shard {name!r}, the first is {min(gone)!r}; "
+                "run job build_index, then build_sequences"
             )
     return found

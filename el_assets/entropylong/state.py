@@ -26,7 +26,7 @@ class CorpusRules:
         if not self._index.lost_rows_since(stored.pinned["index_tag"]):
             return ()
         lost = len(lost_candidates(self._inventory.tables, stored.partition, self._index.chunk_ids))
-        return (f"{lost} of its candidates left the index",) if lost else ()
+        return (f"{lost} of its candidates are gone from the index",) if lost else ()
 
     def over_shards(self, asset: str, partition: str) -> Finding:
         """Return the state of `retrieval_index`."""

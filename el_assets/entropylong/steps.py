@@ -196,7 +196,7 @@ def chunk_tokens(step: ShardStep, wanted: pl.DataFrame) -> dict[str, np.ndarray]
     gone = wanted.filter(~pl.col("chunk_hash").is_in(list(texts)))
     if not gone.is_empty():
         raise MissingTableError(
-            f"{gone['chunk_id'].n_unique()} chunks are no longer in context_chunks, "
+            f"{gone['chunk_id'].n_unique()} chunks are gone from context_chunks, "
             f"the first is {gone['chunk_id'][0]!r}; "
             "materialize retrieval_index and then candidate_contexts again"
         )

@@ -214,7 +214,7 @@ TABLES = (
             further=_end_of_text,
             shown_parts=(END_OF_TEXT,),
             words={
-                END_OF_TEXT: lambda was, now: f"groups were set apart by {was or OWN_TOKEN}, are by {now or OWN_TOKEN}"
+                END_OF_TEXT: lambda was, now: f"the token between groups was {was or OWN_TOKEN}, is {now or OWN_TOKEN}"
             },
         ),
         seen_columns=("sequence_id", "segments"),

@@ -63,7 +63,7 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
                 set_aside_special=settings.special_tokens_in_text == "set_aside",
             )
         except CorruptShardError as error:
-            context.log.error(f"{error}; repair or remove the file, the other shards go on")
+            context.log.error(f"{error}; repair or remove the file. The other shards go on")
             empty = samples_table([], tokenizer, window=model.window(), separator=0, source_uri=source.uri)
             return Made(frame=empty, facts={"samples": 0, "origin": origin, **unreadable(error, settings)})
         return Made(frame=table, facts={**sample_facts(table), "source_rows": len(listed), "origin": origin})
@@ -101,8 +101,8 @@ def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
     """
     if not settings.cam:
         raise ValueError(
-            "awareness is not measured in this run (EL_CAM=false): set it in the environment, so that the job "
-            "score_samples leaves cam_scores out, or launch hmg_scores alone"
+            "cam_scores cannot be made with EL_CAM=false; set EL_CAM=false in the environment, so that the job "
+            "score_samples leaves cam_scores out, or materialize hmg_scores alone"
         )
     refuse_unwatchable(settings)
     return materialize_shards(
@@ -211,7 +211,7 @@ def refuse_empty_pool(tables: ShardTables, samples: Mapping[str, Stamp]) -> None
     rows = [tables.read("instruction_samples", shard, ["sample_id", "detail"]) for shard in samples]
     first = next((f"; the first, {name!r}: {detail}" for table in rows for name, detail in table.iter_rows()), "")
     raise ValueError(
-        f"there is nothing to select from: {why}{first}. Mend the files, or name their columns, keys and roles by "
+        f"there is nothing to select from: {why}{first}. Repair the files, or name their columns, keys and roles with "
         "EL_INSTRUCTION_COLUMNS, and run again"
     )
 

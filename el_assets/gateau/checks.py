@@ -18,7 +18,7 @@ from el_resources.store.shard_tables import ShardTables
 
 ATTENTION_TOLERANCE = 1e-4
 WARN = dg.AssetCheckSeverity.WARN
-RESCORE = f"Run the job score_samples for the shard, whose samples have changed since; or: {OTHER_DTYPE}"
+RESCORE = f"If the samples of the shard have changed since, run the job score_samples. Else: {OTHER_DTYPE}"
 RANK_ANEW = (
     "The table was altered after it was written, or the code is wrong: run the job select_samples with the setting "
     "force, and report it if it fails again"
@@ -94,7 +94,7 @@ def ranks_are_a_permutation(settings: Settings) -> dg.AssetCheckResult:
     table = ShardTables(settings.store).read("influence_scores").sort("rank")
     found = []
     if table["rank"].to_list() != list(range(table.height)):
-        found.append("ranks are no permutation")
+        found.append("ranks do not count from 0 without gaps and ties")
     if not table["score"].is_finite().all() or not table["score"].is_sorted(descending=True):
         found.append("scores are not finite, or not in the order of the ranks")
     return result({"influence_scores": found} if found else {}, shards=1, remedy=RANK_ANEW)
@@ -123,10 +123,14 @@ def far_samples_rank_above_the_others(settings: Settings) -> dg.AssetCheckResult
     tables = ShardTables(settings.store)
     pool = _with_evidence(tables)
     if pool.is_empty():
-        return dg.AssetCheckResult(passed=True, metadata={"note": "the pool does not say where the evidence is"})
+        return dg.AssetCheckResult(
+            passed=True, metadata={"note": "the pool does not record where the needed passages are"}
+        )
     far = pool["evidence"].to_numpy() == "far"
     if far.all() or not far.any():
-        return dg.AssetCheckResult(passed=False, metadata={"what_to_do": "score samples of every kind"})
+        return dg.AssetCheckResult(
+            passed=False, metadata={"what_to_do": "score samples of every kind: near, far and absent"}
+        )
     terms = ("hmp", "cas", "score") if has_cas(tables) else ("hmp", "score")
     aucs = {
         name: dict(roc_auc(values[far], values[~far], seed=settings.seed))
@@ -138,7 +142,7 @@ def far_samples_rank_above_the_others(settings: Settings) -> dg.AssetCheckResult
         metadata={
             "samples": pool.height,
             **{f"auc_{name}": dg.MetadataValue.json(auc) for name, auc in aucs.items()},
-            "what_to_do": "If this fails: look at hmp and cas apart, and compare the forms and scales",
+            "what_to_do": "If this fails: compare auc_hmp with auc_cas, and try another EL_HMG_FORM or EL_INFLUENCE_SCALE",
         },
     )
 
@@ -195,7 +199,11 @@ def _with_evidence(tables: ShardTables) -> pl.DataFrame:
 
 CHECKS = [
     shard_check(instruction_samples, samples_are_readable, remedy="Repair or remove the file"),
-    shard_check(instruction_samples, rows_add_up, remedy="Report this: every row is scored or set aside"),
+    shard_check(
+        instruction_samples,
+        rows_add_up,
+        remedy="Report this as a fault of the code, which scores every row or sets it aside",
+    ),
     all_shards_check(
         instruction_samples,
         conversations_are_unique_over_shards,

@@ -69,7 +69,7 @@ def refuse_different_tokenizers(settings: Settings) -> None:
     if short.tokenizer_fingerprint() != long.tokenizer_fingerprint():
         raise ValueError(
             f"short_model {short.name!r} and long_model {long.name!r} have different tokenizers, so their perplexities "
-            "do not compare; choose a homologous pair, or EL_HMG_FORM=one_model"
+            "cannot be compared; choose a homologous pair, or EL_HMG_FORM=one_model"
         )
 
 

@@ -88,7 +88,7 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
             events.append(observation(kind, changes, fingerprints))
     seen = _digest_of_inputs(context.instance, settings, fingerprints)
     if context.instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
-        context.log.info(f"{check.key.name}: is looked at when no run is under way")
+        context.log.info(f"{check.key.name}: will be checked when no run is queued or running")
         return Look(shards=shards, seen=last.seen, told=last.told), events
     if seen == last.seen:
         return Look(shards=shards, seen=seen, told=last.told), events
@@ -127,7 +127,7 @@ def tell_what_changed(every_seconds: int) -> dg.SensorDefinition:
             look, found = _look(context, settings, kind, Look(**cursor.get(kind, {})))
             looks[kind] = vars(look)
             events += found
-        words = f"{len(events)} events are recorded" if events else "nothing changed since the last look"
+        words = f"recorded {len(events)} events" if events else "nothing changed since the last tick"
         return dg.SensorResult(skip_reason=words, cursor=json.dumps(looks), asset_events=events)
 
     return sensor

@@ -83,7 +83,7 @@ def close_lost_runs(instance: dg.DagsterInstance) -> None:
         # In containers process ids repeat: a run that names this very process was started by an earlier one.
         if host == socket.gethostname() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
             instance.report_run_failed(
-                run, "its process is gone; what it had written stays, the rest is made by the next run"
+                run, "its process has ended; the tables that it had written stay, and the next run makes the rest"
             )
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 

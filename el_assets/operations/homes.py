@@ -45,7 +45,9 @@ def set_home(variables: Mapping[str, str]) -> None:
     if home := variables.get("DAGSTER_HOME"):
         folder = Path(home).expanduser().absolute()
         if not folder.is_dir():
-            raise ValueError(f"DAGSTER_HOME={home!r} is no folder; make it, or unset it to use the working directory")
+            raise ValueError(
+                f"DAGSTER_HOME={home!r} is not a folder; create it, or unset the variable to use the working directory"
+            )
     else:
         folder = HOMES[execution].absolute()
         if not (folder / "dagster.yaml").is_file():
@@ -66,12 +68,14 @@ def _refuse_broken(file: Path, variables: Mapping[str, str]) -> None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{file} cannot be read ({one_line(error)}); repair it") from error
     if not isinstance(asked, dict | None):
-        raise ValueError(f"{file} holds no settings of Dagster but {type(asked).__name__}; repair it")
+        raise ValueError(f"{file} holds a {type(asked).__name__}, and not Dagster's settings by name; repair it")
     missing = sorted({name for words, names in NEEDS.items() if words in text for name in names if not find_spec(name)})
     if missing:
         raise ValueError(f"{file} needs {', '.join(missing)}; install them with `pip install 'entropylong[cluster]'`")
     if unset := sorted({name for name in _variables(asked) if name not in variables}):
-        raise ValueError(f"{file} asks for {', '.join(unset)}, which is not set; deploy/environment.example shows each")
+        raise ValueError(
+            f"{file} needs the variables {', '.join(unset)}, which are not set; deploy/environment.example describes them"
+        )
 
 
 def _variables(asked: Any) -> Iterator[str]:

@@ -55,7 +55,7 @@ class Departures:
         """Return the reason for which shards that went in masses are left."""
         return (
             f"{len(self.lost)} of {self.registered} registered shards are gone from {uri!r}, which is more than half; "
-            "set EL_REMOVE_MANY_SHARDS=true if they are to go"
+            "set EL_REMOVE_MANY_SHARDS=true to remove them"
         )
 
 
@@ -75,7 +75,7 @@ def remove_tables(context: dg.OpExecutionContext, config: ShardsThatWent, settin
     for shard in config.shards:
         if shard in listed or shard not in registered:
             context.log.info(
-                f"{shard}: left as it is, it is {'in the source' if shard in listed else 'not registered'}"
+                f"{shard}: not removed, since it is {'in the source' if shard in listed else 'not registered'}"
             )
             continue
         for table in reversed(kind.tables):

@@ -68,7 +68,7 @@ def ask_for_index(inventory: Inventory) -> Asked:
 def ask_for_sequences(inventory: Inventory) -> Asked:
     """Runs of `build_sequences` for shards whose chunks are done; those without wait for `build_index`."""
     if inventory.rules.misleads("retrieval_index"):
-        yield dg.SkipReason("the retrieval index holds chunks that changed or went; run build_index first")
+        yield dg.SkipReason("the retrieval index holds chunks that have changed or are gone; run build_index first")
         return
     waiting = {*inventory.unfinished(CORPUS_TABLES), *inventory.gone}
     wanted = [shard for shard in inventory.unfinished(SEQUENCE_TABLES) if shard not in waiting]
@@ -134,9 +134,9 @@ def reasons(inventory: Inventory, tables: Sequence[str]) -> Iterator[str]:
 def in_words(asked: dg.RunRequest | dg.SkipReason, job: str) -> str:
     """A line for a tick's log."""
     if isinstance(asked, dg.SkipReason):
-        return asked.skip_message or "nothing is asked for"
+        return asked.skip_message or "starts no run"
     ends = [asked.tags[tag] for tag in range_tags("", "") if tag in asked.tags]
-    return f"asks for {job}: {f'{ends[0]} to {ends[1]}' if ends else 'the index alone'}"
+    return f"starts {job}: {f'{ends[0]} to {ends[1]}' if ends else 'the index alone'}"
 
 
 def _up_to_date(inventory: Inventory) -> dg.SkipReason:
@@ -170,8 +170,8 @@ class Automated:
         for job in (self.job, *self.waits_for):
             running = context.instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=UNDER_WAY))
             if running:
-                context.log.info(f"{running} runs of {job} are under way")
-                yield dg.SkipReason(f"{running} runs of {job} are under way")
+                context.log.info(f"{running} runs of {job} are queued or running")
+                yield dg.SkipReason(f"{running} runs of {job} are queued or running")
                 return
         inventory = self.kind.inventory(context.instance, settings)
         asked = list(self.ask(inventory))
@@ -284,7 +284,7 @@ def _follows(name: str, jobs: Jobs, automated: Automated, after: Automated, what
         runs = [one for one in asked if isinstance(one, dg.RunRequest)]
         again = [one for one in runs if run.job_name == job.name and _range_of(one.tags) == _range_of(run.tags)]
         if again:
-            return dg.SkipReason(f"{job.name} has just been run for the same shards and left them undone; see its log")
+            return dg.SkipReason(f"{job.name} has just run for the same shards and did not finish them; see its log")
         return runs or next(one for one in asked if isinstance(one, dg.SkipReason))
 
     return sensor

@@ -48,11 +48,11 @@ class Changes:
     def in_words(self) -> str:
         found = [
             f"{len(shards)} {what}: {listed(shards)}"
-            for what, shards in (("came", self.came), ("changed", self.changed), ("went", self.went))
+            for what, shards in (("new", self.came), ("changed", self.changed), ("gone", self.went))
             if shards
         ]
         found += [
-            f"{shard} is no shard any more, and keeps its tables: {why}" for shard, why in self.passed_over.items()
+            f"{shard} is no longer a shard, and keeps its tables: {why}" for shard, why in self.passed_over.items()
         ]
         return "; ".join(found) or f"nothing changed in {len(self.registered)} shards"
 
@@ -129,7 +129,7 @@ def _answer(context: dg.SensorEvaluationContext, settings: Settings, name: str) 
     departures = Departures.of(kind, settings, changes.registered, changes.went)
     going, words, runs = departures.removable(settings), changes.in_words(), list[dg.RunRequest]()
     if departures.ghosts:
-        words += f". Without any table here, left from another source or store: {listed(departures.ghosts)}"
+        words += f". Without tables in this store, so only deregistered: {listed(departures.ghosts)}"
     if len(going) < len(changes.went):
         words += f". No table is removed: {departures.refusal(source.uri)}"
     if going and not context.instance.get_runs_count(REMOVALS_UNDER_WAY):

@@ -161,8 +161,8 @@ def differences(stored: Stamp, draft: Stamp, cookbook: Cookbook) -> tuple[str, .
     others = [role for role in recipe.models if stored.settings.get(role) != draft.settings[role]]
     found += list(dict.fromkeys(cookbook.roles.why_other(role, stored, draft.settings[role]) for role in others))
     if not found and recipe.is_read_from_source:
-        found = ["its file, or the bound on bad rows, is another than when it was read"]
-    return tuple(found) or ("its stamp does not say what it was made from",)
+        found = ["its file, or EL_BAD_ROWS_MAX_SHARE, has changed since it was read"]
+    return tuple(found) or ("its stamp does not record what it was made from",)
 
 
 def _part_changed(recipe: Recipe, name: str, was: str | None, now: str | None) -> str:
@@ -173,7 +173,7 @@ def _part_changed(recipe: Recipe, name: str, was: str | None, now: str | None) -
             return f"code version was {was}, is {now}"
         case "source":
             return "source changed"
-    return f"input {name} was made anew"
+    return f"input {name} was made again"
 
 
 def waits_for(inputs: Iterable[tuple[str, Finding]]) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ class Door:
         if method not in READING:
             return _not_json(method, headers)
         if scope["path"].rstrip("/").endswith("/graphql") and "text/html" not in headers.get("accept", ""):
-            return "GraphQL is asked by POST with Content-Type: application/json"
+            return "send GraphQL by POST with Content-Type: application/json"
         return ""
 
     def foreign(self, headers: Headers) -> str:
@@ -71,7 +71,7 @@ class Door:
         named = headers.getlist("host")
         if len(named) != 1 or not self._is_known(named[0]):
             shown = ", ".join(map(repr, named)) or "none"
-            return f"Host {shown} is neither loopback nor one of EL_UI_HOSTS, which names those of this server"
+            return f"Host {shown} is neither loopback nor one of EL_UI_HOSTS; add it there if it names this server"
         origins = headers.getlist("origin")
         if any(not is_origin_of(origin, named[0]) for origin in origins):
             return f"Origin {', '.join(map(repr, origins))} is not this server, {named[0]!r}"
@@ -124,7 +124,7 @@ def _not_json(method: str, headers: Headers) -> str:
     is_json = len(kinds) == 1 and kinds[0].partition(";")[0].strip().lower() == "application/json"
     if method == "POST" and is_json:
         return ""
-    return f"{method} of {', '.join(kinds) or 'no type'}; what changes something is a POST of application/json"
+    return f"{method} of {', '.join(kinds) or 'no type'}; send what changes something by POST as application/json"
 
 
 def _unframed(send: Send) -> Send:

@@ -91,13 +91,13 @@ class ModelRoles:
                 continue
             if role == "scorer" and (dtypes := self._dtypes(was, fingerprint)):
                 raise OtherModelError(
-                    f"{asset} of shard {shard!r} would mix scores of two dtypes: what it reads was scored with weights "
-                    f"in {dtypes[0]}, which EL_DTYPE=auto is on another machine, and here it is {dtypes[1]}; set "
-                    f"EL_DTYPE={dtypes[0]} to go on in that, or materialize entropy_maps for the shard first"
+                    f"{asset} of shard {shard!r} would mix scores of two dtypes: its inputs were scored on another "
+                    f"machine, where EL_DTYPE=auto means {dtypes[0]}, and here it means {dtypes[1]}; set "
+                    f"EL_DTYPE={dtypes[0]} to continue with that, or materialize entropy_maps for the shard first"
                 )
             raise OtherModelError(
-                f"{asset} of shard {shard!r} would mix two models: what it reads was made with {role} {was}, "
-                f"the settings name {role} {fingerprint}; "
+                f"{asset} of shard {shard!r} would mix two models: its inputs were made with {role} {was}, "
+                f"but the settings choose {role} {fingerprint}; "
                 "materialize entropy_maps for the shard first, or restore the model"
             )
 
@@ -138,11 +138,11 @@ class ModelRoles:
             dtype = stored.facts.get("dtype")
             known = f" ({dtype} then)" if dtype else ""
             known += "; a run takes its scores over" if self.as_auto({role: now}, dtype) != {role: now} else ""
-            return f"an earlier version's fingerprint has `auto` in place of the weights' dtype{known}"
+            return f"an earlier version recorded the weights' dtype as `auto`{known}"
         of_dtype = {plain(dtype=dtype): dtype for dtype in DTYPES}
         if model not in of_dtype:
             return f"model changed: {role}"
         placed = self.scorer.placed_tokens()
         if placed is not None and placed.bos_id != placed.own_bos_id:
-            return f"texts were scored after the checkpoint's own BOS, are after {self.scorer.tokenizer().bos_token!r}"
+            return f"BOS was the checkpoint's own, is {self.scorer.tokenizer().bos_token!r}"
         return f"the dtype of the weights was {of_dtype[model]}, is {self.settings.dtype}"

@@ -70,7 +70,7 @@ def materialize_shards(
     still_valid: Callable[[str], bool] = lambda shard: True,
     source: ShardedSource | None = None,
     inputs: Mapping[str, Stamp] | None = None,
-    why_empty: Callable[[Stamp], str] = lambda stamp: "nothing that it is made from is left",
+    why_empty: Callable[[Stamp], str] = lambda stamp: "its inputs have no rows left",
 ) -> dg.MaterializeResult:
     """Make the run's shards of the asset at hand; its single table if it has no partitions.
 
@@ -127,8 +127,8 @@ def _emptied(asset: str, withheld: Mapping[str, str], made: Sequence[str]) -> st
     others = f" The other {len(made)} shards of {asset} are made." if made else ""
     return (
         f"{asset} of {len(withheld)} shards, which a model has scored, would be replaced by empty tables; they were "
-        f"left as they are.{others} Change back what emptied them, or run again with --replace-by-empty "
-        "(EL_REPLACE_BY_EMPTY=true) if it is meant:\n    " + "\n    ".join(lines)
+        f"left as they are.{others} Undo the change that emptied them, or run again with --replace-by-empty "
+        "(EL_REPLACE_BY_EMPTY=true) if it is intended:\n    " + "\n    ".join(lines)
     )
 
 

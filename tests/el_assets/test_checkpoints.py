@@ -176,9 +176,7 @@ def test_a_table_that_was_stamped_with_auto_says_what_is_not_known(
     (status,) = (
         s for s in status_of(KINDS["corpus"], workspace.instance, settings).assets if s.asset == "entropy_maps"
     )
-    assert status.stale == {
-        A: ("an earlier version's fingerprint has `auto` in place of the weights' dtype (bfloat16 then)",)
-    }
+    assert status.stale == {A: ("an earlier version recorded the weights' dtype as `auto` (bfloat16 then)",)}
 
 
 def test_scores_that_were_stamped_with_auto_are_taken_over_if_the_dtype_is_this_one(

@@ -121,7 +121,7 @@ class TestCommandLine:
         assert "gateau_report" in pool
         for alone in ("reports", "index,reports"):
             assert main(["backfill", "--select", alone]) == 2
-            assert "reports end a backfill of entropylong or gateau; select one" in capsys.readouterr().err
+            assert "reports are made after a backfill of entropylong or gateau; select one" in capsys.readouterr().err
 
     def test_a_backfill_of_corpus_shards_does_not_rank_the_pool(self, home: Path, instance: dg.DagsterInstance) -> None:
         assert main(["backfill", "--shards", "python-docs-0"]) == 0
@@ -147,7 +147,7 @@ class TestCommandLine:
     ) -> None:
         monkeypatch.setenv("DAGSTER_HOME", str(home / "absent"))
         assert main(["register"]) == 2
-        assert "absent' is no folder" in capsys.readouterr().err
+        assert "absent' is not a folder" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -235,7 +235,7 @@ class TestReports:
         asked = run("--select", "reports", EL_EPSILON="0.2")
         assert (implied[0], asked[0]) == (0, 1)
         for _, _, errors in (implied, asked):
-            assert "no entropylong_report: " in errors
+            assert "entropylong_report was not made: " in errors
             assert "epsilon is 0.4 in 'a.jsonl' and 0.2 in 'b.jsonl'" in errors
 
 

@@ -222,7 +222,7 @@ def test_an_input_that_was_made_anew_is_named(workspace: Workspace) -> None:
     tables.write(tables.read("candidate_contexts", A), replace(stamp, pinned={"index_tag": "other"}))
     found = stale(corpus(workspace))
     assert set(found) == set(FROM_SCORES)
-    assert found["context_scores"] == {"input candidate_contexts was made anew"}
+    assert found["context_scores"] == {"input candidate_contexts was made again"}
 
 
 def test_a_stamp_from_before_reasons_were_kept_is_still_judged(workspace: Workspace) -> None:
