@@ -1,7 +1,7 @@
-"""Refuse, before the first shard is registered, what a run would only find out when it comes to it.
+"""Checks of settings, files and models before the first shard is registered, so that a run does not fail hours later.
 
-Costs what a run pays anyway: models of the hub are downloaded, a tokenizer is loaded, and torch is imported if a GPU is
-named or a model is to score.
+They cost nothing extra: a run too downloads models of the hub, loads a tokenizer, and imports torch if a GPU is named
+or a model scores.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ SCORING_PARTS = ("entropylong", "gateau")
 
 
 def refuse_what_cannot_run(settings: Settings, parts: Sequence[str], *, runs_here: bool = True) -> None:
-    """Raise ValueError for a setting that this machine, its files or the model do not allow; names its variable.
+    """Raise ValueError, with the variable's name, if this machine, its files or the model do not allow a setting.
 
     Args:
-        runs_here: the runs execute on this machine; if false its devices are not looked at.
+        runs_here: true if runs execute on this machine; if false its devices are not checked.
     """
     _make_store(settings.store)
     if runs_here:
@@ -57,7 +57,7 @@ def _refuse_sizes(settings: Settings, parts: Sequence[str], window: int, separat
 
 
 def _make_store(place: str) -> None:
-    """Make the folder of a store on this machine; the first table would be the first to find that it cannot be."""
+    """Create the folder of a local store now; otherwise only the first table would find that this fails."""
     if is_remote(place):
         return
     try:

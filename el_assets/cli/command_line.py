@@ -212,7 +212,7 @@ def _command(commands: Any, name: str, summary: str, description: str, epilog: s
 
 
 def run_command(arguments: list[str] | None, interrupts: Interrupts) -> int:
-    """Run a command; 0 on success, 1 on failure, 2 for bad input. `status --help` says what its codes mean."""
+    """Run a command and return its exit status, as `run --help` and `status --help` explain it."""
     options = parser().parse_args(arguments)
     try:
         with warnings_in_lines(as_python_does=options.debug):
@@ -220,7 +220,7 @@ def run_command(arguments: list[str] | None, interrupts: Interrupts) -> int:
     except (Interrupted, KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:
-        if interrupts.came:  # whatever it was turned into on its way
+        if interrupts.came:  # even if the signal became another error on its way
             raise Interrupted from error
         return _failed(error, options)
 
@@ -254,16 +254,16 @@ def _serve(options: argparse.Namespace, variables: Mapping[str, str]) -> int:
     from el_assets.server.ui import serve
     from el_resources.settings import Settings
 
-    Settings.load(variables)  # refused here, and not by a page that cannot load the workspace
+    Settings.load(variables)  # bad settings are refused here; else a page would fail to load
     hosts = [name.strip() for name in variables.get("EL_UI_HOSTS", "").split(",") if name.strip()]
     return serve(address=options.address, port=options.port, hosts=hosts, with_daemon=not options.no_daemon)
 
 
 def _failed(error: Exception, options: argparse.Namespace) -> int:
-    """Print the last words on an error that ended the command; returns the exit status."""
+    """Print the error that ended the command, and return the exit status."""
     told = told_of(error)
     if isinstance(error, OSError) and not told.is_foreseen and error.errno is not None:
-        told = Told(f"{error}")  # the system's words, with the path
+        told = Told(f"{error}")  # the operating system's message, with the path
     if not told.is_foreseen or options.debug:
         where = trace_of_command(error, options.command, on_screen=options.debug)
         print(f"error: {without_secrets(told.words)}\n  {where}", file=sys.stderr)

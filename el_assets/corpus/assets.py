@@ -37,7 +37,7 @@ from el_resources.store.stamps import Stamp, refuse_mixed_settings
 
 SPLIT_DOCUMENTS = 64
 BATCH_ROWS = 4096
-# Shards that a command names; one for more of them is for all.
+# Most shards that a printed command names; for more of them the command is for all shards.
 SHARDS_NAMED = 6
 INDEX_COLUMNS = ("chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vector")
 
@@ -82,7 +82,7 @@ def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.Mater
 def _readable(
     source: CorpusSource, shard: str, origin: Mapping[str, str], settings: Settings
 ) -> Iterator[SourceDocument]:
-    """Yield a shard's documents, as long as few enough of them could not be read."""
+    """Yield a shard's documents; raise CorruptShardError if too many rows could not be read."""
     path, max_share = origin.get("file", shard), settings.bad_rows_max_share
     return within_share(source.documents(shard), max_share=max_share, shard=shard, path=path)
 
@@ -132,7 +132,7 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
     return materialize_shards(context, settings, make)
 
 
-# Its pool has one place, so that runs of one instance wait in the queue; the index has a lock for all others.
+# The pool has one slot, so that runs of one instance wait in the queue; a lock of the index holds back all others.
 @dg.asset(group_name="corpus", kinds={"lancedb"}, deps=[context_chunks], code_version="1", pool="index_writer")
 @with_seen_settings("retrieval_index")
 def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
@@ -205,7 +205,7 @@ def index_tag(settings: Settings, chunks: Mapping[str, Stamp]) -> str:
 
 
 def _refuse_damaged(tables: ShardTables, without_stamp: Sequence[str]) -> None:
-    """Raise ValueError if chunks of a shard are damaged: the index would lose its rows, and other shards candidates."""
+    """Raise ValueError if chunks of a shard are damaged, since the index, and so other shards, would lose them."""
     damaged = {shard: damage for shard in without_stamp if (damage := tables.damage("context_chunks", shard))}
     if damaged:
         shard, damage = next(iter(damaged.items()))
@@ -216,7 +216,7 @@ def _refuse_damaged(tables: ShardTables, without_stamp: Sequence[str]) -> None:
 
 
 def _mending(shards: Sequence[str]) -> str:
-    """Return the command that makes the chunks of damaged shards again; it skips what is up to date."""
+    """Return the command that makes the chunks of damaged shards again; it skips tables that are up to date."""
     named = [f"--shard {shlex.quote(shard)}" for shard in shards] if len(shards) <= SHARDS_NAMED else []
     return " ".join(["python -m el_assets run --select index", *named])
 

@@ -1,4 +1,4 @@
-"""Facts about the corpus and its index."""
+"""Checks of the corpus and its index."""
 
 import dagster as dg
 import polars as pl

@@ -1,4 +1,4 @@
-"""The tables of the corpus and what the retrieval index depends on."""
+"""The tables of the corpus, and the inputs and settings of the retrieval index."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import polars as pl
 from el_assets.tables.columns import CHUNK_ID, CONTENT_HASH, SCORES, Column, TableSchema
 from el_assets.tables.description import LONG_MODEL, ROW_BOUNDS, Drafted, Recipe, Table
 
-# Of `retrieval_index`, which is no table of this project's: LanceDB keeps it.
+# Settings and inputs of `retrieval_index`, which LanceDB keeps and which is not a table of this project.
 INDEX_SETTINGS = ("encoder", "exact_search_rows", "full_text_tokenizer")
 INDEX_INPUTS = ("context_chunks",)
 
@@ -43,7 +43,7 @@ CONTEXT_CHUNKS: TableSchema = {
 
 
 def _set_aside_by(table: Drafted) -> Mapping[str, str]:
-    """Return the tokenizer whose control tokens set a document aside, if any does."""
+    """Return the tokenizer that decides which texts spell control tokens, if such texts are set aside."""
     if table.settings.special_tokens_in_text != "set_aside":
         return {}
     return {"set_aside_by": table.roles.fingerprint("tokenizer")}

@@ -1,4 +1,4 @@
-"""EntropyLong as assets: from documents to packed sequences. Module `steps` makes a shard of each."""
+"""The assets of EntropyLong, from entropy maps to packed sequences; `steps` makes their shards."""
 
 from functools import cache, partial
 

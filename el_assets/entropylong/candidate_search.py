@@ -1,4 +1,4 @@
-"""Step that makes one shard of `candidate_contexts`: queries to a pinned index, exclusions, and random controls."""
+"""The step that makes one shard of `candidate_contexts`: search in a pinned index, exclusions, random controls."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from el_resources.store.shard_tables import ShardTables
 
 @dataclass(frozen=True, kw_only=True)
 class Searching:
-    """A pinned index with everything that searches in it need; made once for all shards of a run.
+    """A pinned index and all that is needed to search it, made once for all shards of a run.
 
     Attributes:
         encoder: encoder of the queries; None if retrieval is by full text.
@@ -53,7 +53,7 @@ class Searching:
 
 
 def refuse_other_encoder(tables: ShardTables, shard: str, settings: Settings) -> None:
-    """Raise ValueError if the shard's chunks have another encoder's vectors: queries cannot be compared with them."""
+    """Raise ValueError if another encoder made the vectors of the shard's chunks: queries do not compare with them."""
     made_with = tables.require_stamp("context_chunks", shard).settings["encoder"]
     if made_with != encoder_fingerprint(settings.encoder):
         raise ValueError(
@@ -63,7 +63,7 @@ def refuse_other_encoder(tables: ShardTables, shard: str, settings: Settings) ->
 
 
 def lost_candidates(tables: ShardTables, shard: str, chunk_ids: pl.Series) -> pl.Series:
-    """Return the chunks that a shard's candidates name and that are not among `chunk_ids`, the chunks of the index."""
+    """Return the ids of a shard's candidates that are not in the index, which holds `chunk_ids`."""
     named = tables.read("candidate_contexts", shard, ["chunk_id"])["chunk_id"].unique()
     return named.filter(~named.is_in(chunk_ids.implode()))
 
@@ -111,7 +111,7 @@ def candidates_per_anchor(queries: pl.DataFrame, retrieved: pl.DataFrame) -> pl.
 
 
 def too_few_candidates(facts: Mapping[str, Any], k: int) -> str | None:
-    """Return a sentence about anchors with fewer than K candidates; None if there are none."""
+    """Return a sentence that counts the anchors with fewer than K candidates; None if there are none."""
     below, without = facts.get("anchors_below_k", 0), facts.get("anchors_without_candidates", 0)
     if not below:
         return None
@@ -126,10 +126,10 @@ def _query_vectors(encoder: TextEncoder | None, texts: list[str], long_texts: Lo
 def _search(
     shard: str, index: PinnedIndex, texts: list[str], vectors: Vectors | None, advance: Advance
 ) -> Callable[[np.ndarray, int], pl.DataFrame]:
-    """Return a function that searches for some of the texts, given by their numbers.
+    """Return a function that searches the index for some of the texts, given by their numbers.
 
-    Its results have the columns of PinnedIndex's, with `query_index` the number of the text. Ids of documents are
-    unique within a shard only, so ids of other shards are prefixed by their shard.
+    Its results have the columns of PinnedIndex; `query_index` is the number of the text. Document ids are unique only
+    within a shard, so those of other shards get their shard as a prefix.
     """
 
     def search(numbers: np.ndarray, k: int) -> pl.DataFrame:

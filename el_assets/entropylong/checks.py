@@ -1,4 +1,4 @@
-"""Facts about entropy maps, candidates, verified pairs and packed sequences."""
+"""Checks of entropy maps, candidates, verified pairs and packed sequences."""
 
 import math
 
@@ -26,7 +26,7 @@ from el_resources.settings import Settings
 from el_resources.store.shard_tables import ShardTables
 from el_resources.store.stamps import MixedSettingsError
 
-# A chunk that more than this share of all roots keep explains too much to be evidence.
+# A chunk that more than this share of the roots keep is probably boilerplate, which helps everywhere.
 HUB_SHARE = 0.05
 FEWEST_HUB_USES = 5
 WARN = dg.AssetCheckSeverity.WARN

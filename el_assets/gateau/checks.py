@@ -1,4 +1,4 @@
-"""Facts about instruction samples, their scores, and the selected subsets."""
+"""Checks of instruction samples, their scores, and the selected subsets."""
 
 import math
 from itertools import pairwise
@@ -142,7 +142,7 @@ def far_samples_rank_above_the_others(settings: Settings) -> dg.AssetCheckResult
         metadata={
             "samples": pool.height,
             **{f"auc_{name}": dg.MetadataValue.json(auc) for name, auc in aucs.items()},
-            "what_to_do": "If this fails: compare auc_hmp with auc_cas, and try another EL_HMG_FORM or EL_INFLUENCE_SCALE",
+            "what_to_do": "If this fails: compare auc_hmp and auc_cas; try another EL_HMG_FORM or EL_INFLUENCE_SCALE",
         },
     )
 

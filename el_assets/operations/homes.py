@@ -45,9 +45,7 @@ def set_home(variables: Mapping[str, str]) -> None:
     if home := variables.get("DAGSTER_HOME"):
         folder = Path(home).expanduser().absolute()
         if not folder.is_dir():
-            raise ValueError(
-                f"DAGSTER_HOME={home!r} is not a folder; create it, or unset the variable to use the working directory"
-            )
+            raise ValueError(f"DAGSTER_HOME={home!r} is not a folder; create it or unset it")
     else:
         folder = HOMES[execution].absolute()
         if not (folder / "dagster.yaml").is_file():
@@ -74,7 +72,7 @@ def _refuse_broken(file: Path, variables: Mapping[str, str]) -> None:
         raise ValueError(f"{file} needs {', '.join(missing)}; install them with `pip install 'entropylong[cluster]'`")
     if unset := sorted({name for name in _variables(asked) if name not in variables}):
         raise ValueError(
-            f"{file} needs the variables {', '.join(unset)}, which are not set; deploy/environment.example describes them"
+            f"{file} needs the variables {', '.join(unset)}, which are not set; see deploy/environment.example"
         )
 
 

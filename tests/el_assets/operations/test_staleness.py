@@ -357,4 +357,4 @@ class TestCommand:
     def test_help_documents_the_codes(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             main(["status", "--help"])
-        assert "exit status: 0 everything is done; 1 something is missing" in capsys.readouterr().out
+        assert "exit status:\n  0    everything is done\n  1    something is missing" in capsys.readouterr().out
