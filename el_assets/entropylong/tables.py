@@ -1,4 +1,4 @@
-"""The tables of EntropyLong, each with its columns, recipe and look."""
+"""The tables of EntropyLong: the columns, the recipe and the pictures of each."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from el_assets.tables.description import Drafted, Recipe, Table
 from el_resources.models.causal_lm import ModelChoice
 from el_resources.sources.mixture import offers_roots
 
-# Part of the recipe of sequences, and one of their recorded settings, if it is not the checkpoint's own.
+# Name of the end-of-text token in the recipe and settings of sequences; left out if it is the checkpoint's own.
 END_OF_TEXT = "end_of_text"
 OWN_TOKEN = "the checkpoint's own end-of-text token"
 
@@ -112,19 +112,19 @@ PACKING_LEFTOVERS: TableSchema = {
 
 
 def _roots(table: Drafted) -> Mapping[str, str]:
-    """Return that the shard's source offers no roots, if it does not."""
+    """Return a part of the recipe if the shard's source has no roots."""
     return {} if offers_roots(table.settings.corpus, table.shard) else {"roots": "none"}
 
 
 def _full_text_tokenizer(table: Drafted) -> Mapping[str, str]:
-    """Return how full text is cut into words, if it is searched."""
+    """Return the full-text tokenizer if retrieval is by full text."""
     if table.settings.retriever != "full_text":
         return {}
     return {"full_text_tokenizer": table.settings.full_text_tokenizer}
 
 
 def _end_of_text(table: Drafted) -> Mapping[str, str]:
-    """Return the token between groups, if it is not the checkpoint's own."""
+    """Return the end-of-text token if it is not the checkpoint's own."""
     other = ModelChoice.long(table.settings).other_end_of_text()
     return {END_OF_TEXT: other} if other else {}
 

@@ -1,4 +1,4 @@
-"""GATEAU as assets: from instruction samples to the influential subset. `steps` makes their shards."""
+"""The assets of GATEAU, from instruction samples to selected subsets; `steps` makes their shards."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -153,7 +153,7 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
 @dg.asset(
     group_name="gateau",
     kinds={"parquet"},
-    # A fraction reads every shard; without saying so a backfill looks for a shard of the fraction's name.
+    # Each fraction reads all shards. Without a mapping Dagster would look for a shard named like the fraction.
     deps=[influence_scores, dg.AssetDep(instruction_samples, partition_mapping=dg.AllPartitionMapping())],
     partitions_def=selected_fractions,
     backfill_policy=dg.BackfillPolicy.single_run(),
@@ -187,7 +187,7 @@ def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> d
 
 
 def open_instructions_of(settings: Settings) -> InstructionSource:
-    """Open the instruction samples that the settings name. Raises ValueError (see open_instructions)."""
+    """Return the source of instruction samples that the settings name. Raises ValueError (see open_instructions)."""
     return open_instructions(
         settings.instructions,
         tokenizer=ModelChoice.long(settings).tokenizer,
@@ -204,7 +204,7 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
 
 
 def refuse_empty_pool(tables: ShardTables, samples: Mapping[str, Stamp]) -> None:
-    """Raise ValueError if no shard of the pool has a sample, with the reasons and the first row that was set aside."""
+    """Raise ValueError if no sample of the pool can be scored; it names the reasons and the first row set aside."""
     why = nothing_scorable([stamp.facts for stamp in samples.values()])
     if why is None:
         return
@@ -217,7 +217,7 @@ def refuse_empty_pool(tables: ShardTables, samples: Mapping[str, Stamp]) -> None
 
 
 def refuse_unknown_columns(names: Sequence[str], pool: pl.DataFrame) -> None:
-    """Raise ValueError if a column that is to be kept is in no row of the pool."""
+    """Raise ValueError if no row of the pool has one of the columns to keep."""
     known = {name for kept in pool["kept_columns"].drop_nulls() for name in json.loads(kept)}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
@@ -226,7 +226,7 @@ def refuse_unknown_columns(names: Sequence[str], pool: pl.DataFrame) -> None:
 
 
 def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stamp]) -> None:
-    """Raise ValueError if a shard's samples are no longer those that were scored.
+    """Raise ValueError if a shard's samples have changed since they were scored.
 
     Args:
         scored: fingerprint of the samples that were scored, by shard.
@@ -244,7 +244,7 @@ def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stam
 
 
 def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> None:
-    """Raise if a shard's two scores are about other samples (ValueError) or readings (MixedSettingsError)."""
+    """Raise if a shard's two scores are of different samples (ValueError) or settings (MixedSettingsError)."""
     for shard, guidance in hmg.items():
         awareness = cam[shard]
         if guidance.facts["samples_fingerprint"] != awareness.facts["samples_fingerprint"]:
@@ -279,10 +279,15 @@ def subset_inputs(influence: Stamp, samples: Mapping[str, Stamp]) -> dict[str, S
 def scored_pool(
     tables: ShardTables, registered: list[str], *, with_cam: bool = True
 ) -> tuple[dict[str, Stamp], dict[str, Stamp]]:
-    """Return the stamps of the shards for which both scores exist, made under one setting each.
+    """Return the stamps of `hmg_scores` and `cam_scores` for the shards that have both.
 
     Args:
-        with_cam: if false, awareness is not measured: the shards that have `hmg_scores`, and no stamps of `cam_scores`.
+        with_cam: if false, the shards need `hmg_scores` only, and no stamps of `cam_scores` are returned.
+
+    Raises:
+        MissingTableError: no shard has these scores.
+        MixedSettingsError: shards were scored under different settings.
+        ValueError: the two scores of a shard are of different samples.
     """
     hmg = tables.stamps("hmg_scores", registered)
     if not with_cam:

@@ -1,4 +1,4 @@
-"""The tables of GATEAU, each with its columns, recipe and look."""
+"""The tables of GATEAU: the columns, the recipe and the pictures of each."""
 
 from collections.abc import Mapping
 
@@ -108,7 +108,7 @@ SELECTED_SUBSETS: TableSchema = {
 
 
 def _layers(table: Drafted) -> Mapping[str, str]:
-    """Return that attention is averaged over the layers that reach a segment, if the model's layers differ in that."""
+    """Return a part of the recipe if layers have different windows, so that not all of them reach every segment."""
     if not mixes_windows(ModelChoice.long(table.settings).config()):
         return {}
     return {LAYERS: "those that reach a segment"}
@@ -144,7 +144,7 @@ TABLES = (
             models=("scorer", "short_reader"),
             is_scored=True,
             reads_scored_texts=True,
-            seen_too=("cam",),  # says whether cam_scores follow, which not every model can give
+            seen_too=("cam",),  # decides whether the model must allow its attention to be watched
         ),
         seen_columns=("nll_short_nats", "nll_long_nats"),
         look=looks.hmg_scores,

@@ -138,7 +138,7 @@ VALUES = [
     ("DAGSTER_HOME=dagster.yaml", "", "DAGSTER_HOME='dagster.yaml' is not a folder"),
     ("DAGSTER_HOME=broken", "", "broken/dagster.yaml cannot be read (while parsing"),
     ("DAGSTER_HOME=list", "", "list/dagster.yaml holds a list, and not Dagster's settings by name; repair it"),
-    ("DAGSTER_HOME=unset", "", "unset/dagster.yaml asks for NO_SUCH_VARIABLE, which is not set"),
+    ("DAGSTER_HOME=unset", "", "unset/dagster.yaml needs the variables NO_SUCH_VARIABLE, which are not set"),
     ("", "--shards z.jsonl", "unknown shard 'z.jsonl'; there are a.jsonl, \"b,c.jsonl\""),
     ("", "--shard z.jsonl", "unknown shard 'z.jsonl'"),
     ("", "--shards=", "unknown shard ''"),
