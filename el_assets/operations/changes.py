@@ -1,8 +1,8 @@
-"""A sensor that shows in the UI, between runs, what became stale and which files of the sources changed.
+"""A sensor that shows in the UI, between runs, which tables became stale and which files of the sources changed.
 
-It is on from the start, since it changes nothing: it records results of the status checks, and observations of the
-sources. It looks only if the sources' listing, the settings or Dagster's own records differ from the last look, and
-records only what it has not recorded before.
+It is switched on by default, since it changes nothing: it records results of the status checks, and observations of the
+sources. It checks again only if a source's listing, the settings or the number of ended runs differ from the last tick,
+and records a result only if it differs from the last one.
 """
 
 import json
@@ -28,11 +28,11 @@ Event = dg.AssetObservation | dg.AssetCheckEvaluation
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """The state of a source and its tables at the last tick, as a cursor remembers it.
+    """The state of a source and its tables at the last tick, as the cursor stores it.
 
     Attributes:
-        shards: a cursor of the listing (`sensors.cursor_of`).
-        seen: digest of all that a check's result depends on.
+        shards: the source's listing as a cursor (`sensors.cursor_of`).
+        seen: digest of everything on which the check's result depends.
         told: digest of the result that was recorded last.
     """
 
@@ -42,9 +42,9 @@ class Look:
 
 
 def observation(kind: str, changes: Changes, fingerprints: Mapping[str, str]) -> dg.AssetObservation:
-    """Return the observation that a source's page shows: the shards that came, changed and went.
+    """Return the observation for a source's page: new, changed and removed shards.
 
-    It gives no data version, by which Dagster would take every shard that was read for stale, not those that changed.
+    It has no data version: with one, Dagster would show every shard as stale, not only those that changed.
     """
     listed = {name: list(getattr(changes, name)) for name in ("came", "changed", "went")}
     return dg.AssetObservation(
@@ -59,7 +59,7 @@ def observation(kind: str, changes: Changes, fingerprints: Mapping[str, str]) ->
 
 
 def evaluation(check: StatusCheck, found: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """The check's result outside a run."""
+    """Return a result of a check in the form in which it is recorded outside a run."""
     return dg.AssetCheckEvaluation(
         asset_key=check.key.asset_key,
         check_name=check.key.name,
@@ -101,7 +101,7 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
 
 
 def _digest_of_inputs(instance: dg.DagsterInstance, settings: Settings, fingerprints: Mapping[str, str]) -> str:
-    """Stands for all that a status depends on: whatever wrote a table was a run, which has ended."""
+    """Return a digest of all that a status depends on; only runs write tables, so it holds the number of ended runs."""
     versions = {name: shown_version(name, settings) for name in sorted(VERSIONED)}
     registered = [registered_shards(instance, kind.partitions) for kind in KINDS.values()]
     ended = instance.get_runs_count(dg.RunsFilter(statuses=ENDED))
@@ -109,7 +109,7 @@ def _digest_of_inputs(instance: dg.DagsterInstance, settings: Settings, fingerpr
 
 
 def tell_what_changed(every_seconds: int) -> dg.SensorDefinition:
-    """The sensor."""
+    """Return the sensor that records changes at this interval."""
 
     @dg.sensor(
         name="tell_what_changed",

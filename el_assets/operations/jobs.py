@@ -1,4 +1,4 @@
-"""Jobs, cut so that a run has one partition definition and a one-shard click never rebuilds the index."""
+"""The jobs. Each has one partitions definition, and a run of a single shard does not rebuild the index."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from el_resources.settings import Settings
 
 
 class Jobs:
-    """The jobs of the workspace; their tags follow from the settings."""
+    """The jobs of the workspace; the settings decide their tags."""
 
     def __init__(self, settings: Settings, *, on_ray: bool = False) -> None:
         def job(name: str, assets: Sequence[str], parts: Sequence[str], description: str) -> Any:
@@ -63,7 +63,7 @@ class Jobs:
         )
 
     def named(self, name: str) -> Any:
-        """Return the job of a name."""
+        """Return the job with this name."""
         return vars(self)[name]
 
     def all(self) -> list[Any]:

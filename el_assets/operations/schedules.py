@@ -1,9 +1,9 @@
-"""Schedules that ask for what is missing or stale, if anything is, and sensors by which one job follows another. Off
-until a person switches them on.
+"""Schedules that start runs for missing or stale tables, and sensors that start one job after another.
 
-A run asks for one contiguous range that spans unfinished shards: shards in between that are up to date are skipped,
-which is cheaper than loading a model once per isolated shard. A range never spans a shard that its run could not make.
-Neither asks for anything while a run of the job is under way, so that ticks do not pile up.
+All are off until a person switches them on. A run takes one contiguous range of shards, from an unfinished one to an
+unfinished one. Shards in between that are up to date are skipped, which costs less than to load a model for each
+isolated shard. A range contains no shard that its run could not make. No run is started while one of the same job is
+queued or running, so that ticks do not pile up.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -32,15 +32,17 @@ Asked = Iterator[dg.RunRequest | dg.SkipReason]
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
-    """Run tags that ask for the registered shards from first to last."""
+    """Return the run tags that choose the registered shards from first to last."""
     return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 
 
 def spanning_ranges(
     wanted: Collection[str], registered: Sequence[str], size: int, barred: Collection[str] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Ranges of at most `size` registered shards that hold all wanted ones and none that is barred, each beginning and
-    ending with a wanted one."""
+    """Yield ranges (first, last) of at most `size` registered shards that together hold all wanted shards.
+
+    Each range begins and ends with a wanted shard, and holds none that is barred.
+    """
     asked, walls = set(wanted), set(barred)
     held: list[int] = []
     for number, shard in enumerate(registered):
@@ -54,7 +56,7 @@ def spanning_ranges(
 
 
 def ask_for_index(inventory: Inventory) -> Asked:
-    """Runs of `build_index`; for the index alone if only it is stale."""
+    """Yield requests for runs of `build_index`; for the index alone if nothing else is stale."""
     wanted = inventory.unfinished(CORPUS_TABLES)
     yield from _ranges(inventory, wanted, barred=inventory.gone)
     if not wanted:
@@ -66,7 +68,7 @@ def ask_for_index(inventory: Inventory) -> Asked:
 
 
 def ask_for_sequences(inventory: Inventory) -> Asked:
-    """Runs of `build_sequences` for shards whose chunks are done; those without wait for `build_index`."""
+    """Yield requests for runs of `build_sequences`, for shards with chunks; the other shards wait for `build_index`."""
     if inventory.rules.misleads("retrieval_index"):
         yield dg.SkipReason("the retrieval index holds chunks that have changed or are gone; run build_index first")
         return
@@ -83,7 +85,7 @@ def ask_for_sequences(inventory: Inventory) -> Asked:
 
 
 def ask_for_samples(inventory: Inventory) -> Asked:
-    """Runs of `score_samples`."""
+    """Yield requests for runs of `score_samples`."""
     wanted = inventory.unfinished(made_under(SAMPLE_TABLES, inventory.settings))
     yield from _ranges(inventory, wanted, barred=inventory.gone)
     if not wanted:
@@ -91,7 +93,7 @@ def ask_for_samples(inventory: Inventory) -> Asked:
 
 
 def ask_for_selection(inventory: Inventory) -> Asked:
-    """A run of `select_samples` if the pool or a setting of the ranking changed."""
+    """Yield a request for a run of `select_samples` if the pool or a setting of the ranking has changed."""
     tables = made_under(SAMPLE_TABLES, inventory.settings)
     scored = [s for s in inventory.registered if all(inventory.table(t, s).is_done for t in tables)]
     stale = [s for s in inventory.registered if s not in scored and inventory.table(tables[-1], s).state == "stale"]
@@ -115,12 +117,12 @@ def _ranges(inventory: Inventory, wanted: Sequence[str], barred: Collection[str]
 
 
 def _with_key(asked: dg.RunRequest | dg.SkipReason, key: str) -> dg.RunRequest | dg.SkipReason:
-    """A tick that is tried again starts no run twice."""
+    """Return a request with a run key, so that a tick that is repeated does not start the run twice."""
     return asked.with_replaced_attrs(run_key=key) if isinstance(asked, dg.RunRequest) else asked
 
 
 def reasons(inventory: Inventory, tables: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each table and reason for which it is not done, with the shards that it holds of.
+    """Yield a line for each table and each reason why it is not done, with the shards concerned.
 
     Example:
         verified_pairs: stale: setting epsilon was 0.4, is 0.5: 12 shards: a.parquet, b.parquet and 10 more
@@ -132,7 +134,7 @@ def reasons(inventory: Inventory, tables: Sequence[str]) -> Iterator[str]:
 
 
 def in_words(asked: dg.RunRequest | dg.SkipReason, job: str) -> str:
-    """A line for a tick's log."""
+    """Return a line for the log of a tick."""
     if isinstance(asked, dg.SkipReason):
         return asked.skip_message or "starts no run"
     ends = [asked.tags[tag] for tag in range_tags("", "") if tag in asked.tags]
@@ -148,9 +150,11 @@ class Automated:
     """A job that a schedule or a sensor asks for.
 
     Attributes:
-        job: its name.
-        tables: returns the tables whose states a tick's log explains.
-        waits_for: jobs whose runs must have ended first: sequences made from half an index stay as they are.
+        job: name of the job.
+        ask: yields the requests for runs, or the reason why there is none.
+        tables: returns the tables that the log of a tick explains.
+        waits_for: jobs whose runs must have ended. For example, sequences made with half an index would stay as they
+            are.
     """
 
     job: str
@@ -162,10 +166,10 @@ class Automated:
     def answer(
         self, context: dg.ScheduleEvaluationContext | dg.RunStatusSensorContext, settings: Settings, key: str
     ) -> Asked:
-        """Runs, or why there are none; the tick's log says which shards are not done and why.
+        """Yield requests for runs, or the reason why there is none; log which shards are not done and why.
 
         Args:
-            key: begins the keys of the runs, so that a tick that is tried again starts none twice.
+            key: prefix of the run keys, by which a repeated tick does not start a run twice.
         """
         for job in (self.job, *self.waits_for):
             running = context.instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=UNDER_WAY))
@@ -201,7 +205,7 @@ SELECTION = Automated(
 
 
 def _schedule(name: str, jobs: Jobs, automated: Automated, cron: str, what: str) -> dg.ScheduleDefinition:
-    """A schedule that is off until a person switches it on."""
+    """Return a schedule that is off until a person switches it on."""
     job = jobs.named(automated.job)
 
     @dg.schedule(
@@ -220,7 +224,7 @@ def _schedule(name: str, jobs: Jobs, automated: Automated, cron: str, what: str)
 
 
 def schedules(every_hours: int, jobs: Jobs) -> list[dg.ScheduleDefinition]:
-    """All schedules; daily ones run by night, an hour apart and more, since each needs what the one before made."""
+    """Return all schedules. Daily ones run at night, an hour apart, so that each finds what the one before made."""
 
     def cron(minute: int, hour: int) -> str:
         return f"0 {hour} * * *" if every_hours == 24 else f"{minute} */{every_hours} * * *"
@@ -261,10 +265,10 @@ def schedules(every_hours: int, jobs: Jobs) -> list[dg.ScheduleDefinition]:
 
 
 def _follows(name: str, jobs: Jobs, automated: Automated, after: Automated, what: str) -> dg.SensorDefinition:
-    """A sensor that asks for a job when a run of another one, or of the job itself, has succeeded.
+    """Return a sensor that starts a job after a successful run of another job, or of the job itself.
 
-    A run of the job itself may have kept it from asking while the other one ended. What that run left undone is not
-    asked for again, which would go on for ever.
+    The job itself counts because its run may have been in the way when the other job ended. Shards that this run did
+    not finish are not asked for again, since that could repeat for ever.
     """
     job = jobs.named(automated.job)
 
@@ -295,7 +299,7 @@ def _range_of(tags: Mapping[str, str]) -> list[str | None]:
 
 
 def following_sensors(jobs: Jobs) -> list[dg.SensorDefinition]:
-    """Sensors by which the second half of the graph follows the first without waiting for its schedule."""
+    """Return the sensors that start the second half of the graph right after the first half."""
     return [
         _follows(
             "sequences_follow_index",

@@ -1,4 +1,4 @@
-"""The reports as assets: pages that a person opens to judge the data."""
+"""The reports as assets: HTML pages for judging the data."""
 
 import time
 from collections.abc import Mapping, Sequence

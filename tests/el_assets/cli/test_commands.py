@@ -48,7 +48,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "the following arguments are required: command"),
+            ([], "the following arguments are required: COMMAND"),
             (["walk"], "invalid choice: 'walk'"),
             (["run", "--alpha", "2"], "unrecognized arguments: --alpha 2"),
         ],
