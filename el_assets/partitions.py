@@ -71,10 +71,12 @@ def register_shards(
     shards = source.shards()
     if not shards:
         raise ValueError(f"{source.uri!r} has no shard; check the address in EL_CORPUS or EL_INSTRUCTIONS")
+    # Find missing shards.
     before, was_of = registered_shards(instance, partitions), registered_source(instance, partitions)
     went = [shard for shard in before if shard not in set(shards)]
     held = still_there(went, source.passed_over())
     went = [shard for shard in went if shard not in held]
+    # Refuse a faulty source.
     is_same = was_of in ("", source.uri) or bool(set(before) & set(shards))
     if is_same and went_in_masses(len(went), len(before)) and not may_lose_many:
         raise ValueError(
@@ -82,6 +84,7 @@ def register_shards(
             f"{listed(went)}. Nothing was changed; repair the source, or set EL_REMOVE_MANY_SHARDS=true to "
             "remove them"
         )
+    # Change the registration.
     deregister_shards(instance, went, partitions)
     instance.add_dynamic_partitions(_name(partitions), shards)
     instance.daemon_cursor_storage.set_cursor_values({_source_key(partitions): source.uri})

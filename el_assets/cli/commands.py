@@ -106,6 +106,7 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
         close_lost_runs(instance)
         sources, chosen = _register(instance, settings, parts, options)
         assets = [name for part in parts for name in ASSETS_OF_PARTS.get(part, ())]
+        # Announce repeated tables.
         for line in made_again(instance, settings, sources, chosen, assets):
             print(line, flush=True)
         # The terminal shows progress bars and warnings; failures are printed at the end.
@@ -117,6 +118,7 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
         stages: list[Stage] = []
         checks: list[dg.AssetCheckEvaluation] = []
         runs = [run for part in parts if part != "reports" for run in _runs(here, part, chosen, fractions)]
+        # Execute the jobs.
         for job, tags, of_shards in [("observe_models", {}, False), *runs]:
             result = here.execute(job, tags, of_shards=of_shards)
             stages += stages_of(instance, result)
@@ -125,6 +127,7 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
             if not succeeded:
                 print("\n".join([*_causes(settings, corpus, pool), here.failure(result)]), file=sys.stderr)
                 break
+        # Write the reports.
         reports: list[UPath] | None = []
         if succeeded and "reports" in parts:
             reports = _report(here, is_asked=options.select is not None)

@@ -25,6 +25,7 @@ def documents_table(
     """
     rows, seen_texts, ids = [], set(), _Ids()
     for document in documents:
+        # Find a reason against it.
         content_hash = text_hash(document.text)
         reason = document.set_aside_reason or _reason(document.text)
         if reason is None and spelled_control_token(document.text) is not None:
@@ -33,6 +34,7 @@ def documents_table(
             reason = "exact_duplicate"
         if reason is None:
             seen_texts.add(content_hash)
+        # Add the row.
         rows.append(
             {
                 "doc_id": ids.unused(document.source_id or content_hash, content_hash[:8]),

@@ -160,6 +160,7 @@ def _draw(
     taken = {root: set(ids) for root, ids in retrieved.group_by("doc_id").agg("chunk_hash").iter_rows()}
     drawn: list[tuple[str, str, str, str]] = []
     for root in queries["doc_id"].unique(maintain_order=True):
+        # Bar retrieved texts.
         hashes = taken.setdefault(root, set())
 
         def is_free(chunk_id: str, root: str = root, hashes: set[str] = hashes) -> bool:
@@ -169,6 +170,7 @@ def _draw(
             text = index.texts([chunk_id])["text"][0]  # two shards may have the same chunk
             return exclusions.allows(root, chunk_id, f"{chunk_shard}\0{doc_id}", text)
 
+        # Draw free chunks.
         for chunk_id in draw_controls(
             root, searching.ring, is_free, count=step.settings.controls_per_root, seed=step.settings.seed
         ):

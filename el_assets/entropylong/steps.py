@@ -52,12 +52,15 @@ class _Root:
 def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: ModelChoice) -> Made:
     """Make `entropy_maps` of a shard: score every token of the sampled roots; set aside roots without finite scores."""
     settings = step.settings
+    # Score sampled roots.
     roots, counts = _sampled_roots(step, shard, engine.window)
     sequences = [root.token_ids for root in roots]
     with Meter(engine) as meter, step.show(f"entropy {shard}", sum(len(ids) for ids in sequences), "tokens") as advance:
         scores = engine.score(sequences, on_progress=advance)
+    # Set aside non-finite.
     scored = list(zip(roots, scores, strict=True))
     lost = [repr(root.doc_id) for root, score in scored if not is_finite(score.entropy_nats, score.nll_nats)]
+    # Find the anchors.
     rows = [
         entropy_map_row(
             root.doc_id,
@@ -210,9 +213,11 @@ def verify_pairs(step: ShardStep, shard: str) -> Made:
     """Make `verified_pairs` of a shard: apply the keep rule to stored scores, without a model."""
     settings = step.settings
     scores = step.tables.read("context_scores", shard)
+    # Judge all pairs.
     rule = KeepRule(epsilon=settings.epsilon, criterion=settings.criterion, beats_controls=settings.beats_controls)
     by_epsilon = KeepRule(epsilon=settings.epsilon, criterion=settings.criterion, beats_controls=False)
     judged = judge(scores, rule)
+    # Keep per root.
     table, n_capped = keep_contexts(judged, max_uses=settings.max_chunk_uses)
     plain = pass_rates(judge(scores, by_epsilon), seed=settings.seed)
     facts = {
@@ -233,10 +238,12 @@ def pack_sequences(step: ShardStep, shard: str) -> Made:
     pairs = step.tables.read("verified_pairs", shard)
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids"])
     roots = {doc_id: np.asarray(ids, dtype=np.int32) for doc_id, ids in maps.iter_rows()}
+    # Pack the groups.
     groups = _groups(step, shard, pairs, roots)
     sequences, leftovers = pack(
         groups, length=settings.sequence_tokens, end_of_text=step.tokenizer.eos_id, seed=settings.seed
     )
+    # List the leftovers.
     with_contexts = set(pairs["doc_id"])
     without = {doc_id: len(ids) for doc_id, ids in roots.items() if doc_id not in with_contexts}
     table = sequences_table(shard, sequences)

@@ -117,8 +117,8 @@ def far_samples_rank_above_the_others(settings: Settings) -> dg.AssetCheckResult
     """On the embedded pool, samples that need a passage beyond the short window rank above all others.
 
     Metadata holds the ROC AUC of HMP, of CAS (if it is measured) and of the score, with 95 % bootstrap intervals. Fails
-    if the interval of the score's AUC does not lie above 0.5. Passes for a pool that does not record which samples need
-    a far passage.
+    unless the lower bound of the score's AUC is above 0.5. Passes for a pool that does not record which samples need a
+    far passage.
     """
     tables = ShardTables(settings.store)
     pool = _with_evidence(tables)

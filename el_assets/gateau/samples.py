@@ -48,8 +48,10 @@ def samples_table(
     ids: set[str] = set()
     conversations: dict[str, str] = {}
     for number, (sample, counts) in enumerate(zip(listed, token_counts(tokenizer, listed), strict=True)):
+        # Name the sample.
         content_hash = conversation_hash(sample)
         sample_id = sample.source_id or content_hash or f"sample {number + 1} of the shard"
+        # Find a reason against it.
         reason, detail = sample.set_aside_reason, sample.detail
         if reason is None and content_hash in conversations:
             reason, detail = "exact_duplicate", f"the conversation is that of sample {conversations[content_hash]!r}"
@@ -60,6 +62,7 @@ def samples_table(
             detail = f"instruction and response need {needed} tokens, the window is {window}"
         elif reason is None and set_aside_special and (spelled := spelled_control_token(sample, tokenizer)):
             reason, detail = "special_tokens", f"spells {spelled!r}"
+        # Remember id and conversation.
         ids.add(sample_id)
         if content_hash:
             conversations.setdefault(content_hash, sample_id)

@@ -93,7 +93,7 @@ def refuse_unreadable_pair(settings: Settings) -> None:
 
 
 def refuse_unwatchable(settings: Settings) -> None:
-    """Raise ValueError if awareness is to be measured but, by its config, the long model's attention cannot be watched.
+    """Raise ValueError if awareness is measured but, by its config, the long model's attention cannot be watched.
 
     This is known before weights are loaded, and before hours of guidance after which awareness would fail.
     """
@@ -113,6 +113,7 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
     """Make `hmg_scores` of a shard: mean response NLL in the short-window and in the long-window reading."""
     samples = step.samples(shard)
     parts = step.parts(samples)
+    # Build both prompts.
     long_engine = _long_engine(step)
     long_prompts = step.prompts(parts, long_engine.window)
     short_engine, short_prompts = _short_reading(step, parts, long_engine, long_prompts)
@@ -122,11 +123,13 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
         for short, long in zip(short_prompts, long_prompts, strict=True)
     ]
     to_score = [prompt for prompt, other in zip(short_prompts, differs, strict=True) if other]
+    # Score the responses.
     total = sum(len(prompt.token_ids) for prompt in [*long_prompts, *to_score])
     with Meter(long_engine, short_engine) as meter, step.show(f"guidance {shard}", total, "tokens") as advance:
         long_nll = _response_nll(long_engine, long_prompts, advance)
         scored = iter(_response_nll(short_engine, to_score, advance))
     short_nll = [next(scored) if other else nll for other, nll in zip(differs, long_nll, strict=True)]
+    # Set aside non-finite.
     table = hmg_table(
         samples["sample_id"].to_list(),
         list(zip(short_prompts, short_nll, strict=True)),
@@ -150,7 +153,7 @@ def _long_engine(step: SampleStep) -> "ScoringEngine":
     """Return the engine of the long model.
 
     Raises:
-        ValueError: awareness is to be measured and the engine cannot watch attention, which the config did not tell.
+        ValueError: awareness is measured, and the engine cannot watch attention although the config did not say so.
     """
     model = ModelChoice.long(step.settings)
     engine = step.causal_lm.engine(model)
@@ -190,9 +193,11 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
     """Make `cam_scores` of a shard: attention on each segment, and the response's NLL with each segment alone."""
     samples, settings = step.samples(shard), step.settings
     engine = _long_engine(step)
+    # Cut into segments.
     prompts = step.prompts(step.parts(samples), engine.window)
     segments = [segments_of(prompt.context, settings.segment_tokens) for prompt in prompts]
     alone = [[prompt.with_context(*span) for span in spans] for prompt, spans in zip(prompts, segments, strict=True)]
+    # Measure attention, then segments.
     total = sum(len(one.token_ids) for one in [*prompts, *(one for ones in alone for one in ones)])
     with Meter(engine) as meter, step.show(f"awareness {shard}", total, "tokens") as advance:
         attention = engine.segment_attention(
@@ -202,6 +207,7 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
             on_progress=advance,
         )
         flat = iter(_response_nll(engine, [one for ones in alone for one in ones], advance))
+    # Build the rows.
     rows = []
     for sample_id, prompt, spans, scores in zip(samples["sample_id"], prompts, segments, attention, strict=True):
         rows.append(
@@ -215,6 +221,7 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
                 "n_dropped_context_tokens": prompt.n_dropped,
             }
         )
+    # Set aside non-finite.
     table, lost = finite_rows(cam_table(rows))
     facts = {
         **meter.facts(),

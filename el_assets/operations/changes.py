@@ -74,6 +74,7 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
     check, events = STATUS_CHECKS[kind], list[Event]()
     problem: OSError | ValueError | None = None
     source: ShardedSource | None = None
+    # List the source.
     try:
         source, fingerprints = listing(kind, settings)
     except (OSError, ValueError) as error:
@@ -86,12 +87,14 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
         context.log.info(f"{kind}: {changes.in_words()}")
         if changes and last.shards != shards:
             events.append(observation(kind, changes, fingerprints))
+    # Skip an unchanged state.
     seen = _digest_of_inputs(context.instance, settings, fingerprints)
     if context.instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
         context.log.info(f"{check.key.name}: will be checked when no run is queued or running")
         return Look(shards=shards, seen=last.seen, told=last.told), events
     if seen == last.seen:
         return Look(shards=shards, seen=seen, told=last.told), events
+    # Check, and record a new result.
     found = cannot_look(problem) if problem else check.result(context.instance, settings, source)
     told = digest([found.passed, found.description, repr(found.metadata)])
     if told != last.told:

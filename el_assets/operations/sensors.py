@@ -127,8 +127,10 @@ def _answer(context: dg.SensorEvaluationContext, settings: Settings, name: str) 
     kind, (source, fingerprints) = KINDS[name], listing(name, settings)
     registered = registered_shards(context.instance, kind.partitions)
     changes = find_changes(fingerprints, registered, context.cursor, source.passed_over())
+    # Choose shards to remove.
     departures = Departures.of(kind, settings, changes.registered, changes.went)
     going, words, runs = departures.removable(settings), changes.in_words(), list[dg.RunRequest]()
+    # Say what happens.
     if departures.ghosts:
         words += f". Without tables in this store, so only deregistered: {listed(departures.ghosts)}"
     if len(going) < len(changes.went):

@@ -95,10 +95,12 @@ class Cookbook:
         recipe = RECIPES[asset]
         if inputs is None:
             inputs = {name: self.tables.require_stamp(name, shard) for name in recipe.inputs}
+        # Collect settings and models.
         own: dict[str, Any] = self.settings.subset(recipe.settings)
         lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}
         models = self.roles.fingerprints(recipe.models, lineage, stored)
         models = self.roles.as_auto(models, auto_was) if auto_was else models
+        # Collect the parts.
         parts: dict[str, Any] = {
             "asset": asset,
             "code_version": recipe.code_version,

@@ -58,10 +58,12 @@ def shard_check(
     )
     def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> Any:  # Dagster's type knows one result
         tables, name = ShardTables(settings.store), asset.key.to_user_string()
+        # Find the problems.
         chosen = _chosen_shards(context)
         shards = chosen or [s for s in registered_shards(context.instance, asset.partitions_def) if tables.has(name, s)]
         needed = (given(settings),) if given else ()
         found = {shard: problems(tables, shard, *needed) for shard in shards}
+        # Report each shard.
         made = _materializations(context.instance, asset.key, shards)
         for shard in sorted(
             shards, key=lambda shard: bool(found[shard])
@@ -72,6 +74,7 @@ def shard_check(
                 _mark_as_failed(context, asset.key, shard)
         if severity == dg.AssetCheckSeverity.ERROR and any(found.values()):
             _tag_run(context, key, [shard for shard in shards if found[shard]])
+        # Report them together.
         if len(chosen) != 1:
             whole = result(found, shards=len(shards), remedy=remedy, severity=severity)
             yield _evaluation(key, whole, blocking=blocking)
@@ -204,7 +207,7 @@ def _why(result: dg.AssetCheckEvaluation) -> str:
 def failed_in_words(
     evaluations: Iterable[dg.AssetCheckEvaluation], severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
 ) -> list[str]:
-    """Return a line for each result that failed with this severity; if a check failed for many shards, the first few."""
+    """Return a line for each result that failed with this severity; if one failed for many shards, the first few."""
     failed = [one for one in evaluations if not one.passed and one.severity == severity]
     lines = []
     for key, found in groupby(failed, key=lambda one: one.asset_check_key):

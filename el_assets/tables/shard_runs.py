@@ -99,11 +99,13 @@ def materialize_shards(
     fingerprints: dict[str, str] = {}
     withheld: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
+        # Make or skip.
         outcome = _outcome(tables, maker, draft(shard))
         context.log.info(f"{asset} {number}/{len(shards)} {shard}: {outcome.in_words}")
         if outcome.withheld:
             withheld[shard] = outcome.withheld
             continue
+        # Show the table.
         metadata = _metadata(tables, all_settings(settings), outcome, is_of_few=len(shards) <= FEW_SHARDS)
         context.add_asset_metadata(metadata, partition_key=shard if partitioned else None)
         fingerprints[shard] = outcome.stamp.fingerprint
