@@ -16,27 +16,27 @@ DOC_ID = Column(pl.String(), "Document's stable id: the source's own, else a has
 DOCUMENTS: TableSchema = {
     "doc_id": DOC_ID,
     "text": Column(pl.String(), "The document's text; empty if it was set aside."),
-    "source": Column(pl.String(), "Corpus URI that the document came from."),
+    "source": Column(pl.String(), "Address of the corpus from which the document was read."),
     "url": Column(pl.String(), "Address of the original, if the source gives one."),
     "license": Column(pl.String(), "Licence of the text, if the source gives one."),
-    "n_chars": Column(pl.Int64(), "Characters of the text as read."),
+    "n_chars": Column(pl.Int64(), "Number of characters of the text as read."),
     "content_hash": CONTENT_HASH,
     "set_aside_reason": Column(
         pl.String(),
-        "Why the document is not used: empty, whitespace, nul, special_tokens, exact_duplicate, or for a row that "
+        "Reason why the document is not used: empty, whitespace, nul, special_tokens, exact_duplicate; for a row that "
         "cannot be read not_utf8, not_json, not_an_object, no_text, text_not_text, line_too_long, text_too_long; "
         "null if it is used.",
     ),
-    "set_aside_detail": Column(pl.String(), "Line or row and what is wrong with it, if the row cannot be read."),
+    "set_aside_detail": Column(pl.String(), "Line or row in the file and its fault, if the row cannot be read."),
 }
 
 CONTEXT_CHUNKS: TableSchema = {
     "chunk_id": CHUNK_ID,
     "doc_id": DOC_ID,
-    "start_char": Column(pl.Int64(), "First character of the chunk in its document."),
-    "end_char": Column(pl.Int64(), "Character after the chunk's last."),
+    "start_char": Column(pl.Int64(), "Position of the chunk's first character in its document, from 0."),
+    "end_char": Column(pl.Int64(), "Position after the chunk's last character in its document."),
     "text": Column(pl.String(), "The chunk: the document's characters [start_char, end_char)."),
-    "n_tokens": Column(pl.Int32(), "Scorer tokens of the chunk by itself."),
+    "n_tokens": Column(pl.Int32(), "Number of tokens of the chunk, by the scorer's tokenizer and without BOS."),
     "content_hash": CONTENT_HASH,
     "vector": Column(SCORES, "Retrieval embedding, unit length (zeros if the chunk has no known token)."),
 }

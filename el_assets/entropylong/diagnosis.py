@@ -129,7 +129,7 @@ def no_candidates(facts: Mapping[str, Facts], settings: Facts) -> str:
     """Say that retrieval found no chunk that may be a context."""
     found = facts["candidate_contexts"]
     return (
-        f"no chunk was retrieved for {found.get('anchors', 0):,} anchors: of those that were found "
+        f"no chunk was retrieved for {found.get('anchors', 0):,} anchors: of the chunks found "
         f"{found.get('excluded_own_chunks', 0):,} are of the root's own document and "
         f"{found.get('excluded_near_duplicates', 0):,} near-duplicates of it; index more documents, raise "
         f"EL_NEAR_DUPLICATE_CONTAINMENT (now {settings['near_duplicate_containment']}), or change EL_RETRIEVER "

@@ -30,7 +30,7 @@ def influence_plane(influence: pl.DataFrame) -> "Figure":
             label = subset.replace("_", " ").replace("percent", "%")
             axes.scatter(drawn["hmp"], drawn["cas"], s=size, color=colour, marker=marker, linewidths=0, label=label)
         axes.set(
-            xlabel="HMP: what the long window makes easier",
+            xlabel="HMP: gain by the long window",
             ylabel="CAS, cosine" if is_measured else "CAS: not measured",
         )
         handles, labels = axes.get_legend_handles_labels()
