@@ -24,7 +24,7 @@ def document_ids_are_unique(tables: ShardTables, shard: str) -> list[str]:
 
 
 def texts_are_unique_over_shards(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """No text is in two shards; copies can become roots twice, and fill search results with the same chunks."""
+    """No text is in two shards; otherwise the same text can become a root twice."""
     used = usable(tables.scan_many("documents", shards)).select("doc_id", "shard", "content_hash").collect()
     twins = used.filter(pl.col("content_hash").is_duplicated()).group_by("content_hash").agg("doc_id", "shard")
     return {hash_[:8]: [f"{ids} in {where}"] for hash_, ids, where in twins.sort("content_hash").iter_rows()}

@@ -87,14 +87,14 @@ def no_root_retrieves_itself(tables: ShardTables, shard: str) -> list[str]:
 
 
 def anchors_have_candidates(tables: ShardTables, shard: str) -> list[str]:
-    """Every anchor has K retrieved candidates; with fewer, less of the corpus is tried at it than was asked for."""
+    """Every anchor has K retrieved candidates; with fewer, less of the corpus is tested there than was asked for."""
     stamp = tables.require_stamp("candidate_contexts", shard)
     few = too_few_candidates(stamp.facts, stamp.settings["candidates_per_anchor"])
     return [few] if few else []
 
 
 def every_candidate_is_scored(tables: ShardTables, shard: str) -> list[str]:
-    """Every candidate and control has finite scores before and after, or is counted among those set aside."""
+    """Every candidate and control has finite scores before and after it is added, or is counted as set aside."""
     keys = ["doc_id", "anchor", "chunk_id", "is_control"]
     wanted = tables.read("candidate_contexts", shard, keys)
     scores = tables.read("context_scores", shard)
@@ -163,7 +163,7 @@ def verified_contexts_beat_random(context: dg.AssetCheckExecutionContext, settin
 
 
 def no_chunk_is_a_hub(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """Over all shards, no chunk is kept for more than 5 % of the roots that keep any (at least 5 roots)."""
+    """Over all shards, no chunk is kept for more than 5 roots and more than 5 % of the roots that keep any."""
     kept = tables.scan_many("verified_pairs", shards).select("shard", "doc_id", "chunk_hash", "chunk_id").collect()
     limit = max(FEWEST_HUB_USES, HUB_SHARE * kept.select("shard", "doc_id").n_unique())
     uses = kept.group_by("chunk_hash").agg(pl.col("chunk_id").min(), uses=pl.len()).filter(pl.col("uses") > limit)

@@ -76,7 +76,7 @@ def aware_samples_have_finite_scores(tables: ShardTables, shard: str) -> list[st
 
 
 def attention_sums_to_one(tables: ShardTables, shard: str) -> list[str]:
-    """Attention on segments and rest sums to 1 for every sample (in every layer, if not all reach every segment)."""
+    """For every sample, attention on segments and rest sums to 1 (per layer, if not all layers reach every segment)."""
     facts = tables.require_stamp("cam_scores", shard).facts
     n_layers = len(facts.get("layer_windows", []))
     if any(int(count) < n_layers for count in facts.get("segments_by_layers", {})):
@@ -149,7 +149,7 @@ def far_samples_rank_above_the_others(settings: Settings) -> dg.AssetCheckResult
 
 @dg.asset_check(asset=selected_subsets, blocking=True)
 def subsets_are_nested_and_of_the_asked_size(settings: Settings) -> dg.AssetCheckResult:
-    """Each subset has the asked share of the pool, rounded up, and holds the smaller ones."""
+    """Each subset has its share of the pool, rounded up, and contains the smaller subsets."""
     tables = ShardTables(settings.store)
     pool = tables.read("influence_scores").height
     subsets = {

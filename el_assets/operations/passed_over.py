@@ -24,6 +24,7 @@ def passed_over_lines(source: ShardedSource) -> list[str]:
 
 
 def print_passed_over(source: ShardedSource) -> None:
+    """Print the lines on files of the source that are no shards."""
     for line in passed_over_lines(source):
         print(line, flush=True)
 

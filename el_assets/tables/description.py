@@ -89,7 +89,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One table.
+    """A table: its name, columns, recipe and pictures.
 
     Attributes:
         name: its asset's key.
