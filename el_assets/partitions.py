@@ -14,7 +14,7 @@ from el_resources.listed_names import listed
 from el_resources.sources.contracts import ShardedSource
 from el_resources.sources.shard_files import still_there
 
-HOW_TO_REGISTER = "`python -m el_assets register` registers them, and so does `run`, which makes their tables"
+HOW_TO_REGISTER = "`python -m el_assets register` registers them; `run` does so too, and makes their tables"
 corpus_shards = dg.DynamicPartitionsDefinition(name="corpus_shards")
 instruction_shards = dg.DynamicPartitionsDefinition(name="instruction_shards")
 selected_fractions = dg.StaticPartitionsDefinition(list(FRACTIONS))

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from el_assets.operations.staleness import Finding, Inventory
+from el_assets.operations.staleness import Finding, Inventory, n_shards
 from el_assets.partitions import HOW_TO_REGISTER
 from el_assets.sources import KINDS, Kind
 from el_resources.listed_names import NAMES_SHOWN, listed
@@ -176,7 +176,7 @@ def _made_again(inventory: Inventory, shards: Sequence[str], tables: Sequence[st
 def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:
     """Yield lines for a terminal: the counts of every asset, then the partitions that are not done, by reason."""
     shown = None if all_names else NAMES_SHOWN
-    yield f"{status.uri}: {status.shards} registered shards"
+    yield f"{n_shards(status.shards)} of {status.uri} registered"
     if status.not_registered:
         new = status.not_registered
         yield f"  {len(new)} not registered: {listed(new, shown)}; {HOW_TO_REGISTER}"
