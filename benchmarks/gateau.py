@@ -251,11 +251,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--instructions", help="the pool, as for `run`; the embedded one by default")
-    parser.add_argument("--samples-per-kind", type=int, default=60, help="of the embedded pool")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS, help="of guidance; the default's is needed")
-    parser.add_argument("--store", help="folder of the tables, to be used again; a temporary folder by default")
-    parser.add_argument("--name", help="heading of the tables; the pool's URI by default")
+    parser.add_argument("--instructions", help="address of the pool, as for `run` (default: the embedded pool)")
+    parser.add_argument(
+        "--samples-per-kind", type=int, default=60, help="samples a kind, embedded pool only (default: 60)"
+    )
+    parser.add_argument(
+        "--forms",
+        nargs="+",
+        choices=FORMS,
+        default=FORMS,
+        help="forms of guidance, the default's included (default: all)",
+    )
+    parser.add_argument("--store", help="folder of the tables, kept for a second run (default: a temporary folder)")
+    parser.add_argument("--name", help="heading of the printed tables (default: the pool's address)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings.load(

@@ -75,7 +75,9 @@ def seconds(work: Callable[[int], int], megabytes: int) -> tuple[float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, nargs="+", default=[1, 10, 100])
+    parser.add_argument(
+        "--megabytes", type=int, nargs="+", default=[1, 10, 100], help="sizes to measure (default: 1 10 100)"
+    )
     sizes = parser.parse_args().megabytes
     tokenizer = ModelTokenizer.from_folder(REFERENCE_FOLDER / "long")
     splitter = TextSplitter(tokenizer.backend, CHUNK_TOKENS, tokenizer.count_batch)

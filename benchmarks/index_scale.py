@@ -109,9 +109,9 @@ def recall(found: pl.DataFrame, exact: list[list[str]]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chunks", type=int, default=200_000)
-    parser.add_argument("--shards", type=int, default=20)
-    parser.add_argument("--queries", type=int, default=512)
+    parser.add_argument("--chunks", type=int, default=200_000, help="chunks of all shards (default: 200000)")
+    parser.add_argument("--shards", type=int, default=20, help="shards (default: 20)")
+    parser.add_argument("--queries", type=int, default=512, help="queries (default: 512)")
     parser.add_argument("--folder", help="where the store is made and kept (default: a temporary folder)")
     options = parser.parse_args()
     per_shard = options.chunks // options.shards

@@ -60,8 +60,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=5000, help="files of the corpus (default: 5000)")
-    parser.add_argument("--no-server", action="store_true", help="leave the webserver out")
-    parser.add_argument("--runs", action="store_true", help="build the index instead, and measure Dagster's database")
+    parser.add_argument("--no-server", action="store_true", help="do not time the web server")
+    parser.add_argument(
+        "--runs", action="store_true", help="build the index twice instead, and measure memory and Dagster's database"
+    )
     options = parser.parse_args()
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:

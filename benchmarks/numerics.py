@@ -138,8 +138,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--units", type=int, default=1200, help="(root, chunk) units that are judged")
+    parser.add_argument("--store", type=Path, required=True, help="store of the demo, such as data")
+    parser.add_argument("--units", type=int, default=1200, help="(root, chunk) units that are judged (default: 1200)")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.utils.logging.disable_progress_bar()

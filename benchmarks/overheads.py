@@ -139,8 +139,10 @@ def table(name: str, measure: Callable[[int], Cost], rounds: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ray", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--ray", action="store_true", help="run as jobs of a Ray cluster on this machine (default: local runs)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="times that each run is timed (default: 3)")
     options = parser.parse_args()
     print(
         "| runs | to the first event, s | a run without its steps, s | a step, s | a shard and step, s | a shard, s |"

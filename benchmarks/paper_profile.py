@@ -8,6 +8,7 @@ printed. The sequences are real in length and provenance, and worthless in conte
     python benchmarks/paper_profile.py
 """
 
+import argparse
 import json
 import os
 import resource
@@ -43,6 +44,7 @@ configs:
 
 def main() -> None:
     """Run the profile and print the report."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         write_corpora(home)

@@ -85,13 +85,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--shape", choices=[*SHAPES, "reference"], default="1b")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument(
-        "--wait", type=float, metavar="SECONDS", help="no model: a call of the engine waits for SECONDS"
-    )
-    parser.add_argument("--shards", type=int, default=6)
-    parser.add_argument("--documents", type=int, default=800, help="of a shard")
+    parser.add_argument("--shape", choices=[*SHAPES, "reference"], default="1b", help="size of the model (default: 1b)")
+    parser.add_argument("--device", default="cuda", help="torch device (default: cuda)")
+    parser.add_argument("--wait", type=float, metavar="SECONDS", help="use no model: each engine call waits SECONDS")
+    parser.add_argument("--shards", type=int, default=6, help="shards (default: 6)")
+    parser.add_argument("--documents", type=int, default=800, help="documents per shard (default: 800)")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     bench = open_bench(arguments.shape, arguments.device, scale=1.0, roots=None) if arguments.wait is None else None

@@ -280,12 +280,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--corpus", required=True, help="python-docs:, parquet:PATH or jsonl:PATH")
-    parser.add_argument("--name", help="heading of the table; the corpus if not given")
-    parser.add_argument("--roots", type=int, default=40, help="roots sampled; 0 takes all that are eligible")
-    parser.add_argument("--root-tokens-max", type=int, help="longest root; the reference profile's if not given")
-    parser.add_argument("--alpha", type=float, help="anchors above mean + alpha std; the profile's if not given")
-    parser.add_argument("--max-anchors", type=int, help="anchors of a root, 0 for all; the profile's if not given")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--name", help="heading of the printed table (default: the corpus)")
+    parser.add_argument(
+        "--roots", type=int, default=40, help="roots to sample (default: 40); 0 takes all eligible ones"
+    )
+    parser.add_argument("--root-tokens-max", type=int, help="longest root (default: that of the reference profile)")
+    parser.add_argument("--alpha", type=float, help="anchors are above mean + ALPHA std (default: that of the profile)")
+    parser.add_argument(
+        "--max-anchors", type=int, help="most anchors of a root, 0 for all (default: that of the profile)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     arguments = parser.parse_args()
     settings = Settings.load(
         {},

@@ -58,14 +58,35 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--shape", nargs="+", choices=[*SHAPES, "reference"], default=["reference"])
-    parser.add_argument("--what", nargs="+", choices=TABLES, default=["maps", "verify"])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--scale", type=float, default=1.0, help="more or less of everything; for a dry run")
-    parser.add_argument("--roots", type=int, help="roots of verification; 16 times the scale by default")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="page that is to have the sections")
-    parser.add_argument("--dry", action="store_true", help="print only")
-    parser.add_argument("--plot-from", type=Path, metavar="JSON", help="measure nothing, draw scoring.png next to it")
+    parser.add_argument(
+        "--shape",
+        nargs="+",
+        choices=[*SHAPES, "reference"],
+        default=["reference"],
+        help="sizes of models (default: reference)",
+    )
+    parser.add_argument(
+        "--what", nargs="+", choices=TABLES, default=["maps", "verify"], help="tables to measure (default: maps verify)"
+    )
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="torch device (default: cuda if there is one)",
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor on the amount of work, less than 1 for a trial (default: 1)"
+    )
+    parser.add_argument("--roots", type=int, help="roots of verification (default: 16 times the scale)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS,
+        help="page to write the sections into (default: benchmarks/results/scoring.md)",
+    )
+    parser.add_argument("--dry", action="store_true", help="print the tables and write nothing")
+    parser.add_argument(
+        "--plot-from", type=Path, metavar="JSON", help="measure nothing; draw scoring.png next to this file"
+    )
     return parser.parse_args()
 
 

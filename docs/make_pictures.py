@@ -1,8 +1,9 @@
-"""The README's pictures, of what `make demo` left in this folder.
+"""Make the README's pictures from the store and reports that `make demo` left in this folder.
 
 After `make demo` and `make services`: PYTHONPATH=. .venv/bin/python docs/make_pictures.py
 """
 
+import argparse
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ WIDE = {"width": 1440, "height": 900}
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     server = Server(ROOT, {"EL_CORPUS": "python-docs:", "EL_STORE": "data"})
     path = shutil.which("chromium") or shutil.which("google-chrome")
     try:

@@ -6,6 +6,7 @@
 - deploy/dagster.yaml: the variables that a run of the cluster gets from the daemon's environment.
 """
 
+import argparse
 import re
 import textwrap
 from pathlib import Path
@@ -39,6 +40,7 @@ SOURCES, MODELS, RUNS = "Sources and store", "Models", "Runs"
 
 def main() -> None:
     """Write the three files."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for path, text in files().items():
         path.write_text(text)
 

@@ -2,6 +2,6 @@
 
 import warnings
 
-# Backfill policies, observable sources and partitioned checks are what the graph is built on; that they are beta or
-# preview is known, and their versions are pinned. Said here, since decorators warn wherever an asset is imported first.
+# The graph is built on backfill policies, observable sources and partitioned checks. They are beta or preview, which is
+# why Dagster's version is pinned. The filter is set here because decorators warn when any asset is first imported.
 warnings.filterwarnings("ignore", message=".* is currently in (beta|preview)")

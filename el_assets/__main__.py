@@ -12,7 +12,10 @@ from el_assets.cli.streams import READER_GONE, drop_output_if_reader_gone
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 on success, 1 on failure, 2 for bad input, 128 + n for a signal, 141 if its reader went away."""
+    """Run a command and return its exit status.
+
+    The status is 0 on success, 1 on failure, 2 for bad input, 128 + n after signal n, and 141 if its reader is gone.
+    """
     with Interrupts() as interrupts:
         try:
             from el_assets.cli.command_line import run_command
@@ -23,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not drop_output_if_reader_gone():
                 raise
             return READER_GONE
-        except BaseException as error:  # Dagster has an interrupt of its own, which is no Exception
+        except BaseException as error:  # Dagster has an interrupt of its own, which is not an Exception
             if interrupts.came or isinstance(error, KeyboardInterrupt):
                 return interrupts.told()
             raise

@@ -1,7 +1,7 @@
-"""All tables: the descriptions that the methods' folders give, by name, in the order of the graph.
+"""All tables by name, in the order of the graph; each method's folder describes its own.
 
-A new table, or a new method's folder, is added here and nowhere else: stamps, staleness, jobs over shards, the UI's
-catalogue and the page of settings follow from it.
+A new table or a new method is added here and nowhere else: stamps, staleness, jobs over shards, the UI's catalogue and
+the page of settings are derived from these descriptions.
 """
 
 from el_assets.corpus.tables import INDEX_INPUTS, INDEX_SETTINGS
@@ -13,7 +13,7 @@ from el_resources.settings import Settings
 
 TABLES: dict[str, Table] = {table.name: table for table in (*OF_CORPUS, *OF_ENTROPYLONG, *OF_GATEAU)}
 RECIPES: dict[str, Recipe] = {name: table.recipe for name, table in TABLES.items() if table.recipe}
-# Inputs that span shards or partitions; LanceDB's index is made of tables, and is none itself.
+# Inputs that span shards or partitions. The index is kept by LanceDB: it is made from tables, but is not one of them.
 INPUTS_OVER_SHARDS: dict[str, tuple[str, ...]] = {
     "retrieval_index": INDEX_INPUTS,
     **{name: recipe.inputs_over_shards for name, recipe in RECIPES.items() if recipe.inputs_over_shards},
@@ -22,7 +22,7 @@ SETTINGS_WITHOUT_RECIPE = {"retrieval_index": INDEX_SETTINGS}
 
 
 def _shard_tables(tables: tuple[Table, ...]) -> tuple[str, ...]:
-    """Return those with a table for each shard, each after its inputs."""
+    """Return the names of the tables that are made for each shard, each after its inputs."""
     return tuple(table.name for table in tables if table.recipe and not table.recipe.inputs_over_shards)
 
 
@@ -32,5 +32,5 @@ SAMPLE_TABLES = _shard_tables(OF_GATEAU)
 
 
 def made_under(names: tuple[str, ...], settings: Settings) -> tuple[str, ...]:
-    """Return the tables of these that are made under the settings; without EL_CAM there is no `cam_scores`."""
+    """Return the names of the tables that the settings ask for; `cam_scores` is left out if EL_CAM=false."""
     return tuple(name for name in names if RECIPES[name].is_made(settings))

@@ -1,4 +1,4 @@
-"""The code location that Dagster loads: the one module that reads the environment while it is loaded."""
+"""The code location that Dagster loads; no other module reads the environment while it is imported."""
 
 from el_assets.workspace import build_definitions
 from el_resources.configuration.environment import Environment

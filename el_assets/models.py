@@ -1,4 +1,4 @@
-"""The models as external assets: observed with their fingerprints, so that lineage names what scored the data."""
+"""The models as external assets, observed with their fingerprints: lineage shows which weights scored the data."""
 
 from collections.abc import Callable
 
@@ -15,11 +15,11 @@ def _spec(name: str, description: str) -> dg.AssetSpec:
 
 
 def _observed_model(name: str, choice: Callable[[Settings], ModelChoice], description: str) -> dg.AssetsDefinition:
-    """A causal language model; an observation holds its fingerprint, dtype and window."""
+    """Return the external asset of a causal language model; observing it records fingerprint, dtype and window."""
 
     @dg.multi_observable_source_asset(name=f"observe_{name}", specs=[_spec(name, description)])
     def observe(settings: Settings) -> dg.ObserveResult:
-        """Observe the fingerprint of the weights."""
+        """Observe the fingerprint of weights and tokenizer, the dtype and the window."""
         model = choice(settings)
         fingerprint = model.fingerprint()
         return dg.ObserveResult(
@@ -49,15 +49,15 @@ observe_short_model = _observed_model(
     "short_model",
     ModelChoice.short,
     "The short-window sibling of `long_model` (`EL_SHORT_MODEL`): same tokenizer and architecture. GATEAU's "
-    "guidance compares the two; EntropyLong does not use it.",
+    "guidance reads it if `EL_HMG_FORM` is `pair` or `pair_ntk`. EntropyLong does not use it.",
 )
 
 
 @dg.multi_observable_source_asset(
-    specs=[_spec("text_encoder", "The encoder whose vectors candidates are retrieved by, with cosine (`EL_ENCODER`).")]
+    specs=[_spec("text_encoder", "The encoder of chunks and queries, for retrieval by cosine (`EL_ENCODER`).")]
 )
 def observe_text_encoder(settings: Settings) -> dg.ObserveResult:
-    """Observe the fingerprint of its files."""
+    """Observe the fingerprint of the encoder's files."""
     fingerprint = encoder_fingerprint(settings.encoder)
     return dg.ObserveResult(
         asset_key="text_encoder",

@@ -1,7 +1,6 @@
-"""Shards and fractions: what tables are partitioned by.
+"""The partitions of tables: shards of the corpus, shards of the instruction samples, and fractions of the pool.
 
-Corpus and instruction shards are dynamic partitions, registered by `python -m el_assets` or a sensor, never while
-definitions load.
+Shards are dynamic partitions. `python -m el_assets` or a sensor registers them, never the loading of definitions.
 """
 
 import sys
@@ -15,7 +14,7 @@ from el_resources.listed_names import listed
 from el_resources.sources.contracts import ShardedSource
 from el_resources.sources.shard_files import still_there
 
-HOW_TO_REGISTER = "`python -m el_assets register` registers them, and so does `run`, which makes their tables"
+HOW_TO_REGISTER = "`python -m el_assets register` registers them; `run` does so too, and makes their tables"
 corpus_shards = dg.DynamicPartitionsDefinition(name="corpus_shards")
 instruction_shards = dg.DynamicPartitionsDefinition(name="instruction_shards")
 selected_fractions = dg.StaticPartitionsDefinition(list(FRACTIONS))
@@ -24,7 +23,7 @@ selected_fractions = dg.StaticPartitionsDefinition(list(FRACTIONS))
 def registered_shards(
     instance: dg.DagsterInstance, partitions: dg.DynamicPartitionsDefinition = corpus_shards
 ) -> list[str]:
-    """Shards of the instance, in registration order."""
+    """Return the registered shards of the instance, in registration order."""
     return list(instance.get_dynamic_partitions(_name(partitions)))
 
 
@@ -33,10 +32,10 @@ class Registration:
     """The outcome of a registration.
 
     Attributes:
-        shards: all registered shards in registration order, by which Dagster reads ranges. It is the source's own order
-            until shards are added later: those come last.
-        went: shards that were registered before and are not any more; their tables stay on disk, unused.
-        was_of: the source that those were shards of, if that is another one.
+        shards: all registered shards in registration order, which defines Dagster's ranges: first in the order of the
+            source, then those that were added later.
+        went: shards that are no longer registered; their tables stay in the store, unused.
+        was_of: the source of those shards, if it was another one.
     """
 
     shards: list[str]
@@ -44,7 +43,7 @@ class Registration:
     was_of: str = ""
 
     def in_words(self) -> Iterator[str]:
-        """Yield a line on the shards that are not registered any more, if there are any."""
+        """Yield a line about the shards that are no longer registered, if there are any."""
         if self.went:
             of = f"of {self.was_of}, registered before, are" if self.was_of else "whose files are gone are"
             yield f"{len(self.went)} shards {of} not registered any more: {listed(self.went)}. Their tables stay"
@@ -57,32 +56,35 @@ def register_shards(
     *,
     may_lose_many: bool = False,
 ) -> Registration:
-    """Make the registered shards those of the source.
+    """Register the shards of the source, and deregister those that it no longer lists.
 
-    The instance remembers which source its shards are of. Those of another source, with no shard in common, are
-    replaced; of the same source never more than half go at once, because that is what a faulty source looks like. A
-    shard whose file is only passed over now stays.
+    The instance records the source of its shards. If they are of another source, and none of them is in this one, all
+    are replaced. If they are of this source, at most half of them are deregistered at once, since a faulty source often
+    lists too few. A shard stays registered if its file exists but is passed over.
 
     Args:
-        may_lose_many: let more than half go (`remove_many_shards`).
+        may_lose_many: deregister more than half if need be (`remove_many_shards`).
 
     Raises:
-        ValueError: the source lists no shard, or has lost too many.
+        ValueError: the source lists no shard, or more than half of the shards are gone.
     """
     shards = source.shards()
     if not shards:
-        raise ValueError(f"{source.uri!r} has no shard; check EL_CORPUS and EL_INSTRUCTIONS")
+        raise ValueError(f"{source.uri!r} has no shard; check the address in EL_CORPUS or EL_INSTRUCTIONS")
+    # Find missing shards.
     before, was_of = registered_shards(instance, partitions), registered_source(instance, partitions)
     went = [shard for shard in before if shard not in set(shards)]
     held = still_there(went, source.passed_over())
     went = [shard for shard in went if shard not in held]
+    # Refuse a faulty source.
     is_same = was_of in ("", source.uri) or bool(set(before) & set(shards))
     if is_same and went_in_masses(len(went), len(before)) and not may_lose_many:
         raise ValueError(
             f"{len(went)} of {len(before)} registered shards are gone from {source.uri!r}, which is more than half: "
-            f"{listed(went)}. Nothing was changed; repair the source, or set EL_REMOVE_MANY_SHARDS=true if they are "
-            "to go"
+            f"{listed(went)}. Nothing was changed; repair the source, or set EL_REMOVE_MANY_SHARDS=true to "
+            "remove them"
         )
+    # Change the registration.
     deregister_shards(instance, went, partitions)
     instance.add_dynamic_partitions(_name(partitions), shards)
     instance.daemon_cursor_storage.set_cursor_values({_source_key(partitions): source.uri})
@@ -90,12 +92,12 @@ def register_shards(
 
 
 def went_in_masses(n_went: int, n_registered: int) -> bool:
-    """Return true if more than half of the shards left a source at once, so that the source is taken for faulty."""
+    """Return true if more than half of the shards are gone at once, which suggests that the source is faulty."""
     return 2 * n_went > n_registered
 
 
 def registered_source(instance: dg.DagsterInstance, partitions: dg.DynamicPartitionsDefinition) -> str:
-    """Return the source that the registered shards are of; empty if the instance does not know."""
+    """Return the address of the source of the registered shards; empty if it is not recorded."""
     key = _source_key(partitions)
     return instance.daemon_cursor_storage.get_cursor_values({key}).get(key, "")
 
@@ -107,7 +109,7 @@ def _source_key(partitions: dg.DynamicPartitionsDefinition) -> str:
 def deregister_shards(
     instance: dg.DagsterInstance, shards: Iterable[str], partitions: dg.DynamicPartitionsDefinition
 ) -> None:
-    """Take shards out of those that Dagster knows; their tables are left."""
+    """Remove shards from those that Dagster knows; their tables stay."""
     for shard in shards:
         instance.delete_dynamic_partition(_name(partitions), shard)
 
@@ -118,10 +120,10 @@ def _name(partitions: dg.DynamicPartitionsDefinition) -> str:
 
 
 def contiguous_ranges(wanted: set[str], registered: Sequence[str], *, most: int = sys.maxsize) -> list[tuple[str, str]]:
-    """The fewest (first, last) ranges, in registration order, that hold the wanted shards and no other.
+    """Return the fewest ranges (first, last), in registration order, that hold the wanted shards and no others.
 
     Args:
-        most: shards that a range may hold.
+        most: most shards of a range.
     """
     ranges: list[tuple[str, str]] = []
     n_held = 0

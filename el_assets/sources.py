@@ -1,6 +1,6 @@
-"""The two kinds of sources, corpus and pool of samples: everything that tells them apart, in one place.
+"""The two kinds of sources, the corpus and the pool of samples, with everything in which they differ.
 
-Sensors, schedules, status, removal, registration and backfills go over `KINDS`.
+Sensors, schedules, status, removal, registration and backfills iterate over `KINDS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,15 +29,15 @@ class Kind:
         name: the setting that names the source.
         partitions: its shards, as Dagster knows them.
         open_source: opens the source that the settings name. Raises ValueError (see el_resources.sources.opening).
-        rules: makes the rules on the state of its tables.
+        rules: returns the rules on the state of its tables.
         shard_tables: the tables that are made for each shard, in the graph's order.
-        side_tables: tables that are written together with one of those.
-        whole: assets that are made of all shards together, with the partitions of each.
-        order: the tables of shards and the assets over them, as `status` lists them.
-        called: its words in the descriptions of sensors.
-        described: the words for its external asset, `source_NAME`.
-        ends_with: the asset that ends its part of the graph.
-        check, check_described: the check of that asset that says whether every table is current.
+        side_tables: tables that are written together with one of the shard tables.
+        whole: assets that are made from all shards together, with the partitions of each.
+        order: all of these tables and assets, in the order in which `status` lists them.
+        called: the name of the source in the descriptions of sensors.
+        described: the description of its external asset, `source_NAME`.
+        ends_with: the last asset of its part of the graph.
+        check, check_described: name and description of the check on that asset that every table is up to date.
     """
 
     name: str
@@ -80,15 +80,15 @@ class Kind:
         *,
         verify: bool = False,
     ) -> Inventory:
-        """Return the state of the registered shards of the source, which is opened unless it is given."""
+        """Return the state of the registered shards; the source is opened unless it is given."""
         registered = registered_shards(instance, self.partitions)
         return Inventory(settings, source or self.open_source(settings), registered, self.rules, verify=verify)
 
     def external_asset(self, settings: Settings) -> dg.AssetSpec:
-        """Return the source as an asset that is not made here, at which lineage starts.
+        """Return the external asset of the source, at which lineage starts.
 
-        Its metadata is the environment's when definitions load. A launchpad may name another source for its run; what
-        a table was read from is recorded in its column `source`, and the content in its fingerprint.
+        Its metadata shows the source that the environment names when definitions load. A run may be launched with
+        another one; each table records its source in the column `source`, and the source's content in its fingerprint.
         """
         return dg.AssetSpec(
             f"source_{self.name}",
@@ -114,10 +114,11 @@ KINDS = {
             called="the corpus",
             ends_with="packed_sequences",
             check="every_shard_is_current",
-            check_described="Every table of every registered corpus shard, and the index, is there and follows from "
-            "source, settings and models.",
-            described="The documents that the corpus is read from (`EL_CORPUS`): Parquet or JSON lines files, a shard "
-            "each, or the embedded documentation of Python's standard library. This workspace never writes to it.",
+            check_described="Every table of every registered corpus shard, and the index, exists and is up to date "
+            "with source, settings and models.",
+            described="The documents of the corpus (`EL_CORPUS`): Parquet or JSON lines files, on disk, in an object "
+            "store or on the Hugging Face hub, each file a shard; or the embedded documentation of Python's standard "
+            "library. This workspace never writes to it.",
         ),
         Kind(
             name="instructions",
@@ -130,11 +131,11 @@ KINDS = {
             called="the pool of instruction samples",
             ends_with="selected_subsets",
             check="the_selection_is_current",
-            check_described="Every table of every registered instruction shard, the ranking and the subsets are there "
-            "and follow from source, settings and models.",
+            check_described="Every table of every registered instruction shard, the ranking and the subsets exist "
+            "and are up to date with source, settings and models.",
             described="The instruction samples that GATEAU chooses from (`EL_INSTRUCTIONS`): Parquet or JSON lines "
-            "files, a shard each, or the embedded questions about Python's documentation. This workspace never writes "
-            "to it.",
+            "files, on disk, in an object store or on the Hugging Face hub, each file a shard; or the embedded "
+            "questions about Python's documentation. This workspace never writes to it.",
         ),
     )
 }

@@ -31,10 +31,10 @@ OWNERS = ["team:entropylong"]
 
 
 def build_definitions(settings: Settings, *, on_ray: bool = False) -> dg.Definitions:
-    """Return the workspace under these settings, which its runs have too unless a launch gives others.
+    """Return the workspace under these settings, which its runs have too, unless a launch overrides them.
 
     Args:
-        on_ray: runs are jobs of a Ray cluster.
+        on_ray: true if runs are jobs of a Ray cluster.
     """
     jobs = Jobs(settings, on_ray=on_ray)
     return dg.Definitions(
@@ -55,7 +55,7 @@ def build_definitions(settings: Settings, *, on_ray: bool = False) -> dg.Definit
 
 
 def workspace_assets(settings: Settings) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """Return all assets, with what is the same for each: owners, columns of its table, a link to its source."""
+    """Return all assets, each with owners, the columns of its table, and a link to its source code."""
     found = dg.load_assets_from_modules([corpus_assets, entropylong_assets, gateau_assets, report_assets])
     made = [asset for asset in (*MODELS, *found) if isinstance(asset, dg.AssetsDefinition)]
     linked = [asset for asset in dg.with_source_code_references(made) if isinstance(asset, dg.AssetsDefinition)]

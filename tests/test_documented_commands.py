@@ -4,6 +4,7 @@ A command of a program that is not listed here fails the test: say in CHECKS how
 cannot be. `/data`, `/models` and NAME stand for a folder and a shard of the test.
 """
 
+import ast
 import os
 import re
 import shlex
@@ -157,6 +158,15 @@ def of_python(words: list[str]) -> None:
 def help_of(script: str) -> str:
     command = [sys.executable, script, "--help"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=with_root()).stdout
+
+
+@pytest.mark.parametrize("script", sorted(ONLY_HELP))
+def test_a_script_has_a_help_and_describes_every_option(script: str) -> None:
+    calls = [node for node in ast.walk(ast.parse((ROOT / script).read_text())) if isinstance(node, ast.Call)]
+    names = [(call.func.attr if isinstance(call.func, ast.Attribute) else "", call) for call in calls]
+    assert any(name == "ArgumentParser" for name, _ in names), "its --help would run it"
+    options = [call for name, call in names if name == "add_argument"]
+    assert [ast.unparse(call) for call in options if "help" not in {word.arg for word in call.keywords}] == []
 
 
 def of_ours(words: list[str]) -> None:

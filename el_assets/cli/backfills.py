@@ -1,8 +1,8 @@
-"""Backfills for Dagster's daemon, as the UI's dialog makes them, with what their runs ask a cluster for.
+"""Backfills for Dagster's daemon, like those of the UI's dialog, with the resources that their runs need on a cluster.
 
-A backfill becomes runs of at most `shards_per_run` shards. Its runs share its tags, so one over index and EntropyLong
-holds GPUs while it reads and chunks; ask for the index alone first if that matters. GATEAU's ranking, its subsets
-and the reports are runs of their own at the end, which hold a GPU for as long as they take.
+A backfill becomes runs of at most `shards_per_run` shards, and all of them have its tags. So a backfill of index and
+EntropyLong holds GPUs while it reads and chunks documents; start one of the index alone first if that matters. GATEAU's
+ranking, its subsets and the reports are separate runs at the end, which hold a GPU while they last.
 """
 
 import time
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
-# Dagster offers backfills over GraphQL only, to which a web server would have to listen. Its version is pinned exactly.
+# Dagster offers backfills by GraphQL only, which needs a web server; so its internals are used, at a pinned version.
 from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset
 from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.execution.backfill import PartitionBackfill
@@ -31,15 +31,15 @@ def submit_backfill(
     chosen: Mapping[str, Sequence[str]],
     fractions: Sequence[str] = tuple(FRACTIONS),
 ) -> str:
-    """Add a backfill of the parts' assets over the chosen shards; returns its id. The daemon launches its runs.
+    """Add a backfill of the parts' assets over the chosen shards, and return its id. The daemon launches its runs.
 
-    What follows from all shards (the index; GATEAU's ranking and subsets; reports) is launched once, when the chosen
-    shards are done. Where one of them fails, the daemon does not launch it.
+    Assets over all shards (the index, GATEAU's ranking and subsets, the reports) are made once, after the chosen shards
+    are done. If one of the shards fails, the daemon does not launch them.
 
     Args:
-        parts: of PARTS; `reports` are those on the other parts.
-        chosen: shards by what they are shards of, `corpus` or `instructions`.
-        fractions: subsets that are selected.
+        parts: names from PARTS; `reports` means the reports on the other parts.
+        chosen: shards of each kind of source, `corpus` and `instructions`.
+        fractions: subsets to select.
     """
     definitions = build_definitions(settings)
     backfill = PartitionBackfill.from_asset_graph_subset(

@@ -1,7 +1,7 @@
-"""Refuse, before the first shard is registered, what a run would only find out when it comes to it.
+"""Checks of settings, files and models before the first shard is registered, so that a run does not fail hours later.
 
-Costs what a run pays anyway: models of the hub are downloaded, a tokenizer is loaded, and torch is imported if a GPU is
-named or a model is to score.
+They cost nothing extra: a run too downloads models of the hub, loads a tokenizer, and imports torch if a GPU is named
+or a model scores.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ SCORING_PARTS = ("entropylong", "gateau")
 
 
 def refuse_what_cannot_run(settings: Settings, parts: Sequence[str], *, runs_here: bool = True) -> None:
-    """Raise ValueError for a setting that this machine, its files or the model do not allow; names its variable.
+    """Raise ValueError, with the variable's name, if this machine, its files or the model do not allow a setting.
 
     Args:
-        runs_here: the runs execute on this machine; if false its devices are not looked at.
+        runs_here: true if runs execute on this machine; if false its devices are not checked.
     """
     _make_store(settings.store)
     if runs_here:
@@ -51,20 +51,20 @@ def _refuse_sizes(settings: Settings, parts: Sequence[str], window: int, separat
     if "entropylong" in parts and needed > window:
         raise ValueError(
             f"no root fits: EL_CHUNK_TOKENS={settings.chunk_tokens}, EL_ROOT_TOKENS_MIN={settings.root_tokens_min}, "
-            f"BOS and a separator of {separator} are {needed} tokens, and the window of {settings.long_model} has "
-            f"{window}; lower one of them"
+            f"BOS and a separator of {separator} tokens need {needed} tokens, but the window of {settings.long_model} "
+            f"has {window}; lower one of the two settings, or take a model with a longer window"
         )
 
 
 def _make_store(place: str) -> None:
-    """Make the folder of a store on this machine; the first table would be the first to find that it cannot be."""
+    """Create the folder of a local store now; otherwise only the first table would find that this fails."""
     if is_remote(place):
         return
     try:
         store_path(place).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"EL_STORE={place!r} cannot be made ({error.strerror}); name a folder that you may write to"
+            f"EL_STORE={place!r} cannot be made ({error.strerror}); choose a folder that you may write to"
         ) from error
 
 
@@ -87,6 +87,6 @@ def _refuse_encoder(name: str, *, needed: bool) -> None:
         )
     model = name.removeprefix(ENCODER_PREFIX)
     if (model.startswith(("/", ".")) or model.count("/") > 1) and not Path(model).is_dir():
-        raise ValueError(f"EL_ENCODER={name!r}: there is no folder {model}; correct it, or give a hub id")
+        raise ValueError(f"EL_ENCODER={name!r}: there is no folder {model}; correct the path, or give a hub id")
     with naming("EL_ENCODER"):
         refuse_no_encoder(name)

@@ -15,29 +15,49 @@ from el_resources.configuration.environment import Environment
 
 # Command-line option -> (variable of the settings, help).
 OPTIONS = {
-    "profile": ("EL_PROFILE", "preset of settings: reference (default) or paper"),
+    "profile": (
+        "EL_PROFILE",
+        "preset of settings: reference, small and offline, or paper, with the paper's corpora, model and numbers "
+        "(default: reference)",
+    ),
     "corpus": (
         "EL_CORPUS",
-        "where documents come from: python-docs:, parquet:PLACE, jsonl:PLACE, hf:OWNER/NAME/CONFIG",
+        "source of documents: python-docs: (default), parquet:PLACE, jsonl:PLACE or hf:OWNER/NAME/CONFIG; a PLACE is a "
+        "file, a folder or a glob",
     ),
     "instructions": (
         "EL_INSTRUCTIONS",
-        "where instruction samples come from: python-docs-questions:, jsonl:PLACE, parquet:PLACE, hf:OWNER/NAME/CONFIG",
+        "source of instruction samples: python-docs-questions: (default), jsonl:PLACE, parquet:PLACE or "
+        "hf:OWNER/NAME/CONFIG",
     ),
-    "store": ("EL_STORE", "folder or s3://BUCKET/PREFIX for tables and index (default: data)"),
+    "store": ("EL_STORE", "folder or s3://BUCKET/PREFIX of tables, index and reports (default: data)"),
 }
+PARTS_HELP = f"only these parts, of {', '.join(PARTS)}; entropylong needs the index"
+EXIT_STATUS = """\
+exit status:
+  0    everything succeeded, and every source file could be read
+  1    a run or a check failed, or a source file could not be read
+  2    bad settings, flags or sources
+  129, 130, 143    stopped by SIGHUP, Ctrl-C or SIGTERM; the same command goes on where it stopped"""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     top = argparse.ArgumentParser(
         prog="entropylong",
-        description="Long-context training data from a shell. `entropylong` and `python -m el_assets` are the same.",
-        epilog="Every setting is an EL_* variable of the shell or of .env in the working directory, which wins; "
-        "`settings` shows each with its value and where that comes from.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Make long-context training data. `entropylong` and `python -m el_assets` are the same command.",
+        epilog="""\
+Every setting is a variable EL_*, from the shell or from .env in the working directory; if both set it,
+.env counts. `entropylong settings` shows every value and its origin. COMMAND --help lists the options.
+
+examples:
+  entropylong run                                                    the demo: both methods, 5 minutes on 2 cores
+  entropylong run --select index,entropylong --corpus 'parquet:/data/texts/*.parquet' --store /data/el
+  entropylong status --store /data/el""",
     )
     top.add_argument("--version", action="version", version=f"entropylong {version('entropylong')}")
-    commands = top.add_subparsers(dest="command", required=True)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_backfill(commands)
     _add_register(commands)
@@ -46,106 +66,153 @@ def parser() -> argparse.ArgumentParser:
     _add_ui(commands)
     for command in commands.choices.values():
         command.add_argument(
-            "--debug", action="store_true", help="print the whole trace of an error and libraries' warnings"
+            "--debug", action="store_true", help="print the whole trace of an error, and the warnings of libraries"
         )
     return top
 
 
 def _add_run(commands: Any) -> None:
-    run = commands.add_parser(
+    run = _command(
+        commands,
         "run",
-        help="register shards and materialize them",
-        description="Register the corpus's shards, materialize what is missing or stale, and print a summary. "
-        "Every other setting is an EL_* variable; .env.example lists them.",
+        "make the tables that are missing or stale, in this process",
+        """\
+Register the shards of the corpus and of the instruction samples, make the tables that are missing or
+stale, and print a summary. Tables that are up to date are skipped, so the command may be repeated.""",
+        f"""\
+examples:
+  entropylong run --select index
+  entropylong run --select entropylong,reports --shards python-docs-0
+  entropylong run --select gateau --subsets top_10_percent
+
+{EXIT_STATUS}""",
     )
     _add_options(run)
     _add_shards(run)
-    run.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
-    _add_subsets(run)
-    run.add_argument("--force", action="store_true", help="recompute tables even if they are up to date")
+    _add_select(run, f"{PARTS_HELP} (default: all)")
+    _add_subsets(run, "select")
+    run.add_argument("--force", action="store_true", help="make the chosen tables again even if they are up to date")
     run.add_argument(
         "--replace-by-empty",
         action="store_true",
-        help="let scored tables be replaced by empty ones, which otherwise stops the run before they are written",
+        help="let an empty table replace one that a model scored (default: the scored table stays, and the run fails)",
     )
     run.add_argument(
         "--refresh",
         action="store_true",
-        help="retrieve candidates again from the newest index; only pairs never scored before cost a forward",
+        help="retrieve candidates again if the index is newer; only pairs that were never scored cost a forward",
     )
 
 
 def _add_backfill(commands: Any) -> None:
-    backfill = commands.add_parser(
+    backfill = _command(
+        commands,
         "backfill",
-        help="hand shards to Dagster's daemon, which launches runs on this machine or on a cluster",
-        description="Register the corpus's shards and ask the daemon of the instance for what is missing or stale. "
-        "Settings are those of the daemon's environment. EL_EXECUTION=ray uses the instance of deploy/, whose runs are "
-        "jobs of a Ray cluster: docs/cluster.md.",
+        "have Dagster's daemon make tables, on this machine or on a cluster",
+        """\
+Register the shards and ask Dagster's daemon to make the tables that are missing or stale. The command
+returns at once; the daemon must be running (`entropylong ui` starts it), and its runs use the settings
+of its own environment. With EL_EXECUTION=ray the runs are jobs of a Ray cluster: docs/cluster.md.""",
+        """\
+examples:
+  entropylong backfill --select index
+  entropylong backfill --select entropylong,gateau
+
+exit status: 0 the backfills were submitted; 1 an error; 2 bad settings, flags or sources""",
     )
     _add_shards(backfill)
-    backfill.add_argument(
-        "--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all but reports)"
-    )
-    _add_subsets(backfill)
+    _add_select(backfill, f"{PARTS_HELP} (default: all but reports)")
+    _add_subsets(backfill, "select")
 
 
 def _add_register(commands: Any) -> None:
-    register = commands.add_parser("register", help="register the corpus's shards, so that the UI offers them")
+    register = _command(
+        commands,
+        "register",
+        "register shards, so that the UI offers them",
+        """\
+Register the shards of the corpus and of the instruction samples in Dagster, and print their names. A
+shard whose file is gone is no longer registered; its tables stay. No table is made.""",
+    )
     _add_options(register)
 
 
 def _add_status(commands: Any) -> None:
-    status = commands.add_parser(
+    status = _command(
+        commands,
         "status",
-        help="which shards are done, missing or stale, and why",
-        description="Print for every asset how many registered shards are done, missing and stale, and why. Computes "
-        "and changes nothing.",
-        epilog="exit status: 0 everything is done; 1 something is missing, stale or not registered; 2 bad settings, or "
-        "a source or store that cannot be read",
+        "show which shards are done, missing or stale, and why",
+        """\
+Print for every asset how many registered shards are done, missing and stale, and why. Makes and changes
+nothing.""",
+        """\
+exit status:
+  0    everything is done
+  1    something is missing, stale, unreadable, not registered, or gone from the source
+  2    bad settings, or a source or store that cannot be read""",
     )
     _add_options(status)
-    status.add_argument("--select", metavar="A,B", help=f"only these parts, of {', '.join(PARTS)} (default: all)")
-    _add_subsets(status)
-    status.add_argument("--shards", action="store_true", help="name every shard, not the first few of each reason")
+    _add_select(status, f"only these parts, of {', '.join(PARTS)} (default: all)")
+    _add_subsets(status, "look at")
+    status.add_argument(
+        "--shards", action="store_true", help="name every shard (default: the first few for each reason)"
+    )
     status.add_argument(
         "--verify",
         action="store_true",
-        help="read every table too and compare it with its digest, as runs do before they use one",
+        help="also read every table whole and compare it with its digest, as runs do (default: read footers only)",
     )
-    status.add_argument("--json", action="store_true", help="one JSON object for machines")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_settings(commands: Any) -> None:
-    settings = commands.add_parser(
+    settings = _command(
+        commands,
         "settings",
-        help="the value of every setting, and where it comes from",
-        description="Print every setting with its value and origin: default, profile, shell, .env or flag. Reads no "
-        "source and no store.",
+        "show the value of every setting, and where it comes from",
+        """\
+Print every setting with its value and its origin: default, profile, shell, .env or flag. Reads neither
+sources nor the store.""",
     )
     _add_options(settings)
-    settings.add_argument("--json", action="store_true", help="one JSON object for machines")
+    settings.add_argument("--json", action="store_true", help="print a JSON list of objects")
 
 
 def _add_ui(commands: Any) -> None:
-    ui = commands.add_parser(
+    ui = _command(
+        commands,
         "ui",
-        help="serve Dagster's UI with its daemon, closed to web pages of other sites",
-        description="Serve Dagster's UI and run its daemon, until Ctrl-C. Requests of other sites' pages are refused, "
-        "which Dagster's own `dagster dev` and `dagster-webserver` let through. It has no login.",
+        "serve Dagster's UI and run its daemon",
+        """\
+Serve Dagster's UI and run its daemon, until Ctrl-C. Requests that web pages of other sites send are
+refused; Dagster's own `dagster dev` and `dagster-webserver` let them through. There is no login: whoever
+reaches the port can start runs.""",
     )
     ui.add_argument("--address", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
-    ui.add_argument("--port", type=int, help="port (default: 3000, or a free one if that is taken)")
+    ui.add_argument("--port", type=int, help="port to listen on (default: 3000, or a free one if that is taken)")
     ui.add_argument(
         "--hosts",
         metavar="A,B",
-        help="names, also NAME:PORT, under which browsers may reach it, besides localhost [EL_UI_HOSTS]",
+        help="host names (NAME or NAME:PORT) by which browsers may reach the UI, in addition to localhost "
+        "[EL_UI_HOSTS]",
     )
-    ui.add_argument("--no-daemon", action="store_true", help="leave the daemon out, because it runs by itself")
+    ui.add_argument("--no-daemon", action="store_true", help="do not start the daemon, because it runs elsewhere")
+
+
+def _command(commands: Any, name: str, summary: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """Add a command and return its parser; the line breaks of description and epilog stay."""
+    added: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return added
 
 
 def run_command(arguments: list[str] | None, interrupts: Interrupts) -> int:
-    """Run a command; 0 on success, 1 on failure, 2 for bad input. `status --help` says what its codes mean."""
+    """Run a command and return its exit status, as `run --help` and `status --help` explain it."""
     options = parser().parse_args(arguments)
     try:
         with warnings_in_lines(as_python_does=options.debug):
@@ -153,7 +220,7 @@ def run_command(arguments: list[str] | None, interrupts: Interrupts) -> int:
     except (Interrupted, KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:
-        if interrupts.came:  # whatever it was turned into on its way
+        if interrupts.came:  # even if the signal became another error on its way
             raise Interrupted from error
         return _failed(error, options)
 
@@ -187,16 +254,16 @@ def _serve(options: argparse.Namespace, variables: Mapping[str, str]) -> int:
     from el_assets.server.ui import serve
     from el_resources.settings import Settings
 
-    Settings.load(variables)  # refused here, and not by a page that cannot load the workspace
+    Settings.load(variables)  # bad settings are refused here; else a page would fail to load
     hosts = [name.strip() for name in variables.get("EL_UI_HOSTS", "").split(",") if name.strip()]
     return serve(address=options.address, port=options.port, hosts=hosts, with_daemon=not options.no_daemon)
 
 
 def _failed(error: Exception, options: argparse.Namespace) -> int:
-    """Print the last words on an error that ended the command; returns the exit status."""
+    """Print the error that ended the command, and return the exit status."""
     told = told_of(error)
     if isinstance(error, OSError) and not told.is_foreseen and error.errno is not None:
-        told = Told(f"{error}")  # the system's words, with the path
+        told = Told(f"{error}")  # the operating system's message, with the path
     if not told.is_foreseen or options.debug:
         where = trace_of_command(error, options.command, on_screen=options.debug)
         print(f"error: {without_secrets(told.words)}\n  {where}", file=sys.stderr)
@@ -223,13 +290,21 @@ def _add_shards(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--shards",
         metavar="A,B",
-        help="only these shards, by name (default: all); a name with a comma is written in double quotes",
+        help="only these shards (default: all); put a name that has a comma into double quotes, or use --shard",
     )
     command.add_argument(
-        "--shard", metavar="NAME", action="append", default=[], help="a shard, its name as it is; may be given again"
+        "--shard",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="only this shard, by its exact name; may be given several times",
     )
 
 
-def _add_subsets(command: argparse.ArgumentParser) -> None:
+def _add_select(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--select", metavar="A,B", help=text)
+
+
+def _add_subsets(command: argparse.ArgumentParser, verb: str) -> None:
     names = ", ".join(FRACTIONS)
-    command.add_argument("--subsets", metavar="A,B", help=f"only these selected subsets, of {names} (default: all)")
+    command.add_argument("--subsets", metavar="A,B", help=f"{verb} only these subsets, of {names} (default: all)")

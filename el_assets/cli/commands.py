@@ -1,6 +1,6 @@
-"""The commands of `python -m el_assets`: register shards, run jobs on the Dagster instance, tell their outcome.
+"""The commands of `python -m el_assets`: register shards, run jobs on the Dagster instance, print the outcome.
 
-The runs execute in this process, on the instance that the UI reads, so that it shows them with lineage and metadata.
+Runs execute in this process, but on the instance that the UI reads, so the UI shows them with lineage and metadata.
 """
 
 import argparse
@@ -45,14 +45,14 @@ from el_resources.settings import Settings
 from el_resources.sources.contracts import ShardedSource
 from el_resources.store.shard_tables import KnownStamps
 
-# Assets of the parts that `status` tells of.
+# Assets of each part, as `status` lists them.
 ASSETS_OF_PARTS = {
     "index": (*CORPUS_TABLES, "retrieval_index"),
     "entropylong": SEQUENCE_TABLES,
     "gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets"),
 }
 SEPARATOR = "\n\n"  # between traces
-# Settings that a flag of `run` gives.
+# Settings that flags of `run` set.
 GIVEN_BY_FLAG = ("force", "refresh_candidates", "replace_by_empty")
 
 
@@ -69,7 +69,7 @@ def register(environment: Environment) -> int:
 
 
 def status(options: argparse.Namespace, environment: Environment) -> int:
-    """Say what is done, missing and stale; 0 if everything is done, else 1."""
+    """Print what is done, missing and stale; return 0 if everything is done, else 1."""
     settings, parts = Settings.load(environment.values()), _chosen(options.select, list(PARTS), "part")
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     assets = {
@@ -91,7 +91,7 @@ def status(options: argparse.Namespace, environment: Environment) -> int:
 
 
 def run(options: argparse.Namespace, environment: Environment, interrupts: Interrupts) -> int:
-    """Materialize the chosen part of the chosen shards; 0 if all of it succeeded and every source could be read."""
+    """Materialize the chosen parts of the chosen shards; return 0 if all succeeded and every source could be read."""
     flags = seen_by_this_command_only(environment)
     settings = Settings.load(
         environment.values(),
@@ -106,9 +106,10 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
         close_lost_runs(instance)
         sources, chosen = _register(instance, settings, parts, options)
         assets = [name for part in parts for name in ASSETS_OF_PARTS.get(part, ())]
+        # Announce repeated tables.
         for line in made_again(instance, settings, sources, chosen, assets):
             print(line, flush=True)
-        # Progress bars are this terminal's log, and what failed is said in the end.
+        # The terminal shows progress bars and warnings; failures are printed at the end.
         definitions = dg.Definitions.merge(build_definitions(settings), dg.Definitions(loggers={"console": terminal}))
         given = [field_of(variable) for variable in flags]
         here = _Here(instance, settings, definitions, given, interrupts, options.debug)
@@ -117,6 +118,7 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
         stages: list[Stage] = []
         checks: list[dg.AssetCheckEvaluation] = []
         runs = [run for part in parts if part != "reports" for run in _runs(here, part, chosen, fractions)]
+        # Execute the jobs.
         for job, tags, of_shards in [("observe_models", {}, False), *runs]:
             result = here.execute(job, tags, of_shards=of_shards)
             stages += stages_of(instance, result)
@@ -125,6 +127,7 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
             if not succeeded:
                 print("\n".join([*_causes(settings, corpus, pool), here.failure(result)]), file=sys.stderr)
                 break
+        # Write the reports.
         reports: list[UPath] | None = []
         if succeeded and "reports" in parts:
             reports = _report(here, is_asked=options.select is not None)
@@ -140,7 +143,7 @@ def run(options: argparse.Namespace, environment: Environment, interrupts: Inter
 
 
 def _print_failed(checks: Sequence[dg.AssetCheckEvaluation]) -> bool:
-    """Print the checks that failed without ending their run; False if one of them is an error."""
+    """Print the failed checks that did not end their run; return False if one of them has the severity error."""
     for line in failed_in_words(checks, dg.AssetCheckSeverity.WARN):
         print(f"  warning: {line}")
     failed = failed_in_words(checks)
@@ -154,9 +157,9 @@ class _Here:
     """Runs in this process, under the settings of the command.
 
     Attributes:
-        given: settings that flags name; they are part of the configuration of every run, for whoever looks at it or
-            starts it again.
-        debug: print traces too.
+        given: settings that flags set. They are written into the configuration of every run, so that its page shows
+            them and a re-execution uses them.
+        debug: also print traces.
     """
 
     instance: DagsterInstance
@@ -169,7 +172,7 @@ class _Here:
     def execute(
         self, job: str, tags: dict[str, str], assets: Sequence[str] = (), *, of_shards: bool = False
     ) -> dg.JobExecutionResult:
-        """Execute a job; raises Interrupted if a signal came meanwhile, whatever became of the run."""
+        """Execute a job; raise Interrupted if a signal came meanwhile, even if the run succeeded."""
         try:
             result = execute_here(
                 self.instance,
@@ -191,7 +194,7 @@ class _Here:
         return result
 
     def failure(self, result: dg.JobExecutionResult) -> str:
-        """Return a failed run's steps, shards and checks with cause and remedy; traces go into a file."""
+        """Return the failed steps, shards and checks of a run, with cause and remedy; write the traces into a file."""
         lines, traces = failed_in_words(result.get_asset_check_evaluations()), []
         for step, error in _errors(result):
             if error is None or not error.message.startswith("dagster._core.errors.DagsterAssetCheckFailedError"):
@@ -208,18 +211,19 @@ def _print_advice(environment: Environment) -> None:
 
 
 def _causes(settings: Settings, corpus: Sequence[str], pool: Sequence[str]) -> list[str]:
-    """Return the files that could not be read, which is where a run's failure often begins."""
+    """Return lines on the files that could not be read, since they are often the cause of a failed run."""
     try:
         problems = unreadable_files(KnownStamps(settings.store), corpus, pool)
-    except (OSError, ValueError):  # the run's own failure, which is told next, is likely the same
+    except (OSError, ValueError):  # the run failed for the same reason, which is printed next
         return []
     return ["these files could not be read:", *(f"  {problem}" for problem in problems)] * bool(problems)
 
 
 def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
-    """Write the reports whose tables exist; their places, or None if a report that was asked for failed.
+    """Write the reports whose tables exist; return their paths, or None if a report that was asked for failed.
 
-    Reports span all shards of the store. Where those do not agree, a run over some of them still succeeded.
+    Reports span all shards of the store. If those were made under different settings, no report can be made, but a run
+    over some of the shards still counts as a success.
     """
     makeable = makeable_reports(here.settings, registered_shards(here.instance))
     if not makeable and is_asked:
@@ -232,22 +236,23 @@ def _report(here: _Here, *, is_asked: bool) -> list[UPath] | None:
         if result.success:
             made.append(report_path(here.settings, name))
             continue
-        print(f"no {name}: {here.failure(result)}", file=sys.stderr)
+        print(f"{name} was not made: {here.failure(result)}", file=sys.stderr)
         if is_asked:
             return None
     return made
 
 
 def backfill(options: argparse.Namespace, environment: Environment) -> int:
-    """Hand the chosen part of the chosen shards to Dagster's daemon: a backfill for the corpus, one for GATEAU.
+    """Submit backfills of the chosen parts and shards to Dagster's daemon: one for the corpus, one for GATEAU.
 
-    Reports are made if they are asked for: they hold all shards' scores in memory, and a cluster's may be many.
+    Reports are made only if they are selected: they hold the scores of all shards in memory, which may be too many.
     """
     settings = Settings.load(environment.values())
     parts = _chosen(options.select, list(PARTS), "part") if options.select is not None else list(SHARDED_PARTS)
     if "reports" in parts and not set(parts) & set(REPORTS):
         raise ValueError(
-            f"reports end a backfill of {' or '.join(REPORTS)}; select one of them too, or launch the job build_reports"
+            f"reports are made after a backfill of {' or '.join(REPORTS)}; select one of them too, or launch the job "
+            "build_reports"
         )
     fractions = _chosen(options.subsets, list(FRACTIONS), "subset")
     with opened_instance() as instance:
@@ -259,14 +264,15 @@ def backfill(options: argparse.Namespace, environment: Environment) -> int:
             if shards:
                 reports = ["reports"] if "reports" in parts and set(together) & set(REPORTS) else []
                 identifier = submit_backfill(instance, settings, [*together, *reports], chosen, fractions)
-                print(f"backfill {identifier}: {', '.join([*together, *reports])}, by {launcher}, once the daemon runs")
+                made = ", ".join([*together, *reports])
+                print(f"backfill {identifier}: {made}; the daemon launches its runs with {launcher}")
     return 0
 
 
 def _register(
     instance: DagsterInstance, settings: Settings, parts: Sequence[str], options: argparse.Namespace
 ) -> tuple[dict[str, ShardedSource], dict[str, list[str]]]:
-    """Register the shards that the parts need; the opened sources and the chosen shards, by kind of source."""
+    """Register the shards that the parts need; return the opened sources and the chosen shards, by kind of source."""
     kinds = dict.fromkeys(SHARDED_PARTS[part][0] for part in parts if part in SHARDED_PARTS)
     found = {kind: _registered(instance, settings, kind) for kind in kinds}
     known = [shard for _, shards in found.values() for shard in shards]
@@ -279,7 +285,7 @@ def _register(
 
 
 def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> tuple[ShardedSource, list[str]]:
-    """Register the shards of a source, and say which are not registered any more; returns the source and all shards."""
+    """Register the shards of a source, print which are no longer registered, and return the source and its shards."""
     of = KINDS[kind]
     source, registered = of.open_source(settings), registered_shards(instance, of.partitions)
     listed_now = set(source.shards())
@@ -294,8 +300,11 @@ def _registered(instance: DagsterInstance, settings: Settings, kind: str) -> tup
 def _runs(
     here: _Here, part: str, chosen: dict[str, list[str]], fractions: Sequence[str]
 ) -> list[tuple[str, dict[str, str], bool]]:
-    """(job, tags, is of its shards alone) of a part, in order; a job over shards or subsets runs once per contiguous
-    range, of at most `shards_per_run` shards. What is made of all shards, or checked over them, is so in the last."""
+    """Return the runs of a part in order, each as (job, tags, whether it is of its own shards alone).
+
+    A job over shards runs once per contiguous range of at most `shards_per_run` shards, one over subsets once per range
+    of subsets. Assets and checks over all shards are part of the last run over shards only.
+    """
     kind, job = SHARDED_PARTS[part]
     registered = registered_shards(here.instance, KINDS[kind].partitions)
     ranges = contiguous_ranges(set(chosen.get(kind, ())), registered, most=here.settings.shards_per_run)
@@ -315,7 +324,7 @@ def _errors(result: dg.JobExecutionResult) -> Iterator[tuple[str, SerializableEr
 
 
 def _chosen(asked: str | None, registered: list[str], what: str = "shard", *, named: Sequence[str] = ()) -> list[str]:
-    """Return the names in a comma-separated list or given one by one, in registration order; all if none is asked for.
+    """Return the chosen names, from a comma-separated list or given one by one, in registration order; else all.
 
     A name with a comma is written in double quotes in the list, as in CSV.
     """

@@ -1,12 +1,13 @@
-"""SIGINT, SIGTERM and SIGHUP, told in one line at any time: while modules are imported, in a run, between runs.
+"""Handling of SIGINT, SIGTERM and SIGHUP: the command prints one line and ends, during imports as well as in runs.
 
-The exit status is 128 and the signal's number, as a shell reports it. SIGHUP, which a terminal sends when it closes, is
-left alone if it is ignored, as under `nohup`. Dagster knows nothing of it, so while it executes a run SIGHUP is passed
-on as SIGINT.
+The exit status is 128 plus the signal's number, as a shell reports it. A terminal sends SIGHUP when it closes; under
+`nohup` it is ignored, and stays so. Dagster does not handle SIGHUP, so while it executes a run SIGHUP is passed on as
+SIGINT.
 
-Dagster replaces the handlers while it executes a run and forgets a signal that comes between the last step and the
-run's end. A signal is therefore also read from the pipe that Python writes each of them to, whoever handles it. One
-that comes in a destructor or a callback of the garbage collector, where Python only prints exceptions, is sent again.
+Dagster replaces the handlers while it executes a run, and loses a signal that comes between the last step and the end
+of the run. Therefore signals are also read from a pipe to which Python writes each of them, whoever handles it. In a
+destructor or a callback of the garbage collector Python only prints exceptions, so a signal that comes there is sent
+again.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATUSES = tuple(128 + number for number in SIGNALS)
 SENT_AGAIN_AFTER_SECONDS = 0.1
-LINE = "interrupted: tables that were written stay, and the same command goes on after them"
+LINE = "interrupted: tables that were written stay, and the same command makes the rest"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -29,10 +30,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Watches for signals while a command runs; the handlers of before are put back at its end."""
+    """A context in which signals are watched; at its end the earlier handlers are restored."""
 
     def __init__(self) -> None:
-        self.stops_at_once = True  # as long as nothing is under way that has an end of its own
+        self.stops_at_once = True  # until something has begun that must be closed in order
         self._told = False
         self._first = 0  # the number of the signal that came first
         self._before: dict[int, Any] = {}
@@ -45,13 +46,13 @@ class Interrupts:
             self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             wanted = [number for number in SIGNALS if not _is_ignored(number)]
             self._before = {number: signal.signal(number, self._handle) for number in wanted}
-            if logging.lastResort:  # libraries log the exception on its way
+            if logging.lastResort:  # libraries log the exception while it passes through them
                 logging.lastResort.addFilter(self._is_wanted)
             self._hook_before, sys.unraisablehook = sys.unraisablehook, self._unraisable
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if not self._told:  # else the process is about to end, and a further signal changes nothing
+        if not self._told:  # else the process is about to end, and further signals do not matter
             for number, handler in self._before.items():
                 signal.signal(number, handler)
         if self._before:
@@ -66,12 +67,12 @@ class Interrupts:
         if self._told:
             os._exit(128 + (self._first or number))
         if self.stops_at_once:
-            # Raised in the middle of an import, it would come out as that module's own error.
+            # An exception in the middle of an import would look like an error of that module.
             with contextlib.suppress(OSError):
                 os.write(2, f"{LINE}\n".encode())
             os._exit(128 + number)
         if number == signal.SIGHUP and signal.getsignal(signal.SIGINT) != self._handle:
-            signal.raise_signal(signal.SIGINT)  # Dagster's handler, which waits for what must not be cut short
+            signal.raise_signal(signal.SIGINT)  # Dagster's handler lets it finish what must not be cut short
         else:
             raise Interrupted
 
@@ -88,14 +89,14 @@ class Interrupts:
 
     @property
     def came(self) -> bool:
-        """True once a signal came, even if its exception was caught by somebody else."""
+        """True if a signal has come, even if other code caught its exception."""
         if self._before and not self._first:
             with contextlib.suppress(BlockingIOError):
                 self._first = next((number for number in os.read(self._read, 1024) if number in SIGNALS), 0)
         return bool(self._first)
 
     def raise_if_came(self) -> None:
-        """Raise Interrupted if a signal came that nobody told of."""
+        """Raise Interrupted if a signal has come without raising an exception here."""
         if self.came:
             raise Interrupted
 

@@ -9,12 +9,14 @@ from el_resources.configuration.environment import Environment, as_env_lines, fi
 from el_resources.configuration.profiles import PROFILES
 from el_resources.settings import Settings
 
-ADVICE = "the UI and other commands read other settings; put this into .env, and they read the same:"
-EXPANDED = "the UI and other commands read other settings; .env expands ${...}, so export these variables instead:"
+ADVICE = "these flags hold for this command only; put them into .env, so that the UI and other commands use them too:"
+EXPANDED = (
+    "these flags hold for this command only; export them for the UI and other commands (.env would expand ${...}):"
+)
 
 
 def print_settings(environment: Environment, *, as_json: bool) -> int:
-    """Print all settings as a table or as JSON; returns 0. Raises ValueError for bad ones."""
+    """Print all settings as a table or as JSON, and return 0. Raises ValueError if one is bad."""
     settings = Settings.load(environment.values())
     rows = [
         {
@@ -47,10 +49,10 @@ def origins(settings: Settings, environment: Environment) -> dict[str, str]:
 
 
 def seen_by_this_command_only(environment: Environment) -> dict[str, str]:
-    """Return the variables of flags whose values other commands and the UI do not see."""
+    """Return the variables that flags of this command set, and whose values differ for other commands and the UI."""
     try:
         elsewhere = Settings.load(environment.without_flags().values())
-    except ValueError:  # the flags mend what is wrong there
+    except ValueError:  # without the flags the settings are bad
         return dict(environment.flags)
     here = Settings.load(environment.values())
     return {
@@ -61,7 +63,7 @@ def seen_by_this_command_only(environment: Environment) -> dict[str, str]:
 
 
 def advice(flags: Mapping[str, str]) -> list[str]:
-    """Return lines that say how the UI and the next command come to see what these flags said; none for no flag."""
+    """Return lines that say how to give the UI and other commands the values of these flags; none without flags."""
     if not flags:
         return []
     is_expanded = any("${" in value for value in flags.values())

@@ -1,6 +1,6 @@
-"""The streams of a command: what Python's warnings become on stderr, and a reader that stops reading.
+"""The output streams of a command: warnings in one line on stderr, and an end without a word if nobody reads stdout.
 
-As in `status | head`, in which the command ends without a word, as by SIGPIPE.
+The second is the case of `status | head`, in which a program usually ends by SIGPIPE.
 """
 
 import logging
@@ -19,10 +19,10 @@ READER_GONE = 141  # 128 + SIGPIPE, as a shell reports it
 
 @contextmanager
 def warnings_in_lines(*, as_python_does: bool) -> Iterator[None]:
-    """Within it, a warning of this project is one line on stderr, and one of a library goes to the debug log.
+    """Print warnings of this project as one line on stderr, and send those of libraries to the debug log.
 
     Args:
-        as_python_does: leave all warnings as they are (`--debug`), with their files and source lines.
+        as_python_does: print all warnings as Python does, with files and source lines (`--debug`).
     """
     if as_python_does:
         yield
@@ -38,7 +38,7 @@ def warnings_in_lines(*, as_python_does: bool) -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         words = " ".join(str(message).split())
-        # A library's warning may name a file of this project (`stacklevel`), but is not raised in it.
+        # With `stacklevel` a library's warning may name a file of this project; what counts is the file that raised it.
         if _raised_in().startswith(PACKAGES):
             print(f"warning: {words}", file=sys.stderr, flush=True)
         else:
@@ -60,7 +60,7 @@ def _raised_in() -> str:
 
 
 def drop_output_if_reader_gone() -> bool:
-    """Send what is left of the output nowhere if nobody reads it; False if stdout and stderr have their readers."""
+    """Discard the rest of the output if nobody reads it; return False if stdout and stderr still have readers."""
     gone = [stream for stream in (sys.stdout, sys.stderr) if _reader_is_gone(stream)]
     for stream in gone:
         nowhere = os.open(os.devnull, os.O_WRONLY)

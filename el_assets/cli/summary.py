@@ -1,4 +1,4 @@
-"""The table that ends a run: what was made, at what quality and cost, and in which store."""
+"""The summary that `run` prints at its end: what was made, its quality and cost, and the store."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ from el_resources.settings import Settings
 from el_resources.store.shard_tables import KnownStamps, ShardTables
 from el_resources.store.stamps import Stamp
 
-# Shards that a warning is printed for.
+# Most shards for which a warning is printed.
 WARNINGS_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Stage:
-    """An asset of this run: wall seconds, sequences that went through the model, and tables written."""
+    """An asset of this run: its wall-clock seconds, the sequences read by the model, and the tables written."""
 
     name: str
     seconds: float
@@ -42,7 +42,7 @@ class Stage:
 
 
 def stages_of(instance: dg.DagsterInstance, result: dg.JobExecutionResult) -> list[Stage]:
-    """Return seconds, forwards and written tables of each asset of a run, in the order of their ends."""
+    """Return the stage of each asset of a run, in the order in which they ended."""
     forwards, written = Counter[str](), Counter[str]()
     for event in result.get_asset_materialization_events():
         metadata, step = event.materialization.metadata, str(event.step_key)
@@ -59,7 +59,7 @@ def stages_of(instance: dg.DagsterInstance, result: dg.JobExecutionResult) -> li
 
 
 def added_by_name(stages: Sequence[Stage]) -> list[Stage]:
-    """Return a stage for each asset, over all runs that made it, in the order of the first."""
+    """Add up the stages of each asset over several runs, in the order of their first appearance."""
     found: dict[str, Stage] = {}
     for one in stages:
         old = found.get(one.name, Stage(one.name, 0.0, 0, 0))
@@ -79,12 +79,12 @@ def print_summary(
     seconds: float,
     look: Sequence[str] = ("make ui, then http://127.0.0.1:3000",),
 ) -> bool:
-    """Print the summary of the tables that exist; False if a source file could not be read.
+    """Print the summary of the tables that exist; return False if a source file could not be read.
 
     Args:
         shards, pool: the run's corpus shards and instruction shards.
         reports: pages that the run wrote or found up to date.
-        look: lines that say how the result is looked at.
+        look: lines that say how to look at the result.
     """
     tables = KnownStamps(settings.store)
     tables.read_ahead(TABLES_LOOKED_AT, shards)
@@ -153,7 +153,7 @@ def _entropylong_rows(settings: Settings, tables: ShardTables, shards: Sequence[
 
 
 def entropylong_warnings(tables: ShardTables, shards: Sequence[str]) -> list[str]:
-    """Return what a user should know of the sequences: where there are none and why, and what was set aside as NaN."""
+    """Return warnings about sequences: shards without any, with the reason, and scores set aside as NaN or infinite."""
     packed = tables.stamps("packed_sequences", shards)
     empty = [shard for shard in packed if why_unfilled(tables, shard)]
     if empty and len(empty) == len(packed):
@@ -170,7 +170,7 @@ def entropylong_warnings(tables: ShardTables, shards: Sequence[str]) -> list[str
 
 
 def _first(lines: list[str]) -> list[str]:
-    """The first lines, and how many more there are."""
+    """Return the first lines, and a line that counts the rest."""
     more = len(lines) - WARNINGS_SHOWN
     return [*lines[:WARNINGS_SHOWN], *([f"and {more} more shards like these"] if more > 0 else [])]
 
@@ -181,7 +181,7 @@ def _not_eligible(maps: dict[str, Stamp]) -> str:
 
 
 def _rate_rows(settings: Settings, tables: ShardTables, packed: dict[str, Stamp]) -> list[tuple[str, str]]:
-    """Pass rates under the rule of the tables and under epsilon alone, over all shards."""
+    """Return rows of the pass rates over all shards: by epsilon alone, and by the whole rule of the tables."""
     scores = over_shards(tables.scan_many("context_scores", packed))
     made_under = next(iter(tables.stamps("verified_pairs", packed).values())).settings
     rule = KeepRule(**{name: made_under[name] for name in ("epsilon", "criterion", "beats_controls")})

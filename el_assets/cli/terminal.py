@@ -1,4 +1,4 @@
-"""The log of a run on the terminal of its command: warnings, a line each. Errors are the command's last words."""
+"""The log of a run on the terminal: one line per warning. The command prints errors itself, at its end."""
 
 import logging
 import sys
@@ -7,13 +7,13 @@ import dagster as dg
 from dagster._core.log_manager import has_log_record_event
 from dagster._core.utils import coerce_valid_log_level
 
-# Begins what Dagster says of each step that is left out after one that failed.
+# First words of Dagster's message about a step that is skipped because an earlier one failed.
 FOLLOWS = "Dependencies for step"
 
 
 class _ToTerminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        # A run's own events (a step failed) are told by the command, with their traces in a file.
+        # The command reports events of the run (such as failed steps) itself, and writes their traces into a file.
         said = getattr(record, "dagster_meta", {}).get("orig_message") or record.getMessage()
         if not has_log_record_event(record) and not said.startswith(FOLLOWS):
             print(f"{record.levelname.lower()}: {said}", file=sys.stderr)
@@ -21,8 +21,8 @@ class _ToTerminal(logging.Handler):
 
 @dg.logger({"log_level": str}, description="Warnings, a line each.")
 def terminal(context: dg.InitLoggerContext) -> logging.Logger:
-    """Return the logger, configured like Dagster's own `console`, so that a server takes the run's configuration."""
-    # Not one of the process's loggers, which would keep its handlers.
+    """Return the logger. Its configuration is that of Dagster's `console`, so that servers accept the run's."""
+    # A logger of its own: one from logging.getLogger would keep the handlers of earlier runs.
     log = logging.Logger("terminal", coerce_valid_log_level(context.logger_config["log_level"]))
     log.addHandler(_ToTerminal())
     return log

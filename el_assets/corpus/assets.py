@@ -37,7 +37,7 @@ from el_resources.store.stamps import Stamp, refuse_mixed_settings
 
 SPLIT_DOCUMENTS = 64
 BATCH_ROWS = 4096
-# Shards that a command names; one for more of them is for all.
+# Most shards that a printed command names; for more of them the command is for all shards.
 SHARDS_NAMED = 6
 INDEX_COLUMNS = ("chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vector")
 
@@ -49,11 +49,13 @@ corpus_asset = partial(shard_asset, group="corpus", partitions=corpus_shards)
 def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per source document of the shard, in the source's order.
 
-    Documents that cannot be used (empty, whitespace only, with NUL characters, exact duplicates within the shard, and,
-    if `special_tokens_in_text` is `set_aside`, texts that spell a control token) stay as rows with their reason and
-    without text, and so do rows that cannot be read, with their line. A file that cannot be read, or with too many such
-    rows (`bad_rows_max_share`), gives an empty table that names the file and the cause; the check
-    `sources_are_readable` fails for it, and the other shards go on.
+    Documents that cannot be used stay as rows without text, with a `set_aside_reason`: the text is empty, only
+    whitespace or has NUL characters, it is an exact duplicate within the shard, or it spells a control token (if
+    `special_tokens_in_text` is `set_aside`). Rows of the file that cannot be read stay too, with their line.
+
+    If a file cannot be read, or the share of its unreadable rows exceeds `bad_rows_max_share`, the shard keeps its
+    earlier table, or gets an empty one if there is none. Then the check `sources_are_readable` fails and names the file
+    and the cause; the other shards go on.
     """
     source = open_corpus_of(settings)
 
@@ -69,7 +71,7 @@ def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.Mater
             readable = _readable(source, shard, origin, settings)
             table = documents_table(readable, origin["source"], spelled_control_token())
         except CorruptShardError as error:
-            context.log.error(f"{error}; repair or remove the file, the other shards go on")
+            context.log.error(f"{error}; repair or remove the file. The other shards go on")
             empty = documents_table([], origin["source"])
             return Made(frame=empty, facts={"documents": 0, "origin": origin, **unreadable(error, settings)})
         return Made(frame=table, facts={**document_facts(table), "origin": origin})
@@ -80,16 +82,17 @@ def documents(context: dg.AssetExecutionContext, settings: Settings) -> dg.Mater
 def _readable(
     source: CorpusSource, shard: str, origin: Mapping[str, str], settings: Settings
 ) -> Iterator[SourceDocument]:
-    """Yield a shard's documents, as long as few enough of them could not be read."""
+    """Yield a shard's documents; raise CorruptShardError if too many rows could not be read."""
     path, max_share = origin.get("file", shard), settings.bad_rows_max_share
     return within_share(source.documents(shard), max_share=max_share, shard=shard, path=path)
 
 
 @corpus_asset("context_chunks", [documents, "text_encoder"], kinds={"parquet"})
 def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per retrieval chunk: at most `chunk_tokens` scorer tokens, cut at text boundaries, with its vector.
+    """One row per retrieval chunk: at most `chunk_tokens` tokens of the scorer, cut at text boundaries, and its vector.
 
-    The paper does not state its chunk size; NExtLong, its sibling, packs lines to at most 2,048 characters.
+    The EntropyLong paper does not state its chunk size. The related paper NExtLong joins lines into chunks of at most
+    2,048 characters.
     """
     tables = ShardTables(settings.store)
 
@@ -112,7 +115,11 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
         with progress(context, f"encode {shard}", chunks.height, "chunks") as advance:
             vectors, beyond = encode_whole(encoder, chunks["text"].to_list(), settings.long_chunks, advance)
         if beyond.n_longer:
-            what = "each is the mean of its parts" if settings.long_chunks == "split" else "it is lost"
+            what = (
+                "each vector is the mean over the parts of its chunk"
+                if settings.long_chunks == "split"
+                else "the rest is not encoded"
+            )
             context.log.warning(f"{shard}: {beyond.described(encoder.name)}; {what}")
         facts = {
             "chunks": chunks.height,
@@ -125,15 +132,15 @@ def context_chunks(context: dg.AssetExecutionContext, settings: Settings) -> dg.
     return materialize_shards(context, settings, make)
 
 
-# Its pool has one place, so that runs of one instance wait in the queue; the index has a lock for all others.
+# The pool has one slot, so that runs of one instance wait in the queue; a lock of the index holds back all others.
 @dg.asset(group_name="corpus", kinds={"lancedb"}, deps=[context_chunks], code_version="1", pool="index_writer")
 @with_seen_settings("retrieval_index")
 def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """LanceDB over the chunks of every registered shard: vectors for cosine search and full text for BM25.
+    """LanceDB index of the chunks of every registered shard: vectors for cosine search, full text for BM25.
 
-    Synced shard by shard (changed: replaced; gone: deleted) and tagged by content, so that candidates can name the
-    build that they were retrieved from. Building it again over the same chunks changes nothing. The only writer of the
-    store.
+    It is updated shard by shard: changed shards are replaced, removed ones are deleted. Each build gets a tag that
+    depends on its content, and `candidate_contexts` records the tag of the build that it searched. Building the index
+    again over the same chunks changes nothing. No other asset writes to it.
     """
     tables = ShardTables(settings.store)
     registered = registered_shards(context.instance)
@@ -145,7 +152,7 @@ def retrieval_index(context: dg.AssetExecutionContext, settings: Settings) -> dg
     n_chunks = sum(int(stamp.facts["rows"]) for stamp in stamps.values())
     if not n_chunks:
         why = why_nothing({"documents": tables.stamps("documents", stamps).values()})
-        raise ValueError(f"there is nothing to index: {why or 'no document gave a chunk'}")
+        raise ValueError(f"there is nothing to index: {why or 'the documents have no chunks'}")
     shards = {
         shard: ShardChunks(
             fingerprint=stamp.fingerprint,
@@ -198,18 +205,18 @@ def index_tag(settings: Settings, chunks: Mapping[str, Stamp]) -> str:
 
 
 def _refuse_damaged(tables: ShardTables, without_stamp: Sequence[str]) -> None:
-    """Raise ValueError if chunks of a shard are damaged: the index would lose its rows, and other shards candidates."""
+    """Raise ValueError if chunks of a shard are damaged, since the index, and so other shards, would lose them."""
     damaged = {shard: damage for shard in without_stamp if (damage := tables.damage("context_chunks", shard))}
     if damaged:
         shard, damage = next(iter(damaged.items()))
         raise ValueError(
-            f"context_chunks of {listed(list(damaged))} are damaged (of {shard!r}: {damage}), and the index would lose "
-            f"their rows; `{_mending(list(damaged))}` makes them again"
+            f"context_chunks of {listed(list(damaged))} are damaged ({shard!r}: {damage}), so the index would lose "
+            f"their rows; make them again with `{_mending(list(damaged))}`"
         )
 
 
 def _mending(shards: Sequence[str]) -> str:
-    """Return the command that makes the chunks of damaged shards again; it skips what is up to date."""
+    """Return the command that makes the chunks of damaged shards again; it skips tables that are up to date."""
     named = [f"--shard {shlex.quote(shard)}" for shard in shards] if len(shards) <= SHARDS_NAMED else []
     return " ".join(["python -m el_assets run --select index", *named])
 

@@ -1,4 +1,4 @@
-"""Facts about the corpus and its index."""
+"""Checks of the corpus and its index."""
 
 import dagster as dg
 import polars as pl
@@ -12,19 +12,19 @@ from el_resources.store.shard_tables import ShardTables
 
 
 def sources_are_readable(tables: ShardTables, shard: str) -> list[str]:
-    """Every shard's source file could be read as its format."""
+    """Every shard's source file could be read in its format."""
     problem = tables.require_stamp("documents", shard).facts.get("unreadable")
     return [str(problem)] if problem else []
 
 
 def document_ids_are_unique(tables: ShardTables, shard: str) -> list[str]:
-    """No two documents of a shard share an id."""
+    """No two documents of a shard have the same id."""
     ids = tables.read("documents", shard, ["doc_id"])["doc_id"]
     return [f"id {doc_id!r} occurs more than once" for doc_id in ids.filter(ids.is_duplicated()).unique().sort()]
 
 
 def texts_are_unique_over_shards(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """No text is in two shards; a copy elsewhere can be retrieved for its twin, and weakens similarity."""
+    """No text is in two shards; otherwise the same text can become a root twice."""
     used = usable(tables.scan_many("documents", shards)).select("doc_id", "shard", "content_hash").collect()
     twins = used.filter(pl.col("content_hash").is_duplicated()).group_by("content_hash").agg("doc_id", "shard")
     return {hash_[:8]: [f"{ids} in {where}"] for hash_, ids, where in twins.sort("content_hash").iter_rows()}
@@ -56,7 +56,11 @@ def index_holds_every_chunk(context: dg.AssetCheckExecutionContext, settings: Se
 
 CHECKS = [
     shard_check(documents, sources_are_readable, remedy="Repair or remove the file, then materialize documents"),
-    shard_check(documents, document_ids_are_unique, remedy="Report this: ids are made unique when documents are read"),
+    shard_check(
+        documents,
+        document_ids_are_unique,
+        remedy="Report this as a fault of the code, which makes ids unique when it reads documents",
+    ),
     all_shards_check(documents, texts_are_unique_over_shards, remedy="Deduplicate the corpus over its files"),
     shard_check(
         context_chunks,

@@ -1,4 +1,4 @@
-"""Documents to retrieval chunks: cut at text boundaries by token count, each with its text and its vector."""
+"""The `context_chunks` table: documents cut into chunks at text boundaries, each with its text and its vector."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from el_resources.models.text_splitting import Span
 
 
 def chunks_table(documents: pl.DataFrame, spans: Sequence[Sequence[Span]]) -> pl.DataFrame:
-    """The `context_chunks` table without its vectors.
+    """Return the `context_chunks` table without its vectors.
 
     Args:
         documents: `doc_id` and `text` of the usable documents.
@@ -33,7 +33,7 @@ def chunks_table(documents: pl.DataFrame, spans: Sequence[Sequence[Span]]) -> pl
 
 
 def with_vectors(chunks: pl.DataFrame, vectors: np.ndarray) -> pl.DataFrame:
-    """The chunks with their vectors, [n_chunks, dimension]."""
+    """Return the chunks with their vectors, [n_chunks, dimension]."""
     return chunks.with_columns(
         vector=pl.Series(vectors.astype(np.float32), dtype=pl.Array(pl.Float32, vectors.shape[1]))
     )
@@ -42,7 +42,7 @@ def with_vectors(chunks: pl.DataFrame, vectors: np.ndarray) -> pl.DataFrame:
 def _chunk_row(doc_id: str, text: str, span: Span) -> dict[str, object]:
     content_hash = text_hash(text)
     return {
-        # Document, place and content: the id of a chunk whose text changed is a new id.
+        # Document, position and content, so that a chunk whose text changed gets a new id.
         "chunk_id": f"{doc_id}@{span.start_char}-{content_hash[:8]}",
         "doc_id": doc_id,
         "start_char": span.start_char,

@@ -1,6 +1,6 @@
-"""Source documents to the `documents` table: stable ids, content hashes, and a reason for each that is not used.
+"""The `documents` table: stable ids, content hashes, and a reason for each document that is not used.
 
-Nothing is dropped: a document that cannot serve stays as a row with its `set_aside_reason` and no text.
+No row is dropped: a document that cannot be used stays as a row with its `set_aside_reason` and without text.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,13 +17,15 @@ def documents_table(
     source_uri: str,
     spelled_control_token: Callable[[str], str | None] = lambda text: None,
 ) -> pl.DataFrame:
-    """The `documents` table of one shard, in the source's order.
+    """Return the `documents` table of one shard, in the source's order.
 
-    An exact duplicate is a document whose text already stood in the shard. Two different texts under one source id are
-    told apart by a piece of their hash, and further copies of both by their number. Linear in the number of documents.
+    A document is an exact duplicate if its text is that of an earlier document of the shard. If two documents have the
+    same source id, the second gets a piece of its text's hash as a suffix, and further ones a number as well. The cost
+    is linear in the number of documents.
     """
     rows, seen_texts, ids = [], set(), _Ids()
     for document in documents:
+        # Find a reason against it.
         content_hash = text_hash(document.text)
         reason = document.set_aside_reason or _reason(document.text)
         if reason is None and spelled_control_token(document.text) is not None:
@@ -32,6 +34,7 @@ def documents_table(
             reason = "exact_duplicate"
         if reason is None:
             seen_texts.add(content_hash)
+        # Add the row.
         rows.append(
             {
                 "doc_id": ids.unused(document.source_id or content_hash, content_hash[:8]),
@@ -49,14 +52,14 @@ def documents_table(
 
 
 class _Ids:
-    """The ids of a shard so far: `id`, `id#hash`, then `id#hash-2` and on."""
+    """The ids given in a shard so far: `id`, then `id#hash`, `id#hash-2`, `id#hash-3` and so on."""
 
     def __init__(self) -> None:
         self._used: set[str] = set()
         self._numbers: dict[str, int] = {}
 
     def unused(self, wanted: str, text_hash: str) -> str:
-        """The wanted id, or what tells it from earlier ones; numbers go on from the last, and none is tried twice."""
+        """Return the wanted id, with a suffix if it is used; numbers continue from the last, so none is tried twice."""
         doc_id = wanted
         if doc_id in self._used:
             doc_id = second = f"{wanted}#{text_hash}"
@@ -68,12 +71,12 @@ class _Ids:
 
 
 def usable(documents: pl.LazyFrame) -> pl.LazyFrame:
-    """The documents that were not set aside."""
+    """Return the documents that are not set aside."""
     return documents.filter(pl.col("set_aside_reason").is_null())
 
 
 def document_facts(table: pl.DataFrame) -> dict[str, object]:
-    """Counts for the materialization: used, and set aside by reason."""
+    """Return the counts for the stamp: documents used, their characters, and documents set aside by reason."""
     reasons = table["set_aside_reason"].drop_nulls().value_counts().sort("set_aside_reason")
     return {
         "documents": table["set_aside_reason"].null_count(),
@@ -83,7 +86,7 @@ def document_facts(table: pl.DataFrame) -> dict[str, object]:
 
 
 def text_hash(text: str) -> str:
-    """Hash of a text: 32 hex digits.
+    """Return the hash of a text: 32 hex digits.
 
     Example:
         >>> text_hash("An owl")

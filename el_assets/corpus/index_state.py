@@ -1,4 +1,4 @@
-"""The state of the retrieval index against the chunks of the registered shards."""
+"""Comparison of the retrieval index with the chunks of the registered shards."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -12,7 +12,7 @@ from el_resources.store.stamps import Stamp
 
 
 class IndexState:
-    """The current build of the index, looked at once.
+    """The state of the current build of the index, which is read once.
 
     Args:
         inventory: the corpus, whose chunks the index should hold.
@@ -24,7 +24,7 @@ class IndexState:
         self._rows_lost: dict[str, bool] = {}
 
     def lost_rows_since(self, tag: str) -> bool:
-        """Return true if the build lost rows that the build of a tag had."""
+        """Return true if rows of the build with this tag are gone from the current build, or may be."""
         if tag not in self._rows_lost:
             self._rows_lost[tag] = self._compared_with(tag)
         return self._rows_lost[tag]
@@ -43,7 +43,7 @@ class IndexState:
 
     @cached_property
     def _fault(self) -> str:
-        """The fault of the index's files, in words."""
+        """The fault of the index's files in words; empty if there is none."""
         return context_store(self._settings).fault()
 
     @cached_property
@@ -58,7 +58,7 @@ class IndexState:
     def finding(self) -> Finding:
         """Return the state of `retrieval_index`."""
         if self.build is None:
-            why = f"its files are broken: {self._fault}; job build_index makes it anew"
+            why = f"its files are broken: {self._fault}; job build_index builds it again"
             return Finding("missing", (why,)) if self._fault else MISSING
         chunks = self._chunk_stamps
         if not self._inventory.registered:
@@ -73,13 +73,13 @@ class IndexState:
         return Finding("stale", self._differences(chunks) or ("its settings changed",))
 
     def misleads(self) -> bool:
-        """Return true if the index holds rows that left context_chunks, so that candidates would be lost."""
+        """Return true if the index holds rows that are gone from context_chunks: candidates that cannot be scored."""
         wanted = {shard: stamp.fingerprint for shard, stamp in self._chunk_stamps.items()}
         return any(wanted.get(shard) != fingerprint for shard, fingerprint in self._indexed.items())
 
     @property
     def has_chunks(self) -> bool:
-        """True if there is anything to index."""
+        """True if a registered shard has chunks."""
         return any(stamp.facts.get("rows") for stamp in self._chunk_stamps.values())
 
     @cached_property

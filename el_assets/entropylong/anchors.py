@@ -1,8 +1,8 @@
-"""Choice of root documents, and of the anchors: the positions at which a language model is uncertain in them.
+"""Choice of root documents and of their anchors: the positions at which the language model is uncertain.
 
 EntropyLong (arXiv 2510.02330), "high-entropy positions": τ = μ + α·σ over the document's own token entropies; the
-anchors are the positions with entropy above τ. Eligibility, skipping and capping are ours; the `paper` profile switches
-the last two off.
+anchors are the positions with entropy above τ. Limits on roots, skipped positions and the cap on anchors are additions
+of this project; the `paper` profile switches the last two off.
 """
 
 from collections import Counter
@@ -18,14 +18,14 @@ from el_assets.tables.schemas import polars_schema
 
 @dataclass(frozen=True, kw_only=True)
 class RootLimits:
-    """Limits of the length of a root, in scorer tokens.
+    """Limits on the length of a root, in scorer tokens.
 
     Attributes:
-        shortest, longest: the user's own bounds; a longest of 0 sets none.
+        shortest, longest: bounds set by the user; a `longest` of 0 means no bound.
         window: the scorer's window, which must hold BOS, the longest chunk, the separator and the root together.
         chunk, separator: tokens of the longest chunk and of the separator.
 
-    The length of a sequence is not a limit: it decides which roots are packed, never which are scored.
+    The length of a sequence is no limit here: it decides which roots are packed, not which are scored.
     """
 
     shortest: int
@@ -42,8 +42,8 @@ class RootLimits:
     def reason_against(self, n_tokens: int) -> str | None:
         """Return why a document of this length is not a root; None if it is one.
 
-        A document that exceeds both the window and the user's bound is counted under the window, since raising the
-        bound would not help it.
+        A document that exceeds both the window and the user's bound is counted as too long for the window, since
+        a higher bound would not make it eligible.
         """
         if n_tokens < self.shortest:
             return "too_short"
@@ -61,7 +61,7 @@ def sample_roots(
 
     The counts are the number of `eligible` documents, and of ineligible ones by reason. The sample is the `count`
     eligible documents with the smallest hashes of seed and id (all of them if `count` is 0). So it does not depend on
-    the order of the documents, and documents that come or go change it little.
+    the order of the documents, and changes little if some are added or removed.
     """
     reasons = [limits.reason_against(n) for n in n_tokens]
     eligible = [index for index, reason in enumerate(reasons) if reason is None]
@@ -88,8 +88,8 @@ def find_anchors(entropy_nats: np.ndarray, threshold_nats: float, *, skip: int, 
     Args:
         entropy_nats: [n_tokens].
         skip: positions at the start that are never anchors.
-        cap: the most anchors; of more, those with the highest entropies stay (of equal ones, the earlier position). So
-            a larger α only removes anchors that a smaller one keeps. 0 keeps all.
+        cap: most anchors; 0 for no cap. Those with the highest entropies are kept (at equal entropy, the earlier
+            ones). So a larger α only removes anchors: it never adds one that a smaller α left out.
 
     Example:
         >>> find_anchors(np.array([9.0, 1.0, 5.0, 6.0, 7.0]), 4.5, skip=1, cap=2).tolist()

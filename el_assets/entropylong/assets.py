@@ -1,4 +1,4 @@
-"""EntropyLong as assets: from documents to packed sequences. Module `steps` makes a shard of each."""
+"""The assets of EntropyLong, from entropy maps to packed sequences; `steps` makes their shards."""
 
 from functools import cache, partial
 
@@ -29,9 +29,10 @@ sequence_asset = partial(shard_asset, group="entropylong", partitions=corpus_sha
 def entropy_maps(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
     """One row per root document: entropy and NLL (nats) of every token, threshold τ = μ + ασ, and the anchors above it.
 
-    Roots are a hash sample of the shard's eligible documents: those that fit the scorer's window together with BOS, the
-    longest chunk and the separator; a source with `roots=no` offers none (EntropyLong, "high-entropy positions").
-    Metadata counts the ineligible documents by reason, and the roots set aside because their scores are not finite.
+    Roots are a sample (by hash) of the shard's eligible documents. A document is eligible if its length is within
+    `root_tokens_min` and `root_tokens_max`, and if it fits the scorer's window together with BOS, the longest chunk and
+    the separator. A source with `roots=no` has no roots. Metadata counts the ineligible documents by reason, and the
+    roots that were set aside because a score is NaN or infinite. Paper: EntropyLong, "high-entropy positions".
     """
     model, step = ModelChoice.long(settings), ShardStep.of(context, settings)
     return materialize_shards(
@@ -44,11 +45,12 @@ def entropy_maps(context: dg.AssetExecutionContext, settings: Settings, causal_l
 
 @sequence_asset("candidate_contexts", [entropy_maps, retrieval_index, "text_encoder"], kinds={"parquet", "lancedb"})
 def candidate_contexts(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per anchor and candidate: the K chunks most similar to the text around the anchor, and random controls.
+    """One row per anchor and chunk: the K chunks most similar to the text around the anchor, and random controls.
 
-    Chunks come from one tagged build of the index, which is recorded; the root's own chunks and its near-duplicates are
-    excluded and counted (EntropyLong, "query and retrieval"). A newer build of the index makes a finished shard stale
-    only if one of its candidates vanished, or if `refresh_candidates` is set.
+    K is `candidates_per_anchor`. The root's own chunks and near-duplicates of the root are excluded and counted. All
+    chunks come from one build of the index, whose tag is recorded. A newer build makes a finished shard stale only if
+    one of its candidates is gone from the index, or if `refresh_candidates` is set. Paper: EntropyLong, "query and
+    retrieval".
     """
     index = context_store(settings).open()
     tables = ShardTables(settings.store)
@@ -76,7 +78,7 @@ def candidate_contexts(context: dg.AssetExecutionContext, settings: Settings) ->
         gone = lost_candidates(tables, shard, chunk_ids())
         if len(gone):
             context.log.info(
-                f"{shard}: {len(gone)} candidates left the index, the first is {gone[0]!r}; retrieving again"
+                f"{shard}: {len(gone)} candidates are gone from the index, the first is {gone[0]!r}; retrieving again"
             )
         return gone.is_empty()
 
@@ -90,11 +92,12 @@ def candidate_contexts(context: dg.AssetExecutionContext, settings: Settings) ->
     pool=GPU_POOL,
 )
 def context_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
-    """One row per anchor and candidate or control, kept or not: entropy and NLL (nats) with and without the chunk.
+    """One row per anchor and chunk (candidate or control): entropy and NLL (nats) at the anchor with and without it.
 
-    One forward of [BOS] chunk separator root scores all anchors of the root; pairs that an earlier table of the shard
-    holds are not scored again (EntropyLong, "verification"). Metadata counts the pairs that are set aside because
-    scores are not finite, and compares the cost with one forward per pair.
+    One forward of `[BOS] chunk separator root` scores all anchors of the root. Pairs that the shard's earlier table
+    holds for the same scorer and separator are not scored again. Metadata counts the pairs that are set aside because
+    a score is NaN or infinite, and compares the cost with that of one forward per pair. Paper: EntropyLong,
+    "verification".
     """
     model, step = ModelChoice.long(settings), ShardStep.of(context, settings)
     return materialize_shards(
@@ -109,9 +112,10 @@ def context_scores(context: dg.AssetExecutionContext, settings: Settings, causal
 def verified_pairs(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per kept context of a root: the anchors that it verifies, with their relative reductions.
 
-    A context is kept if its relative reduction at an anchor exceeds ε and, unless `beats_controls` is off, that of
-    every control there. The scores are stored in `context_scores`, so another ε needs no model; metadata holds the pass
-    rates of retrieved and random chunks and the estimated false-discovery rate.
+    The relative reduction is that of the entropy, the NLL or both (`criterion`). A context is kept if it exceeds ε at
+    an anchor and, unless `beats_controls` is off, also the reduction of every control at that anchor. The scores are
+    read from `context_scores`, so another ε needs no model. Metadata holds the pass rates of retrieved and of random
+    chunks, and the estimated false-discovery rate.
     """
     return materialize_shards(context, settings, partial(verify_pairs, ShardStep.of(context, settings)))
 
@@ -120,9 +124,10 @@ def verified_pairs(context: dg.AssetExecutionContext, settings: Settings) -> dg.
 def packed_sequences(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per training sequence of exactly L tokens: groups of [shuffled verified contexts ; root].
 
-    Groups are separated by end-of-text, and every token span names its document, chunk, source and licence; train on a
-    sequence as one attention span (EntropyLong, "assembly"). Roots that are in no sequence are rows of the table
-    `packing_leftovers`, with the reason.
+    L is `sequence_tokens`. Groups are separated by end-of-text, and every token span names its document, chunk, source
+    and licence. Train on a sequence as one attention span: a mask between its documents would hide the contexts from
+    their root. Roots that are in no sequence are rows of the table `packing_leftovers`, with the reason. Paper:
+    EntropyLong, "assembly".
     """
     tables = ShardTables(settings.store)
     return materialize_shards(

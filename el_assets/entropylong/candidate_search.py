@@ -1,4 +1,4 @@
-"""Step that makes one shard of `candidate_contexts`: queries to a pinned index, exclusions, and random controls."""
+"""The step that makes one shard of `candidate_contexts`: search in a pinned index, exclusions, random controls."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from el_resources.store.shard_tables import ShardTables
 
 @dataclass(frozen=True, kw_only=True)
 class Searching:
-    """A pinned index with everything that searches in it need; made once for all shards of a run.
+    """A pinned index and all that is needed to search it, made once for all shards of a run.
 
     Attributes:
         encoder: encoder of the queries; None if retrieval is by full text.
@@ -53,17 +53,17 @@ class Searching:
 
 
 def refuse_other_encoder(tables: ShardTables, shard: str, settings: Settings) -> None:
-    """Raise ValueError if the shard's chunks have another encoder's vectors: queries cannot be compared with them."""
+    """Raise ValueError if another encoder made the vectors of the shard's chunks: queries do not compare with them."""
     made_with = tables.require_stamp("context_chunks", shard).settings["encoder"]
     if made_with != encoder_fingerprint(settings.encoder):
         raise ValueError(
-            f"the chunks of shard {shard!r} were encoded by another encoder ({made_with}) than {settings.encoder!r}; "
-            "run job build_index with this encoder first, or restore EL_ENCODER"
+            f"the chunks of shard {shard!r} were encoded by another encoder ({made_with}) than EL_ENCODER="
+            f"{settings.encoder!r}; run job build_index with this encoder first, or set EL_ENCODER back"
         )
 
 
 def lost_candidates(tables: ShardTables, shard: str, chunk_ids: pl.Series) -> pl.Series:
-    """Return the chunks that a shard's candidates name and that are not among `chunk_ids`, the chunks of the index."""
+    """Return the ids of a shard's candidates that are not in the index, which holds `chunk_ids`."""
     named = tables.read("candidate_contexts", shard, ["chunk_id"])["chunk_id"].unique()
     return named.filter(~named.is_in(chunk_ids.implode()))
 
@@ -111,7 +111,7 @@ def candidates_per_anchor(queries: pl.DataFrame, retrieved: pl.DataFrame) -> pl.
 
 
 def too_few_candidates(facts: Mapping[str, Any], k: int) -> str | None:
-    """Return a sentence about anchors with fewer than K candidates; None if there are none."""
+    """Return a sentence that counts the anchors with fewer than K candidates; None if there are none."""
     below, without = facts.get("anchors_below_k", 0), facts.get("anchors_without_candidates", 0)
     if not below:
         return None
@@ -126,10 +126,10 @@ def _query_vectors(encoder: TextEncoder | None, texts: list[str], long_texts: Lo
 def _search(
     shard: str, index: PinnedIndex, texts: list[str], vectors: Vectors | None, advance: Advance
 ) -> Callable[[np.ndarray, int], pl.DataFrame]:
-    """Return a function that searches for some of the texts, given by their numbers.
+    """Return a function that searches the index for some of the texts, given by their numbers.
 
-    Its results have the columns of PinnedIndex's, with `query_index` the number of the text. Ids of documents are
-    unique within a shard only, so ids of other shards are prefixed by their shard.
+    Its results have the columns of PinnedIndex; `query_index` is the number of the text. Document ids are unique only
+    within a shard, so those of other shards get their shard as a prefix.
     """
 
     def search(numbers: np.ndarray, k: int) -> pl.DataFrame:
@@ -160,6 +160,7 @@ def _draw(
     taken = {root: set(ids) for root, ids in retrieved.group_by("doc_id").agg("chunk_hash").iter_rows()}
     drawn: list[tuple[str, str, str, str]] = []
     for root in queries["doc_id"].unique(maintain_order=True):
+        # Bar retrieved texts.
         hashes = taken.setdefault(root, set())
 
         def is_free(chunk_id: str, root: str = root, hashes: set[str] = hashes) -> bool:
@@ -169,6 +170,7 @@ def _draw(
             text = index.texts([chunk_id])["text"][0]  # two shards may have the same chunk
             return exclusions.allows(root, chunk_id, f"{chunk_shard}\0{doc_id}", text)
 
+        # Draw free chunks.
         for chunk_id in draw_controls(
             root, searching.ring, is_free, count=step.settings.controls_per_root, seed=step.settings.seed
         ):

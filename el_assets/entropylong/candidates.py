@@ -1,12 +1,12 @@
 """Candidate contexts for uncertain positions: retrieved chunks, and random controls.
 
 EntropyLong, "query and retrieval": the query is the text of tokens [t - w, t + w), and each anchor t gets K candidates
-by cosine. The K are counted after three exclusions, since verification rewards repetition: the root's own chunks,
-chunks most of whose 5-word shingles are in the root, and further chunks with a text that the anchor already has.
+by cosine. Verification rewards repetition, so three kinds of chunks are excluded before the K best are taken: the
+root's own chunks, near-duplicates (most of their 5-word shingles occur in the root), and further copies of a text.
 
-Controls are a few random chunks per root, scored at all its anchors. They are drawn by consistent hashing: each chunk
-and each draw has a place on a ring, and a draw takes the next free chunk. So an index that grows keeps nearly all
-controls.
+Controls are a few random chunks per root, scored at all of its anchors. They are drawn by consistent hashing: each
+chunk and each draw has a place on a ring, and a draw takes the next free chunk. So nearly all controls stay the same
+when the index grows.
 """
 
 from bisect import bisect_left
@@ -20,7 +20,7 @@ from el_assets.entropylong.anchors import seeded_hash
 from el_assets.tables.schemas import polars_schema
 from el_resources.store.shingles import containment, shingles
 
-# Results beyond K that are asked for at once, so that few searches must be repeated because of exclusions.
+# Results asked for in addition to K, so that few searches have to be repeated because of exclusions.
 SLACK = 24
 
 # (indices of the queries, results wanted of each) ->
@@ -30,11 +30,11 @@ Search = Callable[[np.ndarray, int], pl.DataFrame]
 
 @dataclass
 class Exclusions:
-    """Exclusions of chunks that may not serve a root; each pair is judged once, and exclusions are counted by reason.
+    """The rule that excludes chunks for a root; each pair is judged once, and exclusions are counted by reason.
 
     Attributes:
         root_texts: text of every root, by document id.
-        limit: a chunk is a near-duplicate if a larger share of its shingles is in the root.
+        limit: a chunk is a near-duplicate if a larger share of its shingles than this is in the root.
         counts: excluded pairs of root and chunk, by reason.
     """
 
@@ -57,18 +57,18 @@ class Exclusions:
             return False
         if root not in self._root_shingles:
             self._root_shingles[root] = shingles(self.root_texts[root])
-        # Shingles tell nothing about a text that is shorter than one, or without words: it is searched for as it is.
-        stands_in_root = text in self.root_texts[root]
-        if stands_in_root or containment(shingles(text), self._root_shingles[root]) > self.limit:
+        # A text shorter than one shingle, or without words, has no shingles: look for the text itself.
+        is_in_root = text in self.root_texts[root]
+        if is_in_root or containment(shingles(text), self._root_shingles[root]) > self.limit:
             self.counts["near_duplicates"] += 1
             return False
         return True
 
 
 def retrieve(queries: pl.DataFrame, search: Search, exclusions: Exclusions, *, k: int, n_chunks: int) -> pl.DataFrame:
-    """Return the K best allowed chunks of every query; fewer only if the whole index holds no more.
+    """Return the K best allowed chunks for every query; fewer only if the whole index has no more.
 
-    Asks for K + SLACK results of every query, then for four times as many of those that have fewer than K allowed ones.
+    Asks for K + SLACK results per query, then four times as many for the queries that have fewer than K allowed ones.
 
     Args:
         queries: `doc_id`, `anchor`, `query_text`, one row per anchor.
@@ -99,7 +99,7 @@ def retrieve(queries: pl.DataFrame, search: Search, exclusions: Exclusions, *, k
 
 
 def _allowed(found: pl.DataFrame, roots: list[str], exclusions: Exclusions) -> pl.DataFrame:
-    """Return the allowed results with their rank; of equal texts, each query keeps the best result."""
+    """Return the allowed results with their rank; among equal texts, each query keeps the best one."""
     allowed = [
         exclusions.allows(roots[query], chunk_id, doc_id, text)
         for query, chunk_id, doc_id, text in found.select("query_index", "chunk_id", "doc_id", "text").iter_rows()
@@ -137,10 +137,10 @@ class ControlRing:
 
 
 def draw_controls(root: str, ring: ControlRing, is_free: Callable[[str], bool], *, count: int, seed: int) -> list[str]:
-    """Return random chunks for a root; fewer than `count` only if the index holds no more free ones.
+    """Return random chunks for a root; fewer than `count` only if the index has no more free ones.
 
     Args:
-        is_free: tells whether a chunk may be a control of this root: it is allowed, and not retrieved for the root.
+        is_free: returns true if a chunk may be a control of this root: it is allowed, and was not retrieved for it.
     """
     controls: list[str] = []
     for draw in range(count):

@@ -1,4 +1,4 @@
-"""Facts about entropy maps, candidates, verified pairs and packed sequences."""
+"""Checks of entropy maps, candidates, verified pairs and packed sequences."""
 
 import math
 
@@ -26,7 +26,7 @@ from el_resources.settings import Settings
 from el_resources.store.shard_tables import ShardTables
 from el_resources.store.stamps import MixedSettingsError
 
-# A chunk that more than this share of all roots keep explains too much to be evidence.
+# A chunk that more than this share of the roots keep is probably boilerplate, which helps everywhere.
 HUB_SHARE = 0.05
 FEWEST_HUB_USES = 5
 WARN = dg.AssetCheckSeverity.WARN
@@ -39,7 +39,7 @@ WITHOUT_ROOTS = "A shard without roots gives no sequences, but its chunks are co
 WITHOUT_SEQUENCES = "Lower epsilon, or lower sequence_tokens; neither costs a forward"
 MORE_CANDIDATES = (
     "Index more documents, raise EL_NEAR_DUPLICATE_CONTAINMENT, or, with EL_RETRIEVER=full_text, set "
-    "EL_FULL_TEXT_TOKENIZER to one that knows the corpus's script"
+    "EL_FULL_TEXT_TOKENIZER to one for the corpus's script"
 )
 CATCH_UP = "Run the jobs build_index and build_sequences for the shard: the inputs of the table have changed since"
 
@@ -65,7 +65,7 @@ def shards_have_roots(tables: ShardTables, shard: str) -> list[str]:
 
 
 def sampled_roots_have_finite_scores(tables: ShardTables, shard: str) -> list[str]:
-    """No sampled root had to be set aside because a score of it is NaN or infinite."""
+    """No sampled root had to be set aside because one of its scores is NaN or infinite."""
     return not_finite(tables.require_stamp("entropy_maps", shard).facts, "roots")
 
 
@@ -87,14 +87,14 @@ def no_root_retrieves_itself(tables: ShardTables, shard: str) -> list[str]:
 
 
 def anchors_have_candidates(tables: ShardTables, shard: str) -> list[str]:
-    """Every anchor has K retrieved candidates; with fewer, less of the corpus was tried for it than was asked for."""
+    """Every anchor has K retrieved candidates; with fewer, less of the corpus is tested there than was asked for."""
     stamp = tables.require_stamp("candidate_contexts", shard)
     few = too_few_candidates(stamp.facts, stamp.settings["candidates_per_anchor"])
     return [few] if few else []
 
 
 def every_candidate_is_scored(tables: ShardTables, shard: str) -> list[str]:
-    """Every candidate and control has finite scores before and after, or is counted among those set aside."""
+    """Every candidate and control has finite scores before and after it is added, or is counted as set aside."""
     keys = ["doc_id", "anchor", "chunk_id", "is_control"]
     wanted = tables.read("candidate_contexts", shard, keys)
     scores = tables.read("context_scores", shard)
@@ -117,23 +117,27 @@ def scored_pairs_have_finite_scores(tables: ShardTables, shard: str) -> list[str
 
 
 def kept_reductions_exceed_epsilon(tables: ShardTables, shard: str) -> list[str]:
-    """At every anchor of a kept context the criterion falls by more than epsilon, and no root keeps a text twice."""
+    """At every anchor of a kept context the criterion falls by more than epsilon; no root keeps the same text twice."""
     settings = tables.require_stamp("verified_pairs", shard).settings
     kept = tables.read("verified_pairs", shard)
     lowest = pl.min_horizontal(pl.col(f"{name}s").list.min() for name in CRITERIA[settings["criterion"]])
     low = kept.filter((lowest <= settings["epsilon"]).fill_null(True))
     twice = kept.filter(pl.struct("doc_id", "chunk_hash").is_duplicated())
     return [
-        *(f"root {d!r}, chunk {c!r} falls by too little" for d, c in low.select("doc_id", "chunk_id").iter_rows()),
+        *(
+            f"root {d!r}, chunk {c!r} falls by too little, epsilon or less"
+            for d, c in low.select("doc_id", "chunk_id").iter_rows()
+        ),
         *(f"root {d!r} keeps {c!r} twice" for d, c in twice.select("doc_id", "chunk_id").iter_rows()),
     ]
 
 
 @dg.asset_check(asset=verified_pairs, name="verified_contexts_beat_random")
 def verified_contexts_beat_random(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
-    """Retrieved chunks pass more often than random ones: the estimated FDR's 95 % interval stays below 1.
+    """Over all shards, retrieved chunks pass more often than random ones: the estimated FDR is below 1.
 
-    Over all shards. Reported, never blocking: a corpus or a retriever may have nothing to find.
+    Fails if the upper end of the FDR's 95 % interval is 1 or more, or if there is no interval. It is a warning and
+    blocks nothing, since a corpus may have nothing that a retriever could find.
     """
     tables = ShardTables(settings.store)
     stamps = tables.stamps("verified_pairs", registered_shards(context.instance))
@@ -159,7 +163,7 @@ def verified_contexts_beat_random(context: dg.AssetCheckExecutionContext, settin
 
 
 def no_chunk_is_a_hub(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """Over all shards, no chunk is kept for more than 5 % of the roots that keep any."""
+    """Over all shards, no chunk is kept for more than 5 roots and more than 5 % of the roots that keep any."""
     kept = tables.scan_many("verified_pairs", shards).select("shard", "doc_id", "chunk_hash", "chunk_id").collect()
     limit = max(FEWEST_HUB_USES, HUB_SHARE * kept.select("shard", "doc_id").n_unique())
     uses = kept.group_by("chunk_hash").agg(pl.col("chunk_id").min(), uses=pl.len()).filter(pl.col("uses") > limit)
@@ -229,7 +233,7 @@ def segments_equal_their_text(tables: ShardTables, shard: str, tokenizer: ModelT
 
 
 def quoted_documents_exist(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """Every chunk that a sequence quotes is still in the corpus; a shard that quotes a vanished one is stale."""
+    """Every chunk that a sequence quotes is still in the corpus; a shard that quotes a removed one is stale."""
     quoted = (
         tables.scan_many("packed_sequences", shards)
         .select("shard", "segments")
@@ -244,7 +248,7 @@ def quoted_documents_exist(tables: ShardTables, shards: list[str]) -> dict[str, 
     ids = [tables.scan("context_chunks", s).select("chunk_id", chunk_shard=pl.lit(s)) for s in chunk_shards]
     gone = quoted.join(pl.concat(ids).collect(), on=["chunk_id", "chunk_shard"], how="anti") if ids else quoted
     return {
-        shard: [f"quotes vanished {ids}"]
+        shard: [f"quotes chunks that are gone: {ids}"]
         for shard, ids in gone.group_by("shard").agg("chunk_id").sort("shard").iter_rows()
     }
 

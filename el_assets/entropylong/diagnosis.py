@@ -1,7 +1,7 @@
-"""Diagnosis of an empty stage of EntropyLong, with the setting to change; shared by checks, summary and report.
+"""The reason why EntropyLong gave no sequences, and the setting to change; used by checks, summary and report.
 
-The stages are documents, eligible roots, anchors, candidates, kept contexts and sequences; each feeds the next. So the
-first stage with a count of zero is the cause: it leaves all later ones empty. Only the facts of stamps are read.
+The stages are documents, eligible roots, anchors, candidates, kept contexts and sequences; each needs the one before.
+So the first stage with a count of zero is the cause. Only the facts of stamps are read.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from el_resources.store.stamps import Stamp
 
 Facts = Mapping[str, Any]
 TABLES_LOOKED_AT = ("documents", *SEQUENCE_TABLES)
-# Reason for which documents are not eligible as roots -> its words, which follow "n of m documents".
+# Reason why documents are not eligible as roots -> words that follow "n of m documents".
 LENGTHS = {
     "too_short": "are shorter than root_tokens_min={root_tokens_min}: lower EL_ROOT_TOKENS_MIN",
     "too_long_for_root_tokens_max": "are longer than root_tokens_max={root_tokens_max}: raise EL_ROOT_TOKENS_MAX "
@@ -27,7 +27,7 @@ LENGTHS = {
 
 
 def why_nothing(stamps: Mapping[str, Iterable[Stamp]]) -> str | None:
-    """Return why the shards have no sequence, and what to change; None if they have one, or if nothing is empty yet.
+    """Return why the shards have no sequence and what to change; None if they have one, or if no stage is empty yet.
 
     Args:
         stamps: for each table of TABLES_LOOKED_AT that has been made, the stamps of its shards.
@@ -56,12 +56,12 @@ def why_unfilled(tables: ShardTables, shard: str) -> str | None:
         return None
     packed, documents = tables.stamp("packed_sequences", shard), tables.stamp("documents", shard)
     if (packed and packed.facts.get("sequences")) or (documents and "unreadable" in documents.facts):
-        return None  # an unreadable file has its own check and its own line in the report
+        return None  # an unreadable file has its own check and line
     return why_nothing(stamps_of(tables, [shard]))
 
 
 def why_empty(tables: ShardTables, stamp: Stamp) -> str:
-    """Return why a shard's table, which has the stamp and no rows, came out empty."""
+    """Return why the table with this stamp, which has no rows, is empty."""
     before = TABLES_LOOKED_AT[: TABLES_LOOKED_AT.index(stamp.asset)]
     stored = ((asset, tables.stamp(asset, stamp.partition)) for asset in before)
     found = {asset: [one] for asset, one in stored if one is not None}
@@ -117,7 +117,7 @@ def ineligible(facts: Mapping[str, Facts], settings: Facts) -> str:
 
 
 def no_anchors(facts: Mapping[str, Facts], settings: Facts) -> str:
-    """Say that no position of any root is uncertain enough to be an anchor."""
+    """Say that no root has a position that is uncertain enough to be an anchor."""
     return (
         f"none of the {facts['entropy_maps']['rows']:,} roots has an anchor, a position after its first "
         f"{settings['skip_tokens']} tokens with entropy above mean + {settings['alpha']} standard deviations: "
@@ -126,10 +126,10 @@ def no_anchors(facts: Mapping[str, Facts], settings: Facts) -> str:
 
 
 def no_candidates(facts: Mapping[str, Facts], settings: Facts) -> str:
-    """Say that retrieval found nothing that may be a context."""
+    """Say that retrieval found no chunk that may be a context."""
     found = facts["candidate_contexts"]
     return (
-        f"no chunk was retrieved for {found.get('anchors', 0):,} anchors: of those that were found "
+        f"no chunk was retrieved for {found.get('anchors', 0):,} anchors: of the chunks found "
         f"{found.get('excluded_own_chunks', 0):,} are of the root's own document and "
         f"{found.get('excluded_near_duplicates', 0):,} near-duplicates of it; index more documents, raise "
         f"EL_NEAR_DUPLICATE_CONTAINMENT (now {settings['near_duplicate_containment']}), or change EL_RETRIEVER "

@@ -1,13 +1,13 @@
 """Packing of verified contexts and roots into sequences of exactly L tokens.
 
-EntropyLong, "assembly": S = [shuffled kept contexts ; root]. A group is one root D with its contexts, joined as they
-were verified: `C1 sep C2 sep ... sep D`. Several groups, separated by end-of-text, fill a sequence. The paper does not
-say how sequences are brought to length. Here whole groups are taken in seeded order until they reach L tokens, and the
-tokens beyond L (the overflow) are cut from the head of the sequence's first context.
+EntropyLong, "assembly": S = [shuffled kept contexts ; root]. A group is one root D with its contexts, joined by the
+separator as in verification: `C1 sep C2 sep ... sep D`. Several groups, separated by end-of-text, fill a sequence. The
+paper does not say how sequences get their exact length. Here whole groups are taken in a seeded random order until they
+reach L tokens, and the tokens beyond L (the overflow) are cut from the head of the sequence's first context.
 
-Guarantees: no root is cut, no other context is cut, and no verified context is dropped to make a fit. A root that is as
-long as a sequence, or whose group fits none, is left over, with the reason. No earlier step depends on L, so another L
-costs packing only.
+Guarantees: no root is cut, no context but the first is cut, and no verified context is dropped to make a fit. A root
+is left over, with a reason, if it is as long as a sequence or if its group fits into none. No earlier step depends on
+L, so for another L only packing is done again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ import polars as pl
 from el_assets.entropylong.anchors import seeded_hash
 from el_assets.tables.schemas import polars_schema
 
-# Seeded orders of the remaining groups that are tried before the groups are left over.
+# Random orders of the remaining groups that are tried before these groups are left over.
 ORDERS_TRIED = 200
-# Reason of a leftover root that is so long that a sequence has no room for a context.
+# Reason of a leftover root that leaves no room for a context in a sequence.
 ROOT_TOO_LONG = "root_longer_than_sequence"
 
 
@@ -32,8 +32,8 @@ class Segment:
     Attributes:
         kind: context, root, separator or end_of_text.
         token_ids: all tokens of the piece, the cut ones included.
-        doc_id, source, license: document that the piece is from, with its source and licence.
-        chunk_id, chunk_shard: chunk that a context is, and the shard of that chunk.
+        doc_id, source, license: document of the piece, with its source and licence.
+        chunk_id, chunk_shard: chunk of a context, and its shard.
         anchors, reductions: positions of the root that a context verifies, and its relative reductions there.
         cut: number of tokens cut from the head.
     """
@@ -69,11 +69,11 @@ class Group:
 
     @property
     def slack(self) -> int:
-        """Number of tokens that can be cut from the head of the longest context, so that one is left."""
+        """Number of tokens that can be cut from the head of the longest context: all but one."""
         return max(context.n_tokens for context in self.contexts) - 1
 
     def headed_for(self, overflow: int) -> "Group":
-        """Return the group with a first context that can lose `overflow` tokens: its first one, else its longest."""
+        """Return the group with a first context that is longer than `overflow`, if need be its longest one."""
         if self.contexts[0].n_tokens > overflow:
             return self
         longest = max(range(len(self.contexts)), key=lambda index: self.contexts[index].n_tokens)
@@ -99,7 +99,7 @@ def make_group(root: Segment, contexts: Sequence[Segment], separator_ids: np.nda
 def pack(
     groups: Sequence[Group], *, length: int, end_of_text: int, seed: int
 ) -> tuple[list[list[Segment]], list[tuple[Group, str]]]:
-    """Return (sequences of exactly `length` tokens as lists of segments, groups left over with their reason)."""
+    """Return (sequences of exactly `length` tokens, each a list of segments; groups left over, with reasons)."""
     # Set misfits apart.
     reasons = [too_long(group, length) for group in groups]
     leftovers = [(group, reason) for group, reason in zip(groups, reasons, strict=True) if reason is not None]
@@ -126,12 +126,12 @@ def too_long(group: Group, length: int) -> str | None:
 
 
 def _choose(groups: Sequence[Group], length: int, random: np.random.Generator) -> tuple[list[int], int] | None:
-    """Return (indices of groups that fill `length`, overflow), or None if no order that is tried makes a fit.
+    """Return (indices of groups that fill `length`, overflow); None if none of the orders tried gives a fit.
 
-    Groups are taken in a random order, and the sequence is closed by the first remaining group that makes a fit: the
-    sum of the groups and of one end-of-text between each two exceeds `length` by no more than one of them can lose from
-    the head of its longest context. If no group makes a fit, further orders are tried. The group that loses the
-    overflow comes first in the result.
+    Groups are taken in a random order until one of the remaining groups makes a fit and closes the sequence. A fit
+    means that the groups, with one end-of-text between each two, reach `length` or exceed it by an overflow that one of
+    them can lose from the head of its longest context. If an order gives no fit, another one is tried. The group that
+    loses the overflow is the first in the result.
     """
     sizes = np.array([group.n_tokens for group in groups], dtype=np.int64)
     slacks = np.array([group.slack for group in groups], dtype=np.int64)
@@ -144,7 +144,7 @@ def _choose(groups: Sequence[Group], length: int, random: np.random.Generator) -
             overflow = before + sizes[order[taken:]] - length
             fits = np.flatnonzero((overflow >= 0) & (overflow <= np.maximum(slacks[order[taken:]], taken_slack)))
             if len(fits):
-                # The first fit, not the closest: the closest cuts less, but leaves three times as many groups over.
+                # Take the first fit: the closest one cuts less, but leaves three times as many groups over.
                 chosen = [*order[:taken], order[taken + fits[0]]]
                 # Put loser first.
                 lost = int(overflow[fits[0]])
@@ -207,8 +207,8 @@ def leftovers_table(
 
     Args:
         leftovers: groups with their reason.
-        without_context: tokens of each root without a verified context. One that is too long for a sequence of `length`
-            tokens has that as its reason.
+        without_context: number of tokens of each root without a verified context.
+        length: tokens of a sequence; a root that is not shorter gets this as its reason, with or without contexts.
     """
     rows = [(group.root.doc_id, reason, group.n_tokens) for group, reason in leftovers]
     rows += [

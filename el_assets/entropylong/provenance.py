@@ -1,4 +1,4 @@
-"""Source and licence of the documents that packed segments are taken from."""
+"""Source and licence of the documents from which packed segments are taken."""
 
 from typing import TypedDict
 
@@ -8,19 +8,19 @@ from el_resources.store.shard_tables import MissingTableError, ShardTables
 
 
 class Origin(TypedDict):
-    """URI of the source, and the licence, which is empty if the source gives none."""
+    """Address of the source, and the licence (empty if the source gives none)."""
 
     source: str
     license: str
 
 
 def document_of(chunk_id: str) -> str:
-    """Return the document that a chunk was cut from; a chunk's id is DOCUMENT@, its first character and a hash."""
+    """Return the id of a chunk's document; a chunk's id is DOCUMENT@START-HASH."""
     return chunk_id.rpartition("@")[0]
 
 
 def document_origins(tables: ShardTables, shard: str, pairs: pl.DataFrame) -> dict[tuple[str, str], Origin]:
-    """Return the origins, by (shard, document), of all roots and contexts in a shard's `verified_pairs`.
+    """Return the origin of every root and context of a shard's `verified_pairs`, by (shard, document).
 
     Raises:
         MissingTableError: a document, or the table of its shard, no longer exists.
@@ -38,7 +38,7 @@ def document_origins(tables: ShardTables, shard: str, pairs: pl.DataFrame) -> di
         gone = set(wanted["doc_id"]) - set(rows["doc_id"])
         if gone:
             raise MissingTableError(
-                f"{len(gone)} documents are no longer in documents of shard {name!r}, the first is {min(gone)!r}; "
-                "run job build_index and then candidate_contexts again"
+                f"{len(gone)} documents that are quoted are gone from shard {name!r}, the first is {min(gone)!r}; "
+                "run job build_index, then build_sequences"
             )
     return found

@@ -1,12 +1,13 @@
-"""Selection of scored contexts, and an estimate of how many of the kept ones chance would have kept.
+"""Selection of scored contexts, and an estimate of the share of kept contexts that are kept by chance.
 
-EntropyLong keeps a context if its ΔI exceeds ε. `beats_controls` (ours) also asks that it exceed the ΔI of every random
-control at the same anchor, since at some anchors any context lowers the entropy. The share that chance keeps is the
-pass rate of the controls at the same anchors (null pass rate). Its ratio to the pass rate of the retrieved chunks
+EntropyLong keeps a context if its ΔI exceeds ε. `beats_controls` (an addition of this project) also requires that ΔI
+exceeds that of every random control at the same anchor, since at some anchors any context lowers the entropy. The pass
+rate of the controls (null pass rate) is what chance keeps. Divided by the pass rate of the retrieved chunks, it
 estimates the false-discovery rate (FDR).
-Under `beats_controls` each control competes with the *other* controls only (leave-one-out): with itself among its
-rivals no control could pass, and the FDR would be zero by construction. A control has one rival fewer than a candidate,
-so this estimate errs upwards.
+
+With `beats_controls` each control competes with the *other* controls only (leave-one-out): no control can exceed
+itself, so otherwise the FDR would always be zero. A control has one rival fewer than a candidate, so it passes more
+easily, and the estimate is a little too high.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from el_assets.tables.schemas import polars_schema
 BOOTSTRAP_SAMPLES = 1000
 
 
-# Columns of `context_scores` that must all exceed epsilon, by criterion; `verified_pairs` lists them as `<name>s`.
+# Columns of `context_scores` that must all exceed epsilon, by criterion; in `verified_pairs` they are called `<name>s`.
 CRITERIA = {"entropy": ("reduction",), "nll": ("nll_reduction",), "both": ("reduction", "nll_reduction")}
 
 
@@ -28,9 +29,9 @@ class KeepRule:
     """Condition under which a context is kept.
 
     Attributes:
-        epsilon: the criterion must fall by more than this share.
-        criterion: `entropy` (ΔI), `nll` (the true token's NLL) or `both` (the smaller fall of the two).
-        beats_controls: the criterion must also fall by more than under any control at the same anchor.
+        epsilon: the relative reduction must exceed this share.
+        criterion: reduction of `entropy` (ΔI), of `nll` (of the true token), or the smaller one of `both`.
+        beats_controls: the reduction must also exceed that of every control at the same anchor.
 
     Example:
         >>> rule = KeepRule(epsilon=0.4, criterion="both", beats_controls=False)
@@ -48,14 +49,14 @@ class KeepRule:
 
 
 def over_shards(scores: pl.LazyFrame) -> pl.DataFrame:
-    """Collect scores of many shards and prefix root ids by their `shard`, since they are unique within a shard only."""
+    """Collect the scores of many shards; root ids get their shard as a prefix, since they are unique only within it."""
     return scores.with_columns(doc_id=pl.concat_str("shard", "doc_id", separator="\0")).drop("shard").collect()
 
 
 def judge(scores: pl.DataFrame, rule: KeepRule) -> pl.DataFrame:
-    """Add to the scores `value`, `rival` (value of the best control at the anchor, other than the row) and `passes`.
+    """Add `value`, `rival` (value of the best control at the anchor, other than the row itself) and `passes`.
 
-    If an anchor has no (other) control, `rival` is null and there is nothing to beat.
+    If an anchor has no (other) control, `rival` is null and the row need not beat any.
     """
     judged = scores.with_columns(value=rule.value())
     best_two = (
@@ -82,13 +83,13 @@ def judge(scores: pl.DataFrame, rule: KeepRule) -> pl.DataFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class PassRates:
-    """Shares of (anchor, chunk) pairs that pass, and the FDR that they imply.
+    """Pass rates of (anchor, chunk) pairs, and the FDR that follows from them.
 
     Attributes:
         retrieved, null: pass rates of retrieved candidates and of random controls; None if there are none of them.
         fdr: null / retrieved; None if no retrieved candidate passes.
-        fdr_interval: 95 % bootstrap interval over roots. If no control passes in any resample, it is zero and the rule
-            of three's bound. None if there are fewer than two roots, or if fdr or that of a resample is None.
+        fdr_interval: 95 % bootstrap interval over roots. If no control passes, it is from 0 to the bound of the rule of
+            three. None if there are fewer than two roots, or if a resample has no passing candidate or no control.
     """
 
     n_retrieved: int
@@ -151,7 +152,7 @@ def _fdr_interval(counts_R4: np.ndarray, seed: int) -> tuple[float, float] | Non
     if n_roots < 2:
         return None  # one root says nothing about others
     random = np.random.default_rng(seed)
-    # One resample at a time: a corpus has many roots, and all resamples at once would hold them a thousand times.
+    # One resample at a time, since all at once would take a thousand times the memory.
     draws = (np.bincount(random.integers(n_roots, size=n_roots), minlength=n_roots) for _ in range(BOOTSTRAP_SAMPLES))
     sums_S4 = np.array([draw_R @ counts_R4 for draw_R in draws])
     retrieved, passing, controls, controls_passing = sums_S4.T
@@ -159,17 +160,17 @@ def _fdr_interval(counts_R4: np.ndarray, seed: int) -> tuple[float, float] | Non
         return None  # a resample without a passing candidate has no FDR
     low, high = np.percentile((controls_passing / controls) / (passing / retrieved), [2.5, 97.5])
     if not controls_passing.any():
-        # Resampling zeros gives zeros. By the rule of three, an event never seen in n trials has a rate below 3 / n.
+        # Resampled zeros are zeros. Rule of three: an event not seen in n trials has a rate below 3 / n (95 %).
         total = counts_R4.sum(axis=0)
         high = (3 / total[2]) / (total[1] / total[0])
     return float(low), float(high)
 
 
 def keep_contexts(judged: pl.DataFrame, *, max_uses: int) -> tuple[pl.DataFrame, int]:
-    """Return (the `verified_pairs` table, number of contexts dropped by the cap on a chunk's uses).
+    """Return (the `verified_pairs` table, number of contexts that the cap on a chunk's uses dropped).
 
     A root keeps a context once, with all the anchors that it verifies. A chunk is kept for at most `max_uses` roots,
-    those with the largest reductions; 0 sets no cap.
+    those with the largest reductions; 0 means no cap.
     """
     pairs = (
         judged.filter(pl.col("passes") & ~pl.col("is_control"))

@@ -1,4 +1,4 @@
-"""Rules on the state of the corpus' tables, beyond their recipes."""
+"""Rules that make tables of the corpus stale in addition to their recipes."""
 
 from el_assets.corpus.index_state import IndexState
 from el_assets.entropylong.candidate_search import lost_candidates
@@ -7,14 +7,14 @@ from el_resources.store.stamps import Stamp
 
 
 class CorpusRules:
-    """The rules of the retrieval index and of the tables that are made with it (operations.staleness.Rules)."""
+    """Rules of the retrieval index and of the tables made with it (operations.staleness.Rules)."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
         self._index = IndexState(inventory)
 
     def also_stale(self, stored: Stamp) -> tuple[str, ...]:
-        """Return that the leftovers of sequences are missing, or that candidates left the index or are to be newer."""
+        """Return a reason if leftovers are missing, candidates are gone from the index, or newer ones are asked for."""
         if stored.asset == "packed_sequences" and not self._inventory.tables.has("packing_leftovers", stored.partition):
             return ("packing_leftovers is missing",)
         if stored.asset != "candidate_contexts" or self._index.build is None:
@@ -26,7 +26,7 @@ class CorpusRules:
         if not self._index.lost_rows_since(stored.pinned["index_tag"]):
             return ()
         lost = len(lost_candidates(self._inventory.tables, stored.partition, self._index.chunk_ids))
-        return (f"{lost} of its candidates left the index",) if lost else ()
+        return (f"{lost} of its candidates are gone from the index",) if lost else ()
 
     def over_shards(self, asset: str, partition: str) -> Finding:
         """Return the state of `retrieval_index`."""
@@ -34,7 +34,7 @@ class CorpusRules:
         return self._index.finding()
 
     def misleads(self, asset: str) -> bool:
-        """Return true if the index holds rows that left context_chunks."""
+        """Return true if the index holds rows that are gone from context_chunks."""
         return self._index.misleads()
 
     def has_inputs(self, asset: str) -> bool:

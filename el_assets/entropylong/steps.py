@@ -1,6 +1,6 @@
-"""Steps that make one shard of each EntropyLong table but the candidates: read inputs, call pure functions, count.
+"""The steps that make one shard of each EntropyLong table: read inputs, call pure functions, count.
 
-The assets (el_assets.entropylong.assets) describe the tables.
+The step of `candidate_contexts` is in candidate_search.py. The assets (assets.py) describe the tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,14 +50,17 @@ class _Root:
 
 
 def map_entropy(step: ShardStep, shard: str, engine: "ScoringEngine", model: ModelChoice) -> Made:
-    """Make `entropy_maps` of a shard: score sampled roots at every token; set aside those without finite scores."""
+    """Make `entropy_maps` of a shard: score every token of the sampled roots; set aside roots without finite scores."""
     settings = step.settings
+    # Score sampled roots.
     roots, counts = _sampled_roots(step, shard, engine.window)
     sequences = [root.token_ids for root in roots]
     with Meter(engine) as meter, step.show(f"entropy {shard}", sum(len(ids) for ids in sequences), "tokens") as advance:
         scores = engine.score(sequences, on_progress=advance)
+    # Set aside non-finite.
     scored = list(zip(roots, scores, strict=True))
     lost = [repr(root.doc_id) for root, score in scored if not is_finite(score.entropy_nats, score.nll_nats)]
+    # Find the anchors.
     rows = [
         entropy_map_row(
             root.doc_id,
@@ -112,7 +115,7 @@ def _sampled_roots(step: ShardStep, shard: str, window: int) -> tuple[list[_Root
 
 
 def score_contexts(step: ShardStep, shard: str, engine: "ScoringEngine", scorer_fingerprint: str) -> Made:
-    """Make `context_scores` of a shard: score every candidate and control, by one forward per unique (root, chunk)."""
+    """Make `context_scores` of a shard: score all candidates and controls with one forward per unique (root, chunk)."""
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids", "entropy_nats", "nll_nats", "anchors"])
     pairs = pairs_with_before(step.tables.read("candidate_contexts", shard), maps)
     # Reuse known scores.
@@ -154,7 +157,7 @@ def _score_blocks(
     chunks: Mapping[str, np.ndarray],
     joint: Joint,
 ) -> list[pl.DataFrame]:
-    """Return the scores of all units, block by block; progress counts tokens as if every unit were read by itself."""
+    """Score all units and return a frame per block; progress counts tokens as if no prefix were shared."""
     total = sum(len(chunks[u.chunk_hash]) + len(joint.separator_ids) + 1 + u.anchors[-1] for u in units)
     with step.show(f"verify {shard}", total, "tokens") as advance:
 
@@ -164,18 +167,18 @@ def _score_blocks(
             scores = engine.score(sequences, positions, on_progress=advance, n_common=n_common)
             return [(score.entropy_nats, score.nll_nats) for score in scores]
 
-        # Units of one chunk are in one block, which reads the chunk once.
+        # Sorted by chunk, so that units of one chunk share a block, which reads the chunk once.
         by_chunk = sorted(units, key=lambda unit: unit.chunk_hash)
         return [score_units(block, roots, chunks, joint, score) for block in blocks(by_chunk)]
 
 
 def _earlier_scores(step: ShardStep, shard: str, basis: Mapping[str, str]) -> pl.DataFrame | None:
-    """Return the shard's present table if its scores may be reused: same scorer and separator, and not `force`."""
+    """Return the shard's stored table if its scores may be reused: same scorer and separator, and no `force`."""
     stamp = step.tables.stamp("context_scores", shard)
     if step.settings.force or stamp is None:
         return None
     if (made_on := stamp.facts.get("basis")) != basis:
-        # The scorer's name in tables of earlier versions (Cookbook.takes_over).
+        # Tables of earlier versions have another fingerprint for the same scorer (Cookbook.takes_over).
         earlier = ModelRoles(step.settings).as_auto({"scorer": basis["scorer"]}, stamp.facts.get("dtype"))
         if made_on != {**basis, **earlier}:
             return None
@@ -183,7 +186,10 @@ def _earlier_scores(step: ShardStep, shard: str, basis: Mapping[str, str]) -> pl
 
 
 def chunk_tokens(step: ShardStep, wanted: pl.DataFrame) -> dict[str, np.ndarray]:
-    """Return the token ids of the wanted chunks (`chunk_id`, `chunk_shard`, `chunk_hash`), by content hash.
+    """Return the token ids of chunks, by content hash.
+
+    Args:
+        wanted: `chunk_id`, `chunk_shard`, `chunk_hash` of the chunks.
 
     Raises:
         MissingTableError: a chunk is no longer in its shard's context_chunks.
@@ -196,7 +202,7 @@ def chunk_tokens(step: ShardStep, wanted: pl.DataFrame) -> dict[str, np.ndarray]
     gone = wanted.filter(~pl.col("chunk_hash").is_in(list(texts)))
     if not gone.is_empty():
         raise MissingTableError(
-            f"{gone['chunk_id'].n_unique()} chunks are no longer in context_chunks, "
+            f"{gone['chunk_id'].n_unique()} chunks are gone from context_chunks, "
             f"the first is {gone['chunk_id'][0]!r}; "
             "materialize retrieval_index and then candidate_contexts again"
         )
@@ -207,9 +213,11 @@ def verify_pairs(step: ShardStep, shard: str) -> Made:
     """Make `verified_pairs` of a shard: apply the keep rule to stored scores, without a model."""
     settings = step.settings
     scores = step.tables.read("context_scores", shard)
+    # Judge all pairs.
     rule = KeepRule(epsilon=settings.epsilon, criterion=settings.criterion, beats_controls=settings.beats_controls)
     by_epsilon = KeepRule(epsilon=settings.epsilon, criterion=settings.criterion, beats_controls=False)
     judged = judge(scores, rule)
+    # Keep per root.
     table, n_capped = keep_contexts(judged, max_uses=settings.max_chunk_uses)
     plain = pass_rates(judge(scores, by_epsilon), seed=settings.seed)
     facts = {
@@ -230,10 +238,12 @@ def pack_sequences(step: ShardStep, shard: str) -> Made:
     pairs = step.tables.read("verified_pairs", shard)
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids"])
     roots = {doc_id: np.asarray(ids, dtype=np.int32) for doc_id, ids in maps.iter_rows()}
+    # Pack the groups.
     groups = _groups(step, shard, pairs, roots)
     sequences, leftovers = pack(
         groups, length=settings.sequence_tokens, end_of_text=step.tokenizer.eos_id, seed=settings.seed
     )
+    # List the leftovers.
     with_contexts = set(pairs["doc_id"])
     without = {doc_id: len(ids) for doc_id, ids in roots.items() if doc_id not in with_contexts}
     table = sequences_table(shard, sequences)

@@ -1,4 +1,4 @@
-"""The tables of EntropyLong, each with its columns, recipe and look."""
+"""The tables of EntropyLong: the columns, the recipe and the pictures of each."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from el_assets.tables.description import Drafted, Recipe, Table
 from el_resources.models.causal_lm import ModelChoice
 from el_resources.sources.mixture import offers_roots
 
-# Part of the recipe of sequences, and one of their recorded settings, if it is not the checkpoint's own.
+# Name of the end-of-text token in the recipe and settings of sequences; left out if it is the checkpoint's own.
 END_OF_TEXT = "end_of_text"
 OWN_TOKEN = "the checkpoint's own end-of-text token"
 
@@ -37,16 +37,17 @@ SEGMENT = pl.Struct(
 ENTROPY_MAPS: TableSchema = {
     "doc_id": ROOT_ID,
     "content_hash": CONTENT_HASH,
-    "token_ids": Column(TOKENS, "The root's scorer tokens, without BOS."),
+    "token_ids": Column(TOKENS, "Token ids of the root, by the scorer's tokenizer and without BOS."),
     "entropy_nats": Column(SCORES, "Entropy in nats of the distribution that predicts each token."),
     "nll_nats": Column(SCORES, "Negative log-likelihood in nats of each token."),
     "mean_nats": Column(pl.Float64(), "μ: mean entropy of the root's tokens."),
     "std_nats": Column(pl.Float64(), "σ: standard deviation of the entropy of the root's tokens."),
     "threshold_nats": Column(pl.Float64(), "τ = μ + ασ."),
     "anchors": Column(
-        POSITIONS, "Positions with entropy above τ, ascending; the highest ones if their number is capped."
+        POSITIONS,
+        "Positions with entropy above τ, ascending; if their number is capped, those with the highest entropy.",
     ),
-    "n_above_threshold": Column(pl.Int32(), "Positions above τ before skipping and capping."),
+    "n_above_threshold": Column(pl.Int32(), "Number of positions above τ, before skipping and capping."),
 }
 
 CANDIDATE_CONTEXTS: TableSchema = {
@@ -58,7 +59,9 @@ CANDIDATE_CONTEXTS: TableSchema = {
     "chunk_hash": Column(pl.String(), "Hash of the chunk's text."),
     "rank": Column(pl.Int32(), "Rank among the anchor's candidates, from 0; null for controls."),
     "similarity": Column(pl.Float32(), "Cosine (dense) or BM25 (full_text) of query and chunk; null for controls."),
-    "is_control": Column(pl.Boolean(), "A random chunk, scored to measure what chance passes."),
+    "is_control": Column(
+        pl.Boolean(), "True for a control: a random chunk, scored to measure how often chance passes."
+    ),
 }
 
 CONTEXT_SCORES: TableSchema = {
@@ -79,7 +82,9 @@ VERIFIED_PAIRS: TableSchema = {
     "chunk_hash": Column(pl.String(), "Hash of the chunk's text."),
     "anchors": Column(POSITIONS, "The root's anchors that the context verifies, ascending."),
     "reductions": Column(SCORES, "ΔI at those anchors, shares of H."),
-    "nll_reductions": Column(SCORES, "Fall of the true token's NLL at those anchors, shares of the NLL before."),
+    "nll_reductions": Column(
+        SCORES, "Relative fall of the true token's NLL at those anchors, shares of the NLL before."
+    ),
     "similarities": Column(
         SCORES, "Similarity of each anchor's query and the chunk: cosine (dense) or BM25 (full_text)."
     ),
@@ -87,16 +92,16 @@ VERIFIED_PAIRS: TableSchema = {
 }
 
 PACKED_SEQUENCES: TableSchema = {
-    "sequence_id": Column(pl.String(), "Shard and number of the sequence."),
+    "sequence_id": Column(pl.String(), "Id of the sequence: its shard and its number there."),
     "token_ids": Column(
         TOKENS, "Exactly L scorer tokens; one attention span: do not mask its documents from each other."
     ),
-    "n_tokens": Column(pl.Int32(), "Tokens of the sequence."),
+    "n_tokens": Column(pl.Int32(), "Number of tokens of the sequence."),
     "segments": Column(
         pl.List(SEGMENT),
-        "What each token span is: kind (context, root, separator, end_of_text), whose text, its source and licence, "
-        "[start, end) in the sequence, the tokens cut from its head, and for contexts the root's anchors and "
-        "reductions. The spans tile the sequence.",
+        "The token spans that make up the sequence, without gaps. Each has its kind (context, root, separator, "
+        "end_of_text), document, chunk, source and licence, its place [start, end) in the sequence, the number of "
+        "tokens cut from its head, and for contexts the root's anchors that it verifies, with the reductions.",
     ),
 }
 
@@ -107,24 +112,24 @@ PACKING_LEFTOVERS: TableSchema = {
         "root_longer_than_sequence (no room for a context), no_verified_context, group_longer_than_sequence, or "
         "no_fitting_group (the rest fills no sequence).",
     ),
-    "n_tokens": Column(pl.Int32(), "Tokens of the root with its verified contexts and joints."),
+    "n_tokens": Column(pl.Int32(), "Number of tokens of the root with its verified contexts and joints."),
 }
 
 
 def _roots(table: Drafted) -> Mapping[str, str]:
-    """Return that the shard's source offers no roots, if it does not."""
+    """Return a part of the recipe if the shard's source has no roots."""
     return {} if offers_roots(table.settings.corpus, table.shard) else {"roots": "none"}
 
 
 def _full_text_tokenizer(table: Drafted) -> Mapping[str, str]:
-    """Return how full text is cut into words, if it is searched."""
+    """Return the full-text tokenizer if retrieval is by full text."""
     if table.settings.retriever != "full_text":
         return {}
     return {"full_text_tokenizer": table.settings.full_text_tokenizer}
 
 
 def _end_of_text(table: Drafted) -> Mapping[str, str]:
-    """Return the token between groups, if it is not the checkpoint's own."""
+    """Return the end-of-text token if it is not the checkpoint's own."""
     other = ModelChoice.long(table.settings).other_end_of_text()
     return {END_OF_TEXT: other} if other else {}
 
@@ -214,7 +219,7 @@ TABLES = (
             further=_end_of_text,
             shown_parts=(END_OF_TEXT,),
             words={
-                END_OF_TEXT: lambda was, now: f"groups were set apart by {was or OWN_TOKEN}, are by {now or OWN_TOKEN}"
+                END_OF_TEXT: lambda was, now: f"the token between groups was {was or OWN_TOKEN}, is {now or OWN_TOKEN}"
             },
         ),
         seen_columns=("sequence_id", "segments"),

@@ -1,10 +1,11 @@
 """Verification: does a context in front of a root lower the model's entropy at the root's uncertain positions?
 
-EntropyLong, "verification": ΔI = (H_t - H'_t) / H_t with H' measured on [C ; D_<t], one candidate at a time. One
-forward of [BOS] C sep D scores every anchor of D. So the work is one forward per unique (root, chunk), called a unit
-and cut after its last wanted anchor, never one per (anchor, chunk). By prefix sharing, units of one chunk read it once.
+EntropyLong, "verification": ΔI = (H_t - H'_t) / H_t, where H' is measured on [C ; D_<t] with one candidate C at a time.
 
-Pairs that an earlier table of the shard scored with the same scorer and joint are reused; only new ones cost a forward.
+One forward of [BOS] C sep D scores every anchor of D. So there is one forward per unique (root, chunk), not one per
+(anchor, chunk). Such a pair is called a unit; its sequence ends at the last anchor that is wanted. Units of the same
+chunk share it as a prefix, which is read once. Pairs that the shard's earlier table holds for the same scorer and joint
+are reused, so only new pairs cost a forward.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import polars as pl
 from el_assets.entropylong.tables import CONTEXT_SCORES
 from el_resources.store.stamps import digest
 
-# Units whose tokens are held at once; enough to fill many batches of similar lengths.
+# Units whose tokens are in memory at once: enough to fill many batches of similar lengths.
 UNITS_PER_BLOCK = 4096
 PAIR = ("root_hash", "chunk_hash", "anchor")
 AFTER = ("entropy_after_nats", "nll_after_nats")
@@ -24,7 +25,7 @@ AFTER = ("entropy_after_nats", "nll_after_nats")
 
 @dataclass(frozen=True)
 class Unit:
-    """A (root, chunk), and the root's anchors at which scores are wanted."""
+    """A root, a chunk, and the anchors at which scores are wanted."""
 
     doc_id: str
     chunk_hash: str
@@ -33,9 +34,9 @@ class Unit:
 
 @dataclass(frozen=True)
 class Joint:
-    """Form in which a context is put in front of a root: `C sep D`, as token ids of the parts.
+    """The way in which a context is put in front of a root: `C sep D`, as token ids.
 
-    The parts are tokenized by themselves, so the root has the same ids as in its entropy map.
+    The parts are tokenized separately, so the root has the same ids as in its entropy map.
     """
 
     separator_ids: np.ndarray
@@ -63,7 +64,7 @@ def root_hash(token_ids: Sequence[int]) -> str:
 
 
 def pairs_with_before(candidates: pl.DataFrame, entropy_maps: pl.DataFrame) -> pl.DataFrame:
-    """Add to candidate pairs the entropy and NLL before, read from the roots' entropy maps at the anchors."""
+    """Add entropy and NLL without the context to the pairs, read from the entropy maps at the anchors."""
     at_anchors = (
         entropy_maps.select(
             "doc_id",
@@ -79,7 +80,7 @@ def pairs_with_before(candidates: pl.DataFrame, entropy_maps: pl.DataFrame) -> p
 
 
 def split_known(pairs: pl.DataFrame, earlier: pl.DataFrame | None) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return (pairs that an earlier table holds, with their scores; pairs still to be scored).
+    """Return (pairs that an earlier table has scored, with the scores; pairs that must be scored).
 
     Args:
         earlier: a `context_scores` table made by the same scorer and joint, or None.
@@ -136,8 +137,8 @@ def score_units(
 def split_finite(pairs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return (pairs whose scores are finite; pairs that are set aside).
 
-    Pairs without finite scores are set aside, and so are all pairs of an anchor that loses a control in this way: with
-    fewer rivals to beat, a candidate there would pass more easily than elsewhere.
+    Pairs without finite scores are set aside. If one of them is a control, all pairs of its anchor are set aside too:
+    with fewer controls to beat, candidates there would pass more easily than elsewhere.
     """
     finite = pl.all_horizontal(pl.col(name).is_finite().fill_null(False) for name in AFTER)
     robbed = pairs.filter(pl.col("is_control") & ~finite).select("doc_id", "anchor").unique()
@@ -148,7 +149,7 @@ def split_finite(pairs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def pair_names(pairs: pl.DataFrame) -> list[str]:
-    """Return the root, anchor and chunk of each pair in words."""
+    """Return a description of each pair: root, anchor and chunk."""
     keys = pairs.select("doc_id", "anchor", "chunk_id").iter_rows()
     return [f"root {doc_id!r}, anchor {anchor}, chunk {chunk_id!r}" for doc_id, anchor, chunk_id in keys]
 
@@ -156,7 +157,7 @@ def pair_names(pairs: pl.DataFrame) -> list[str]:
 def with_reductions(pairs: pl.DataFrame) -> pl.DataFrame:
     """Return the `context_scores` table: pairs with scores before and after, and their relative reductions.
 
-    The relative reduction of a score that is already zero is zero: nothing is left to reduce.
+    If a score is zero without the context, its relative reduction is zero.
     """
     return pairs.with_columns(
         reduction=_relative_fall("entropy_before_nats", "entropy_after_nats"),
@@ -172,7 +173,7 @@ def _relative_fall(before: str, after: str) -> pl.Expr:
 def per_pair_cost(
     pairs: pl.DataFrame, roots: Mapping[str, np.ndarray], chunks: Mapping[str, np.ndarray], joint: Joint
 ) -> dict[str, int]:
-    """Return the cost of one forward per (anchor, chunk) over BOS, chunk, separator and the whole root."""
+    """Return the cost of the naive way: one forward over BOS, chunk, separator and root for each (anchor, chunk)."""
     units = pairs.group_by("doc_id", "chunk_hash").len()
     tokens = sum(
         count * (1 + len(chunks[chunk_hash]) + len(joint.separator_ids) + len(roots[doc_id]))

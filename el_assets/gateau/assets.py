@@ -1,4 +1,4 @@
-"""GATEAU as assets: from instruction samples to the influential subset. `steps` makes their shards."""
+"""The assets of GATEAU, from instruction samples to selected subsets; `steps` makes their shards."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,12 +39,12 @@ sample_asset = partial(shard_asset, group="gateau", partitions=instruction_shard
 
 @sample_asset("instruction_samples", ["source_instructions", "long_model"], kinds={"parquet"})
 def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per instruction sample: its whole conversation, and the context, instruction and response that are
-    scored, with their lengths in tokens.
+    """One row per instruction sample: its whole conversation, and the texts that are scored with their token counts.
 
-    Samples that cannot be scored (missing roles, tool turns, empty response, a response longer than the window, exact
-    copies within the shard) stay as rows with their reason. `scored_exchange` says which exchange of several is scored.
-    The embedded pool also says at which place the needed passage is.
+    The texts that are scored are context, instruction and response; `scored_exchange` says which exchange of a
+    conversation they are. Samples that cannot be scored stay as rows with their reason: missing roles, tool turns, an
+    empty response, a response longer than the window, an exact copy within the shard. In the embedded pool, `evidence`
+    says whether the passage that a question needs is near, far or absent.
     """
     source, model = open_instructions_of(settings), ModelChoice.long(settings)
     tokenizer = model.tokenizer()
@@ -63,7 +63,7 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
                 set_aside_special=settings.special_tokens_in_text == "set_aside",
             )
         except CorruptShardError as error:
-            context.log.error(f"{error}; repair or remove the file, the other shards go on")
+            context.log.error(f"{error}; repair or remove the file. The other shards go on")
             empty = samples_table([], tokenizer, window=model.window(), separator=0, source_uri=source.uri)
             return Made(frame=empty, facts={"samples": 0, "origin": origin, **unreadable(error, settings)})
         return Made(frame=table, facts={**sample_facts(table), "source_rows": len(listed), "origin": origin})
@@ -75,11 +75,11 @@ def instruction_samples(context: dg.AssetExecutionContext, settings: Settings) -
     "hmg_scores", [instruction_samples, "short_model", "long_model"], kinds={"parquet", "pytorch"}, pool=GPU_POOL
 )
 def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
-    """One row per sample: mean NLL (nats a token) of its response in a short-window and in a long-window reading.
+    """One row per sample: mean NLL (nats per token) of its response in a short-window and in a long-window reading.
 
-    The short-window reading is the long model with its context cut, or the short model beyond its window (`hmg_form`).
-    Contexts that exceed the long window are cut by `context_cut`, and the dropped tokens are counted. GATEAU,
-    "homologous models' guidance".
+    The setting `hmg_form` chooses the short-window reading: the long model with the context cut to the short window, or
+    the short model, which reads beyond its window. A context that exceeds the long window is cut as `context_cut` says,
+    and the dropped tokens are counted. Paper: GATEAU, "homologous models' guidance".
     """
     refuse_different_tokenizers(settings)
     refuse_unwatchable(settings)
@@ -93,16 +93,16 @@ def hmg_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
 
 @sample_asset("cam_scores", [instruction_samples, "long_model"], kinds={"parquet", "pytorch"}, pool=GPU_POOL)
 def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
-    """One row per sample: attention of its response on each context segment, and its NLL with each segment alone.
+    """One row per sample: attention of its response to each context segment, and its NLL with each segment alone.
 
-    Attention is exact and comes from one full-context pass without an n × n matrix: the response's rows are the only
-    queries. CAS follows from both in `influence_scores`. Not made with EL_CAM=false. GATEAU, "contextual awareness
-    measurement".
+    NLL is a mean in nats per token. Attention is exact: one pass over the full context, in which only the response's
+    tokens are queries, so no n × n matrix is held. `influence_scores` computes CAS from both. This table is not made if
+    EL_CAM=false. Paper: GATEAU, "contextual awareness measurement".
     """
     if not settings.cam:
         raise ValueError(
-            "awareness is not measured in this run (EL_CAM=false): set it in the environment, so that the job "
-            "score_samples leaves cam_scores out, or launch hmg_scores alone"
+            "cam_scores cannot be made with EL_CAM=false; set EL_CAM=false in the environment, so that the job "
+            "score_samples leaves cam_scores out, or materialize hmg_scores alone"
         )
     refuse_unwatchable(settings)
     return materialize_shards(
@@ -123,9 +123,9 @@ def cam_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm:
 def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per sample of the pool, best first: HMP, CAS, their weighted sum on one scale, and the rank.
 
-    The pool is every registered shard for which both scores exist; metadata lists them, and each term's share in the
-    final order as a rank correlation. With EL_CAM=false there is no CAS, and influence is HMP alone. Needs no model, so
-    α, the scales, and the sign and normalisation of CAS are tuned here without a forward.
+    The pool is every registered shard that has both scores. Metadata lists these shards, and how much each term decides
+    the order (its rank correlation with the score). No model is needed, so the weight α, the scales, and the sign and
+    normalisation of CAS can be changed without a forward. If EL_CAM=false there is no CAS, and influence is HMP alone.
     """
     tables = ShardTables(settings.store)
     registered = registered_shards(context.instance, instruction_shards)
@@ -153,7 +153,7 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
 @dg.asset(
     group_name="gateau",
     kinds={"parquet"},
-    # A fraction reads every shard; without saying so a backfill looks for a shard of the fraction's name.
+    # Each fraction reads all shards. Without a mapping Dagster would look for a shard named like the fraction.
     deps=[influence_scores, dg.AssetDep(instruction_samples, partition_mapping=dg.AllPartitionMapping())],
     partitions_def=selected_fractions,
     backfill_policy=dg.BackfillPolicy.single_run(),
@@ -161,10 +161,10 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
 )
 @with_seen_settings("selected_subsets")
 def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One row per selected sample, best first, with its whole conversation as it came in: the top 10, 30 and 50 % by
-    influence.
+    """One row per selected sample, best first: the top 10, 30 or 50 % of the pool by influence, a partition each.
 
-    The subsets are nested, and rounded up. GATEAU trains on 10 to 50 % of LongAlign-10k.
+    Rows have the whole conversation unchanged, ready to train on. The subsets are nested, and their sizes are rounded
+    up. The GATEAU paper trains on 10 to 50 % of LongAlign-10k.
     """
     tables = ShardTables(settings.store)
     influence = tables.require_stamp("influence_scores")
@@ -187,7 +187,7 @@ def selected_subsets(context: dg.AssetExecutionContext, settings: Settings) -> d
 
 
 def open_instructions_of(settings: Settings) -> InstructionSource:
-    """Open the instruction samples that the settings name. Raises ValueError (see open_instructions)."""
+    """Return the source of instruction samples that the settings name. Raises ValueError (see open_instructions)."""
     return open_instructions(
         settings.instructions,
         tokenizer=ModelChoice.long(settings).tokenizer,
@@ -204,20 +204,20 @@ def open_instructions_of(settings: Settings) -> InstructionSource:
 
 
 def refuse_empty_pool(tables: ShardTables, samples: Mapping[str, Stamp]) -> None:
-    """Raise ValueError if no shard of the pool has a sample, with the reasons and the first row that was set aside."""
+    """Raise ValueError if no sample of the pool can be scored; it names the reasons and the first row set aside."""
     why = nothing_scorable([stamp.facts for stamp in samples.values()])
     if why is None:
         return
     rows = [tables.read("instruction_samples", shard, ["sample_id", "detail"]) for shard in samples]
     first = next((f"; the first, {name!r}: {detail}" for table in rows for name, detail in table.iter_rows()), "")
     raise ValueError(
-        f"there is nothing to select from: {why}{first}. Mend the files, or name their columns, keys and roles by "
+        f"there is nothing to select from: {why}{first}. Repair the files, or name their columns, keys and roles with "
         "EL_INSTRUCTION_COLUMNS, and run again"
     )
 
 
 def refuse_unknown_columns(names: Sequence[str], pool: pl.DataFrame) -> None:
-    """Raise ValueError if a column that is to be kept is in no row of the pool."""
+    """Raise ValueError if no row of the pool has one of the columns to keep."""
     known = {name for kept in pool["kept_columns"].drop_nulls() for name in json.loads(kept)}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
@@ -226,7 +226,7 @@ def refuse_unknown_columns(names: Sequence[str], pool: pl.DataFrame) -> None:
 
 
 def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stamp]) -> None:
-    """Raise ValueError if a shard's samples are no longer those that were scored.
+    """Raise ValueError if a shard's samples have changed since they were scored.
 
     Args:
         scored: fingerprint of the samples that were scored, by shard.
@@ -244,7 +244,7 @@ def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stam
 
 
 def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> None:
-    """Raise if a shard's two scores are about other samples (ValueError) or readings (MixedSettingsError)."""
+    """Raise if a shard's two scores are of different samples (ValueError) or settings (MixedSettingsError)."""
     for shard, guidance in hmg.items():
         awareness = cam[shard]
         if guidance.facts["samples_fingerprint"] != awareness.facts["samples_fingerprint"]:
@@ -279,10 +279,15 @@ def subset_inputs(influence: Stamp, samples: Mapping[str, Stamp]) -> dict[str, S
 def scored_pool(
     tables: ShardTables, registered: list[str], *, with_cam: bool = True
 ) -> tuple[dict[str, Stamp], dict[str, Stamp]]:
-    """Return the stamps of the shards for which both scores exist, made under one setting each.
+    """Return the stamps of `hmg_scores` and `cam_scores` for the shards that have both.
 
     Args:
-        with_cam: if false, awareness is not measured: the shards that have `hmg_scores`, and no stamps of `cam_scores`.
+        with_cam: if false, the shards need `hmg_scores` only, and no stamps of `cam_scores` are returned.
+
+    Raises:
+        MissingTableError: no shard has these scores.
+        MixedSettingsError: shards were scored under different settings.
+        ValueError: the two scores of a shard are of different samples.
     """
     hmg = tables.stamps("hmg_scores", registered)
     if not with_cam:

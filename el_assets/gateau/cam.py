@@ -1,13 +1,14 @@
-"""Contextual awareness: does attention sit on the segments that matter?
+"""Contextual awareness: does the model attend to the segments that matter?
 
 GATEAU (arXiv 2410.15633), "contextual awareness measurement": the context is cut into segments of 128 tokens. The
 importance IS(s_i) comes from PPL_B(y | s_i, x), the response's perplexity with the segment alone; the attention AS(s_i)
 is what the response's rows pay to the segment, a mean over heads, layers, rows and the segment's tokens;
-CAS = cos(IS, AS). Attention and perplexities need the model and are stored as they are; CAS follows from them.
+CAS = cos(IS, AS). Only attention and perplexities need the model; they are stored, and CAS is computed from them.
 
-Neither the sign of IS nor the normalisation before the cosine is stated; both are options. Under the sign `ppl`, the
-default, a segment that helps has a *low* importance score, so a high CAS says that attention sits on segments that do
-not help, and the sample is hard. That reading fits a ranking that adds CAS and selects "the most challenging samples".
+The paper states neither the sign of IS nor the normalisation before the cosine; both are settings. With the default
+sign, `ppl`, a segment that helps has a *low* importance score. So a high CAS means that attention is on segments that
+do not help, and that the sample is hard. This fits the paper, which adds CAS to the score and selects "the most
+challenging samples".
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,12 @@ import polars as pl
 from el_assets.gateau.scales import scaled
 from el_assets.tables.schemas import polars_schema
 
-# A response that the model finds impossible would overflow exp(); beyond this its perplexity is as good as infinite.
+# Largest NLL whose perplexity is computed: exp() of a larger one could overflow.
 HIGHEST_NLL_NATS = 50.0
 
 
 def importance(segment_nll_nats: np.ndarray, sign: str) -> np.ndarray:
-    """IS before normalisation: the perplexity with each segment alone (`ppl`), or its negative (`negative_ppl`).
+    """Return IS before normalisation: the perplexity with each segment alone (`ppl`), or minus it (`negative_ppl`).
 
     Args:
         segment_nll_nats: mean response NLL with each segment alone, [n_segments].
@@ -46,12 +47,12 @@ def contextual_awareness(
     sign: str,
     normalisation: str,
 ) -> float:
-    """CAS of one sample: the cosine of importance and attention per token, both normalised over the sample's segments.
+    """Return a sample's CAS: the cosine of importance and attention per token, both normalised over its segments.
 
     Args:
         segment_attention: attention mass on each segment, [n_segments]; divided by the segment's tokens here.
 
-    It is 0 if the cosine is undefined: without segments, or if one side is all zeros after normalisation.
+    CAS is 0 if the cosine is undefined: without segments, or if one side is all zeros after normalisation.
 
     Example:
         >>> nll, attention, tokens = np.log([2.0, 4.0, 8.0]), np.array([0.1, 0.2, 0.6]), np.array([128, 128, 128])
@@ -67,7 +68,7 @@ def contextual_awareness(
 
 
 def with_awareness(cam: pl.DataFrame, *, sign: str, normalisation: str) -> pl.DataFrame:
-    """Stored `cam_scores` with `cas`, the CAS of each sample."""
+    """Add `cas`, the CAS of each sample, to stored `cam_scores`."""
     columns = (cam[name] for name in ("segment_nll_nats", "segment_attention", "segment_tokens"))
     cas = [
         contextual_awareness(*(cell.to_numpy() for cell in cells), sign=sign, normalisation=normalisation)
@@ -77,5 +78,5 @@ def with_awareness(cam: pl.DataFrame, *, sign: str, normalisation: str) -> pl.Da
 
 
 def cam_table(rows: Sequence[dict[str, object]]) -> pl.DataFrame:
-    """The `cam_scores` table of one shard."""
+    """Return the `cam_scores` table of one shard."""
     return pl.DataFrame(rows, schema=polars_schema("cam_scores"), orient="row")

@@ -1,4 +1,4 @@
-"""Facts about instruction samples, their scores, and the selected subsets."""
+"""Checks of instruction samples, their scores, and the selected subsets."""
 
 import math
 from itertools import pairwise
@@ -18,7 +18,7 @@ from el_resources.store.shard_tables import ShardTables
 
 ATTENTION_TOLERANCE = 1e-4
 WARN = dg.AssetCheckSeverity.WARN
-RESCORE = f"Run the job score_samples for the shard, whose samples have changed since; or: {OTHER_DTYPE}"
+RESCORE = f"If the samples of the shard have changed since, run the job score_samples. Else: {OTHER_DTYPE}"
 RANK_ANEW = (
     "The table was altered after it was written, or the code is wrong: run the job select_samples with the setting "
     "force, and report it if it fails again"
@@ -26,13 +26,13 @@ RANK_ANEW = (
 
 
 def samples_are_readable(tables: ShardTables, shard: str) -> list[str]:
-    """Every shard's source file could be read as its format."""
+    """Every shard's source file could be read in its format."""
     problem = tables.require_stamp("instruction_samples", shard).facts.get("unreadable")
     return [str(problem)] if problem else []
 
 
 def rows_add_up(tables: ShardTables, shard: str) -> list[str]:
-    """The samples that are scored and those that were set aside, by reason, are all the rows of the source."""
+    """The scored samples and the samples set aside, counted by reason, add up to the rows of the source."""
     facts = tables.require_stamp("instruction_samples", shard).facts
     n_rows, n_scored = facts.get("source_rows", 0), facts["samples"]  # a file that was refused has no rows
     n_aside = sum(facts.get("set_aside", {}).values())
@@ -41,7 +41,7 @@ def rows_add_up(tables: ShardTables, shard: str) -> list[str]:
 
 
 def conversations_are_unique_over_shards(tables: ShardTables, shards: list[str]) -> dict[str, list[str]]:
-    """No conversation is in two shards; copies take places in the subsets that other samples could have."""
+    """No conversation is in two shards; copies take up places in the subsets that other samples could have."""
     stamps = tables.stamps("instruction_samples", shards)
     current = [shard for shard, stamp in stamps.items() if is_current(stamp)]
     if not current:
@@ -53,13 +53,12 @@ def conversations_are_unique_over_shards(tables: ShardTables, shards: list[str])
 
 
 def every_sample_is_guided(tables: ShardTables, shard: str) -> list[str]:
-    """Every sample that was not set aside, here or before, has finite, non-negative NLLs in both readings."""
+    """Every sample that is not set aside has finite, non-negative NLLs in both readings."""
     return _unscored(tables, shard, "hmg_scores", ["nll_short_nats", "nll_long_nats"])
 
 
 def every_sample_has_awareness(tables: ShardTables, shard: str) -> list[str]:
-    """Every sample that was not set aside, here or before, has finite, non-negative NLLs: with its context, and with
-    each segment."""
+    """Every sample that is not set aside has finite, non-negative NLLs with its context and with each segment."""
     unscored = _unscored(tables, shard, "cam_scores", ["nll_nats"])
     alone = tables.read("cam_scores", shard, ["sample_id", "segment_nll_nats"]).explode("segment_nll_nats")
     wrong = alone.filter(~(pl.col("segment_nll_nats").is_finite() & (pl.col("segment_nll_nats") >= 0)))
@@ -72,13 +71,12 @@ def guided_samples_have_finite_scores(tables: ShardTables, shard: str) -> list[s
 
 
 def aware_samples_have_finite_scores(tables: ShardTables, shard: str) -> list[str]:
-    """No sample had to be set aside because an attention mass or NLL of it is NaN or infinite."""
+    """No sample had to be set aside because one of its attention masses or NLLs is NaN or infinite."""
     return not_finite(tables.require_stamp("cam_scores", shard).facts, "samples")
 
 
 def attention_sums_to_one(tables: ShardTables, shard: str) -> list[str]:
-    """The attention on all segments and on the rest sums to 1: for every sample, or, if some layers do not reach some
-    segments, in every layer."""
+    """For every sample, attention on segments and rest sums to 1 (per layer, if not all layers reach every segment)."""
     facts = tables.require_stamp("cam_scores", shard).facts
     n_layers = len(facts.get("layer_windows", []))
     if any(int(count) < n_layers for count in facts.get("segments_by_layers", {})):
@@ -92,11 +90,11 @@ def attention_sums_to_one(tables: ShardTables, shard: str) -> list[str]:
 
 @dg.asset_check(asset=influence_scores, blocking=True)
 def ranks_are_a_permutation(settings: Settings) -> dg.AssetCheckResult:
-    """Ranks count the pool from 0 without gap or tie, in the order of the scores, which are finite."""
+    """Ranks count the pool from 0 without gaps or ties, in the order of the scores; all scores are finite."""
     table = ShardTables(settings.store).read("influence_scores").sort("rank")
     found = []
     if table["rank"].to_list() != list(range(table.height)):
-        found.append("ranks are no permutation")
+        found.append("ranks do not count from 0 without gaps and ties")
     if not table["score"].is_finite().all() or not table["score"].is_sorted(descending=True):
         found.append("scores are not finite, or not in the order of the ranks")
     return result({"influence_scores": found} if found else {}, shards=1, remedy=RANK_ANEW)
@@ -104,7 +102,7 @@ def ranks_are_a_permutation(settings: Settings) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=influence_scores, blocking=True)
 def awareness_is_a_cosine(settings: Settings) -> dg.AssetCheckResult:
-    """Every sample's CAS is finite and in [-1, 1]; without EL_CAM there is none."""
+    """Every sample's CAS is finite and in [-1, 1]; if EL_CAM=false there is none."""
     tables = ShardTables(settings.store)
     if not has_cas(tables):
         return dg.AssetCheckResult(passed=True, metadata={"note": "CAM is off: the score is HMP alone"})
@@ -116,18 +114,23 @@ def awareness_is_a_cosine(settings: Settings) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=influence_scores)
 def far_samples_rank_above_the_others(settings: Settings) -> dg.AssetCheckResult:
-    """On the embedded pool, samples that need something beyond the short window rank above near and absent ones.
+    """On the embedded pool, samples that need a passage beyond the short window rank above all others.
 
-    ROC AUC of HMP, of CAS (if it is measured) and of the combination, with 95 % bootstrap intervals; fails if the
-    combination's lower bound is not above 0.5. A pool without stored truth has nothing to check.
+    Metadata holds the ROC AUC of HMP, of CAS (if it is measured) and of the score, with 95 % bootstrap intervals. Fails
+    unless the lower bound of the score's AUC is above 0.5. Passes for a pool that does not record which samples need a
+    far passage.
     """
     tables = ShardTables(settings.store)
     pool = _with_evidence(tables)
     if pool.is_empty():
-        return dg.AssetCheckResult(passed=True, metadata={"note": "the pool does not say where the evidence is"})
+        return dg.AssetCheckResult(
+            passed=True, metadata={"note": "the pool does not record where the needed passages are"}
+        )
     far = pool["evidence"].to_numpy() == "far"
     if far.all() or not far.any():
-        return dg.AssetCheckResult(passed=False, metadata={"what_to_do": "score samples of every kind"})
+        return dg.AssetCheckResult(
+            passed=False, metadata={"what_to_do": "score samples of every kind: near, far and absent"}
+        )
     terms = ("hmp", "cas", "score") if has_cas(tables) else ("hmp", "score")
     aucs = {
         name: dict(roc_auc(values[far], values[~far], seed=settings.seed))
@@ -139,14 +142,14 @@ def far_samples_rank_above_the_others(settings: Settings) -> dg.AssetCheckResult
         metadata={
             "samples": pool.height,
             **{f"auc_{name}": dg.MetadataValue.json(auc) for name, auc in aucs.items()},
-            "what_to_do": "If this fails: look at hmp and cas apart, and compare the forms and scales",
+            "what_to_do": "If this fails: compare auc_hmp and auc_cas; try another EL_HMG_FORM or EL_INFLUENCE_SCALE",
         },
     )
 
 
 @dg.asset_check(asset=selected_subsets, blocking=True)
 def subsets_are_nested_and_of_the_asked_size(settings: Settings) -> dg.AssetCheckResult:
-    """Each subset has the asked share of the pool, rounded up, and holds the smaller ones."""
+    """Each subset has its share of the pool, rounded up, and contains the smaller subsets."""
     tables = ShardTables(settings.store)
     pool = tables.read("influence_scores").height
     subsets = {
@@ -166,7 +169,7 @@ def subsets_are_nested_and_of_the_asked_size(settings: Settings) -> dg.AssetChec
 
 @dg.asset_check(asset=selected_subsets)
 def the_pool_is_large_enough(settings: Settings) -> dg.AssetCheckResult:
-    """The pool has a sample for each subset's fraction; a subset of a smaller pool is its single best sample."""
+    """The pool is large enough for each subset's fraction; a subset of a smaller pool is its single best sample."""
     tables = ShardTables(settings.store)
     pool = tables.read("influence_scores", columns=["rank"]).height
     found = {
@@ -196,7 +199,11 @@ def _with_evidence(tables: ShardTables) -> pl.DataFrame:
 
 CHECKS = [
     shard_check(instruction_samples, samples_are_readable, remedy="Repair or remove the file"),
-    shard_check(instruction_samples, rows_add_up, remedy="Report this: every row is scored or set aside"),
+    shard_check(
+        instruction_samples,
+        rows_add_up,
+        remedy="Report this as a fault of the code, which scores every row or sets it aside",
+    ),
     all_shards_check(
         instruction_samples,
         conversations_are_unique_over_shards,

@@ -1,4 +1,4 @@
-"""Reasons why a pool has no sample to score, with remedies: one answer for the summary and for a run that stops."""
+"""The reason why no sample of a pool can be scored, with the remedy; used by the summary and by runs that stop."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,6 +32,6 @@ def nothing_scorable(facts: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def why_no_samples(tables: ShardTables, stamp: Stamp) -> str:
-    """Return why a shard's scores, which have the stamp and no rows, came out empty."""
+    """Return why the table of scores with this stamp, which has no rows, is empty."""
     samples = tables.require_stamp("instruction_samples", stamp.partition).facts
     return nothing_scorable([samples]) or f"{stamp.asset} has no rows"

@@ -1,12 +1,12 @@
-"""Homologous models' guidance: how much easier a long window makes the response.
+"""Homologous models' guidance: how much easier a response becomes with a long window.
 
 GATEAU (arXiv 2410.15633), "homologous models' guidance": PPL_θ(y|c,x) = exp(-1/|y| Σ ln p(y_i | c, x, y_<i)) under a
-short-window model A and its homologous long-window sibling B; HMP = Norm(PPL_A) - Norm(PPL_B). Three ways to get A's
-reading:
+short-window model A and its homologous long-window sibling B; HMP = Norm(PPL_A) - Norm(PPL_B). The setting `hmg_form`
+chooses how A reads a sample:
 
-- `pair`: the short model reads the whole prompt beyond its window, unscaled.
-- `pair_ntk`: the same with transformers' dynamic NTK scaling of its rotary embeddings, the paper's zero-shot extension.
-- `one_model`: B itself, with the context cut to the short window; needs no second model.
+- `pair`: A is the short model, which reads the whole prompt beyond its window, without scaling.
+- `pair_ntk`: the same, with transformers' dynamic NTK scaling of its rotary embeddings (the paper's extension).
+- `one_model`: A is B with the context cut to the short window, so that no second model is needed.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,11 @@ def hmg_table(
     short: Sequence[tuple[Prompt, np.ndarray]],
     long: Sequence[tuple[Prompt, np.ndarray]],
 ) -> pl.DataFrame:
-    """The `hmg_scores` table: for each sample its prompt and response NLLs (nats a token) under both readings."""
+    """Return the `hmg_scores` table.
+
+    Args:
+        short, long: for each sample, its prompt and the NLLs (nats) of its response's tokens in that reading.
+    """
     rows = [
         {
             "sample_id": sample_id,
@@ -40,5 +44,5 @@ def hmg_table(
 
 
 def mean_nll(nll_nats: np.ndarray) -> float:
-    """Mean over the response's tokens, in float64."""
+    """Return the mean NLL over the response's tokens, in float64."""
     return float(nll_nats.astype(np.float64).mean())

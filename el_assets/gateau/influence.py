@@ -1,9 +1,8 @@
 """Influence scores: which samples teach long-range dependence, and which of them to take.
 
 GATEAU (arXiv 2410.15633): score = α·HMP' + (1 - α)·CAS', HMP = Norm(PPL_A) - Norm(PPL_B). Both terms are brought to
-one scale before they are added; left on their own scales, the larger one alone decides the order (rank correlation
-1.000 with CAS and 0.008 with HMP in the published code). Each term's share in the final order is reported as a rank
-correlation.
+one scale before they are added: on their own scales, the larger one alone decides the order (in the published code the
+rank correlation is 1.000 with CAS and 0.008 with HMP). The rank correlation of the score with each term is reported.
 """
 
 from collections.abc import Mapping
@@ -21,12 +20,12 @@ from el_resources.store.shard_tables import ShardTables
 
 @dataclass(frozen=True, kw_only=True)
 class InfluenceRule:
-    """Rule that makes one score of both terms.
+    """The rule that combines HMP and CAS into one score.
 
     Attributes:
-        alpha: weight of HMP; 0.8 with much short data next to the pool, 0.7 with little.
+        alpha: weight of HMP. The paper: 0.8 if the pool is mixed with much short data, 0.7 if with little.
         hmp_normalisation: `Norm` of HMP, over the pool.
-        perplexity: `ppl`, or `log_ppl`, which one exploding perplexity cannot rule.
+        perplexity: `ppl`, or `log_ppl`, which a single huge perplexity does not dominate.
         scale: the scale that HMP and CAS are brought to before they are added.
     """
 
@@ -36,12 +35,12 @@ class InfluenceRule:
     scale: str
 
     def hmp(self, nll_short_nats: Values, nll_long_nats: Values) -> Values:
-        """HMP of every sample of the pool."""
+        """Return the HMP of every sample of the pool."""
         short, long = (self._perplexity(nll) for nll in (nll_short_nats, nll_long_nats))
         return scaled(short, self.hmp_normalisation) - scaled(long, self.hmp_normalisation)
 
     def score(self, hmp: Values, cas: Values | None) -> Values:
-        """The influence of every sample of the pool; without CAS that is HMP alone.
+        """Return the influence of every sample of the pool; without CAS it is HMP alone.
 
         Example:
             >>> rule = InfluenceRule(alpha=0.8, hmp_normalisation="none", perplexity="log_ppl", scale="rank")
@@ -57,11 +56,12 @@ class InfluenceRule:
 
 
 def influence_table(hmg: pl.DataFrame, cam: pl.DataFrame | None, rule: InfluenceRule) -> pl.DataFrame:
-    """The `influence_scores` table: every sample that both scores know, best first; ties in the order of ids.
+    """Return the `influence_scores` table: every sample with both scores, best first; ties in the order of ids.
 
     Args:
-        hmg, cam: `hmg_scores`, and `cam_scores` with `cas`, of all shards, with `shard`; None if awareness is not
-            measured, so that influence is HMP and `cas` is null.
+        hmg: `hmg_scores` of all shards, with `shard`.
+        cam: `cam_scores` of all shards, with `shard` and `cas`; None if awareness is not measured. Then influence is
+            HMP alone, and the column `cas` is null.
     """
     if cam is None:
         pool = hmg.with_columns(cas=pl.lit(None, dtype=pl.Float64))
@@ -85,7 +85,7 @@ def has_cas(tables: ShardTables) -> bool:
 
 
 def rank_correlation(left: Values, right: Values) -> float | None:
-    """Spearman's ρ; None if one side is constant or there are fewer than two values.
+    """Return Spearman's ρ; None if one side is constant or there are fewer than two values.
 
     Example:
         >>> rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([10.0, 30.0, 20.0]))
@@ -97,7 +97,7 @@ def rank_correlation(left: Values, right: Values) -> float | None:
 
 
 def shares(table: pl.DataFrame) -> dict[str, float | None]:
-    """Rank correlation of the final score with each term; None for CAS if it is not measured."""
+    """Return the rank correlation of the final score with each term; None for CAS if it is not measured."""
     terms = {name: table[name] for name in ("hmp", "cas")}
     score = table["score"].to_numpy()
     return {
@@ -107,12 +107,12 @@ def shares(table: pl.DataFrame) -> dict[str, float | None]:
 
 
 def is_small_for(n_samples: int, fraction: str) -> bool:
-    """Return whether a pool's subset is more than the fraction that its name says, because it is a single sample."""
+    """Return true if the named fraction of a pool is less than one sample, so that its subset is rounded up to one."""
     return 0 < n_samples * FRACTIONS[fraction] < 1
 
 
 def select_subset(influence: pl.DataFrame, samples: pl.DataFrame, fraction: str) -> pl.DataFrame:
-    """The `selected_subsets` table: the best samples with their whole conversations, best first.
+    """Return the `selected_subsets` table: the best samples with their whole conversations, best first.
 
     Args:
         samples: `instruction_samples` of all shards, with `shard`.
@@ -123,7 +123,7 @@ def select_subset(influence: pl.DataFrame, samples: pl.DataFrame, fraction: str)
 
 
 def roc_auc(positive: Values, negative: Values, *, seed: int, samples: int = 2000) -> Mapping[str, float]:
-    """Area under the ROC curve of `positive` over `negative`, ties counting half, with a 95 % bootstrap interval."""
+    """Return the ROC AUC of `positive` over `negative` (ties count half), with a 95 % bootstrap interval."""
     random = np.random.default_rng(seed)
 
     def area(left: Values, right: Values) -> float:

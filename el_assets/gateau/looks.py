@@ -1,4 +1,4 @@
-"""Metadata of GATEAU's materializations: pictures, and numbers worth following over time."""
+"""Metadata of GATEAU's materializations: pictures, and numbers that Dagster plots over time."""
 
 from typing import Any
 

@@ -1,9 +1,9 @@
-"""Prompts made of samples: `[BOS] context sep instruction sep response`, from the token ids of its parts.
+"""Prompts of samples: `[BOS] context sep instruction sep response`, joined from the token ids of the parts.
 
-The parts are tokenized by themselves and concatenated as ids, so the response's rows are known exactly and never found
-by tokenizing a prefix again. A context that does not fit is cut, by a named policy, and what was dropped is counted;
-instruction and response are never cut. A sample without context starts with its instruction. Later exchanges that are
-scored with the first (`scored_exchange` all) follow as `sep instruction sep response`, and are never cut either.
+The parts are tokenized separately and concatenated as ids, so the positions of the response are known exactly. A
+context that does not fit the window is cut by a named policy, and the dropped tokens are counted; instruction and
+response are never cut. A sample without context starts with its instruction. Later exchanges that are scored with the
+first (`scored_exchange` all) follow as `sep instruction sep response`, and are not cut either.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Prompt:
 
     Attributes:
         context: its positions [start, end) in the sequence.
-        responses: those of every response, first to last; the last ends the sequence.
+        responses: positions [start, end) of every response, in order; the last one ends the sequence.
         n_dropped: context tokens that were cut away.
     """
 
@@ -45,7 +45,7 @@ class Prompt:
         return np.concatenate([np.arange(*response) for response in self.responses])
 
     def with_context(self, start: int, end: int) -> "Prompt":
-        """The prompt with the tokens [start, end) of its context in place of all of it."""
+        """Return the prompt with the tokens [start, end) of its context as the whole context."""
         by = self.context[1] - (end - start)
         return Prompt(
             token_ids=np.concatenate([self.token_ids[start:end], self.token_ids[self.context[1] :]]),
@@ -56,14 +56,14 @@ class Prompt:
 
 
 def build_prompt(parts: Parts, separator: np.ndarray, *, window: int, cut: str) -> Prompt:
-    """Return the sample within `window` tokens, BOS included.
+    """Return the prompt of a sample within `window` tokens, BOS included.
 
     Args:
-        cut: the part that a context loses if it is too long: `head` keeps the tokens nearest to the instruction,
+        cut: the part that is cut from a context that is too long: `head` keeps the tokens next to the instruction,
             `middle` keeps both ends, as LongBench does.
 
-    If instructions and responses alone fill the window, the context is dropped as a whole, and the sequence may
-    exceed the window; the caller decides whether that is allowed.
+    If instructions and responses alone fill the window, the whole context is dropped, and the sequence may exceed the
+    window; the caller decides whether that is allowed.
     """
     rest, spans = exchanges_of(parts, separator)
     room = max(0, window - 1 - len(rest) - len(separator))
@@ -89,7 +89,7 @@ def exchanges_of(parts: Parts, separator: np.ndarray) -> tuple[np.ndarray, list[
 
 
 def cut_context(context: np.ndarray, room: int, cut: str) -> np.ndarray:
-    """At most `room` tokens of the context, by the named policy."""
+    """Return at most `room` tokens of the context, cut by the named policy."""
     if len(context) <= room:
         return context
     if cut == "head":
@@ -101,6 +101,6 @@ def cut_context(context: np.ndarray, room: int, cut: str) -> np.ndarray:
 
 
 def segments_of(context: tuple[int, int], length: int) -> list[tuple[int, int]]:
-    """The context in segments of `length` tokens, the last one possibly shorter: [start, end) positions."""
+    """Return the segments of the context, [start, end), of `length` tokens each; the last one may be shorter."""
     start, end = context
     return [(left, min(left + length, end)) for left in range(start, end, length)]

@@ -1,10 +1,10 @@
-"""Source samples to the `instruction_samples` table: token counts, and a reason for every sample that is not scored.
+"""The `instruction_samples` table: token counts, and a reason for every sample that is not scored.
 
-Nothing is dropped: a sample that cannot be scored stays as a row with its reason, and without texts if its source had
-none. A sample is named by its source's id, else by a hash of its conversation; without texts, by its place in the
-shard. Reasons that are given here, in addition to the source's own (el_resources.sources.conversations):
+No row is dropped: a sample that cannot be scored stays as a row with its reason. A sample's id is the one from its
+source, else a hash of its conversation, else (without texts) its number in the shard. The source gives most reasons
+(el_resources.sources.conversations); these are added here:
 
-| reason | what the sample has |
+| reason | the sample has |
 |---|---|
 | exact_duplicate | the conversation of an earlier sample of the shard: the same turns, whatever their keys are called |
 | duplicate_id | the id of an earlier sample, and another conversation |
@@ -35,21 +35,23 @@ def samples_table(
     source_uri: str,
     set_aside_special: bool = False,
 ) -> pl.DataFrame:
-    """The `instruction_samples` table of one shard, in the source's order.
+    """Return the `instruction_samples` table of one shard, in the source's order.
 
     Args:
-        window: tokens of the long-window model. Instructions, responses, their joints and BOS must fit it; contexts are
-            cut later.
-        separator: tokens of one joint.
-        set_aside_special: set samples aside that spell a control token.
+        window: window of the long model, in tokens. Instructions, responses, their joints and BOS must fit into it;
+            contexts are cut later.
+        separator: tokens of a joint.
+        set_aside_special: set aside samples that spell a control token.
     """
     listed = list(samples)
     rows = []
     ids: set[str] = set()
     conversations: dict[str, str] = {}
     for number, (sample, counts) in enumerate(zip(listed, token_counts(tokenizer, listed), strict=True)):
+        # Name the sample.
         content_hash = conversation_hash(sample)
         sample_id = sample.source_id or content_hash or f"sample {number + 1} of the shard"
+        # Find a reason against it.
         reason, detail = sample.set_aside_reason, sample.detail
         if reason is None and content_hash in conversations:
             reason, detail = "exact_duplicate", f"the conversation is that of sample {conversations[content_hash]!r}"
@@ -60,6 +62,7 @@ def samples_table(
             detail = f"instruction and response need {needed} tokens, the window is {window}"
         elif reason is None and set_aside_special and (spelled := spelled_control_token(sample, tokenizer)):
             reason, detail = "special_tokens", f"spells {spelled!r}"
+        # Remember id and conversation.
         ids.add(sample_id)
         if content_hash:
             conversations.setdefault(content_hash, sample_id)
@@ -76,7 +79,7 @@ def sample_row(
     reason: str | None,
     detail: str,
 ) -> dict[str, Any]:
-    """A row of `instruction_samples`."""
+    """Return a row of `instruction_samples`."""
     later = [{"instruction": instruction, "response": response} for instruction, response in sample.later]
     return {
         "sample_id": sample_id,
@@ -98,7 +101,7 @@ def sample_row(
 
 
 def token_counts(tokenizer: ModelTokenizer, samples: Sequence[SourceSample]) -> list[dict[str, list[int]]]:
-    """Tokens of each sample's parts; of instructions and responses those of every exchange that is scored."""
+    """Return the token counts of each sample's parts; instruction and response have one per scored exchange."""
     texts = {
         "context": [[sample.context] for sample in samples],
         "instruction": [[sample.instruction, *(asked for asked, _ in sample.later)] for sample in samples],
@@ -112,24 +115,24 @@ def token_counts(tokenizer: ModelTokenizer, samples: Sequence[SourceSample]) -> 
 
 
 def tokens_needed(counts: Mapping[str, Sequence[int]], separator: int) -> int:
-    """Tokens of a sample without its context: BOS, instructions, responses and the joints between them."""
+    """Return the tokens of a sample without its context: BOS, instructions, responses and the joints between them."""
     n_joints = 2 * len(counts["response"]) - 1
     return 1 + sum(counts["instruction"]) + sum(counts["response"]) + n_joints * separator
 
 
 def conversation_hash(sample: SourceSample) -> str:
-    """Hash of the sample's turns, 32 hex digits; empty for one without texts."""
+    """Return the hash of a sample's turns, 32 hex digits; empty if it has no texts."""
     turns = [f"{turn.kind}\0{len(turn.text)}\0{turn.text}" for turn in sample.conversation]
     return blake2b("\0".join(turns).encode("utf-8"), digest_size=16).hexdigest() if turns else ""
 
 
 def scorable(samples: pl.DataFrame) -> pl.DataFrame:
-    """The samples that were not set aside."""
+    """Return the samples that are not set aside."""
     return samples.filter(pl.col("set_aside_reason").is_null())
 
 
 def sample_facts(table: pl.DataFrame) -> dict[str, object]:
-    """Counts for the materialization; `samples` and what is set aside add up to the source's rows."""
+    """Return counts for the stamp; `samples` and `set_aside` add up to the rows of the source."""
     reasons = table["set_aside_reason"].drop_nulls().value_counts().sort("set_aside_reason")
     kinds = table["evidence"].drop_nulls().value_counts().sort("evidence")
     return {
@@ -149,7 +152,7 @@ def spelled_control_token(sample: SourceSample, tokenizer: ModelTokenizer) -> st
 
 
 def is_current(samples: Stamp) -> bool:
-    """Return whether a shard's samples have the columns that they are given now."""
+    """Return true if the present version made a shard's samples, so that they have all columns."""
     return samples.made_from.get("code_version") == RECIPES["instruction_samples"].code_version
 
 

@@ -1,8 +1,8 @@
-"""Ways to bring scores to one scale, defined for ties, for equal values and for a single value; never NaN.
+"""Scales for scores: the options of the settings `hmp_normalisation`, `influence_scale` and `cosine_normalisation`.
 
-The paper writes `Norm` and `softmax` without saying over what; in its code both terms keep their own scale, and the
-ranking follows the larger one alone. These are the named options of `hmp_normalisation`, `influence_scale` and
-`cosine_normalisation`.
+Each is defined for ties, for equal values and for a single value, and never gives NaN. The paper writes `Norm` and
+`softmax` without saying over which values. In its code both terms keep their own scale, so that the larger one alone
+decides the ranking.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ Values = NDArray[np.float64]
 
 
 def none(values: Values) -> Values:
-    """The values as they are."""
+    """Return the values as they are."""
     return values
 
 
 def minmax(values: Values) -> Values:
-    """Linearly to [0, 1]; equal values become 0. One extreme value squeezes all others.
+    """Map the values linearly to [0, 1]; equal values become 0. One extreme value squeezes all others.
 
     Example:
         >>> minmax(np.array([2.0, 4.0, 3.0])).tolist()
@@ -32,21 +32,22 @@ def minmax(values: Values) -> Values:
 
 
 def softmax(values: Values) -> Values:
-    """To a distribution: positive, sum 1. One extreme value takes nearly all of it."""
+    """Map the values to positive numbers with sum 1. One extreme value takes nearly all of it."""
     powers = np.exp(values - values.max())
     return powers / powers.sum()
 
 
 def zscore(values: Values) -> Values:
-    """Mean 0 and standard deviation 1 over the values; equal values become 0."""
+    """Shift and scale the values to mean 0 and standard deviation 1; equal values become 0."""
     std = values.std()
-    # Below rounding error the values are equal, and dividing would blow up noise.
+    # A deviation within rounding error means equal values; dividing by it would amplify noise.
     return (values - values.mean()) / std if std > 1e-12 * np.abs(values).max() else np.zeros_like(values)
 
 
 def rank(values: Values) -> Values:
-    """Mean rank among the values, from 0 to 1; ties share their mean, a single value gets 0.5. Robust to any
-    outlier.
+    """Map the values to their ranks, from 0 to 1; ties share their mean rank, a single value gets 0.5.
+
+    No outlier can dominate this scale.
 
     Example:
         >>> rank(np.array([3.0, 1.0, 900.0])).tolist()
@@ -69,7 +70,7 @@ SCALES: dict[str, Callable[[Values], Values]] = {
 
 
 def scaled(values: Values, name: str) -> Values:
-    """The values on the named scale.
+    """Return the values on the named scale.
 
     Raises:
         ValueError: a value is not finite, or the name is unknown.

@@ -1,4 +1,4 @@
-"""Rules on the state of the pool's tables, beyond their recipes."""
+"""Rules that make tables of the pool stale in addition to their recipes."""
 
 from el_assets.catalogue import SAMPLE_TABLES, made_under
 from el_assets.gateau.assets import influence_inputs, scored_pool, subset_inputs
@@ -7,13 +7,13 @@ from el_resources.store.stamps import Stamp
 
 
 class PoolRules:
-    """The rules of the ranking and of the subsets, which are made of all scored shards (operations.staleness.Rules)."""
+    """Rules of the ranking and the subsets, which are made from all scored shards (operations.staleness.Rules)."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory, self._tables = inventory, inventory.tables
 
     def also_stale(self, stored: Stamp) -> tuple[str, ...]:
-        """Return nothing: the tables of a shard follow from their recipes alone."""
+        """Return no reason: the tables of a shard depend on their recipes alone."""
         return ()
 
     def over_shards(self, asset: str, partition: str) -> Finding:
@@ -21,7 +21,7 @@ class PoolRules:
         return self._influence() if asset == "influence_scores" else self._subset(partition)
 
     def misleads(self, asset: str) -> bool:
-        """Return false: nothing reads the ranking but the subsets, which follow from it."""
+        """Return false: only the subsets read the ranking, and they are made right after it."""
         return False
 
     def has_inputs(self, asset: str) -> bool:

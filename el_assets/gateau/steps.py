@@ -1,4 +1,4 @@
-"""One shard of each GATEAU table: reads what the step needs, calls the pure functions, counts what it did."""
+"""The steps that make one shard of each table of scores: read inputs, call pure functions, count."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleStep(ShardStep):
-    """Tools of every step of an instruction shard."""
+    """The inputs that every step of an instruction shard uses."""
 
     causal_lm: CausalLM
 
     def samples(self, shard: str) -> pl.DataFrame:
-        """The shard's scorable samples. Raises ValueError if an earlier version made them."""
+        """Return the shard's samples that are not set aside. Raises ValueError if an earlier version made them."""
         refuse_old_samples({shard: self.tables.require_stamp("instruction_samples", shard)})
         return scorable(self.tables.read("instruction_samples", shard))
 
     def made_from(self, shard: str) -> dict[str, str]:
-        """For a stamp: which samples are scored."""
+        """Return a fact for the stamp: the fingerprint of the scored samples."""
         return {"samples_fingerprint": scored_texts(self.tables.require_stamp("instruction_samples", shard))}
 
     def parts(self, samples: pl.DataFrame) -> list[Parts]:
-        """Token ids of each sample's parts, each part tokenized by itself."""
+        """Return the token ids of each sample's parts, each part tokenized separately."""
         ids = {part: self.tokenizer.encode_batch(samples[part].to_list()) for part in PARTS}
         later = samples["later_exchanges"].to_list()
         rows = zip(*(ids[part] for part in PARTS), later, strict=True)
@@ -56,25 +56,25 @@ class SampleStep(ShardStep):
         return instruction, response
 
     def prompts(self, parts: Sequence[Parts], window: int) -> list[Prompt]:
-        """Each sample within a window."""
+        """Return the prompt of each sample within a window."""
         separator = self.separator_ids()
         return [build_prompt(one, separator, window=window, cut=self.settings.context_cut) for one in parts]
 
 
 def refuse_different_tokenizers(settings: Settings) -> None:
-    """Raise ValueError if a pair's perplexities would be over different tokens."""
+    """Raise ValueError if the models of a pair have different tokenizers, so that perplexities do not compare."""
     if settings.hmg_form == "one_model":
         return
     short, long = ModelChoice.short(settings), ModelChoice.long(settings)
     if short.tokenizer_fingerprint() != long.tokenizer_fingerprint():
         raise ValueError(
             f"short_model {short.name!r} and long_model {long.name!r} have different tokenizers, so their perplexities "
-            "do not compare; choose a homologous pair, or EL_HMG_FORM=one_model"
+            "cannot be compared; choose a homologous pair, or EL_HMG_FORM=one_model"
         )
 
 
 def refuse_unreadable_pair(settings: Settings) -> None:
-    """Raise ValueError if the short model of a pair cannot be read in the long window, by its config."""
+    """Raise ValueError if, by its config, the short model of a pair cannot read as far as the long window."""
     if settings.hmg_form == "one_model":
         return
     from el_resources.scoring.rope import extend_window, readable_window
@@ -93,8 +93,10 @@ def refuse_unreadable_pair(settings: Settings) -> None:
 
 
 def refuse_unwatchable(settings: Settings) -> None:
-    """Raise ValueError if awareness is to be measured and the long model's config says that its attention cannot be
-    watched: before a weight is loaded, and before hours of guidance that awareness would have to follow."""
+    """Raise ValueError if awareness is measured but, by its config, the long model's attention cannot be watched.
+
+    This is known before weights are loaded, and before hours of guidance after which awareness would fail.
+    """
     model = ModelChoice.long(settings)
     if settings.cam and (why := attention_is_watchable(model.config())):
         raise ValueError(_not_watchable(model.name, why))
@@ -108,23 +110,26 @@ def _not_watchable(name: str, why: str) -> str:
 
 
 def score_guidance(step: SampleStep, shard: str) -> Made:
-    """`hmg_scores` of a shard: mean response NLL in the short-window and in the long-window reading."""
+    """Make `hmg_scores` of a shard: mean response NLL in the short-window and in the long-window reading."""
     samples = step.samples(shard)
     parts = step.parts(samples)
+    # Build both prompts.
     long_engine = _long_engine(step)
     long_prompts = step.prompts(parts, long_engine.window)
     short_engine, short_prompts = _short_reading(step, parts, long_engine, long_prompts)
-    # A second reading of the same prompt would differ by rounding, and ranks would put that noise in order.
+    # If both prompts are equal, score them once: two readings differ by rounding, and ranks would sort that noise.
     differs = [
         short_engine is not long_engine or short.n_dropped != long.n_dropped
         for short, long in zip(short_prompts, long_prompts, strict=True)
     ]
     to_score = [prompt for prompt, other in zip(short_prompts, differs, strict=True) if other]
+    # Score the responses.
     total = sum(len(prompt.token_ids) for prompt in [*long_prompts, *to_score])
     with Meter(long_engine, short_engine) as meter, step.show(f"guidance {shard}", total, "tokens") as advance:
         long_nll = _response_nll(long_engine, long_prompts, advance)
         scored = iter(_response_nll(short_engine, to_score, advance))
     short_nll = [next(scored) if other else nll for other, nll in zip(differs, long_nll, strict=True)]
+    # Set aside non-finite.
     table = hmg_table(
         samples["sample_id"].to_list(),
         list(zip(short_prompts, short_nll, strict=True)),
@@ -145,8 +150,11 @@ def score_guidance(step: SampleStep, shard: str) -> Made:
 
 
 def _long_engine(step: SampleStep) -> "ScoringEngine":
-    """The long model's engine. Raises ValueError if awareness is to be measured and the engine cannot watch, which no
-    config may say."""
+    """Return the engine of the long model.
+
+    Raises:
+        ValueError: awareness is measured, and the engine cannot watch attention although the config did not say so.
+    """
     model = ModelChoice.long(step.settings)
     engine = step.causal_lm.engine(model)
     if step.settings.cam and engine.why_not_watched:
@@ -157,7 +165,7 @@ def _long_engine(step: SampleStep) -> "ScoringEngine":
 def _short_reading(
     step: SampleStep, parts: Sequence[Parts], long_engine: "ScoringEngine", long_prompts: list[Prompt]
 ) -> tuple["ScoringEngine", list[Prompt]]:
-    """The model of the short-window reading, and what it reads."""
+    """Return the engine of the short-window reading, and the prompts that it reads."""
     form = step.settings.hmg_form
     if form == "one_model":
         return long_engine, step.prompts(parts, short_window(step.settings))
@@ -167,7 +175,7 @@ def _short_reading(
 
 
 def _short_window_tokens(step: SampleStep) -> int:
-    """Tokens that the short-window reading was made for: those of `one_model`, or the short model's own."""
+    """Return the short window in tokens: that of `one_model`, or the short model's own."""
     settings = step.settings
     return short_window(settings) if settings.hmg_form == "one_model" else ModelChoice.short(settings).window()
 
@@ -182,12 +190,14 @@ def _response_nll(engine: "ScoringEngine", prompts: Sequence[Prompt], advance: A
 
 
 def score_awareness(step: SampleStep, shard: str) -> Made:
-    """`cam_scores` of a shard: attention on each segment, and the response's NLL with each segment alone."""
+    """Make `cam_scores` of a shard: attention on each segment, and the response's NLL with each segment alone."""
     samples, settings = step.samples(shard), step.settings
     engine = _long_engine(step)
+    # Cut into segments.
     prompts = step.prompts(step.parts(samples), engine.window)
     segments = [segments_of(prompt.context, settings.segment_tokens) for prompt in prompts]
     alone = [[prompt.with_context(*span) for span in spans] for prompt, spans in zip(prompts, segments, strict=True)]
+    # Measure attention, then segments.
     total = sum(len(one.token_ids) for one in [*prompts, *(one for ones in alone for one in ones)])
     with Meter(engine) as meter, step.show(f"awareness {shard}", total, "tokens") as advance:
         attention = engine.segment_attention(
@@ -197,6 +207,7 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
             on_progress=advance,
         )
         flat = iter(_response_nll(engine, [one for ones in alone for one in ones], advance))
+    # Build the rows.
     rows = []
     for sample_id, prompt, spans, scores in zip(samples["sample_id"], prompts, segments, attention, strict=True):
         rows.append(
@@ -210,6 +221,7 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
                 "n_dropped_context_tokens": prompt.n_dropped,
             }
         )
+    # Set aside non-finite.
     table, lost = finite_rows(cam_table(rows))
     facts = {
         **meter.facts(),
@@ -223,9 +235,10 @@ def score_awareness(step: SampleStep, shard: str) -> Made:
 
 
 def _layer_facts(attention: Sequence["SegmentScores"]) -> dict[str, object]:
-    """For a stamp: which layers see how far, how many of them the segments' means are over, and whether masses add up.
+    """Return facts for the stamp: the windows of the layers, the segments by number of layers, and the largest error.
 
-    A segment's mean is over the layers whose window reaches it (el_resources.scoring.segment_mass).
+    The attention on a segment is a mean over the layers whose window reaches it (el_resources.scoring.segment_mass).
+    The error is that of the sum of all masses in a layer, which should be 1.
     """
     layers = Counter(int(count) for scores in attention for count in scores.segment_layers)
     return {

@@ -1,4 +1,4 @@
-"""GATEAU's rows of the table that ends a run."""
+"""GATEAU's rows and warnings in the summary of a run."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from el_resources.store.stamps import Stamp
 
 
 def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) -> list[tuple[str, str]]:
-    """(label, value) for the pool's samples, scores, ranking and subsets that exist."""
+    """Return (label, value) rows on the samples, scores, ranking and subsets that exist."""
     samples = tables.stamps("instruction_samples", pool)
     n_samples = sum(int(stamp.facts["samples"]) for stamp in samples.values())
     rows = [("instruction samples", f"{n_samples:,}{set_aside(samples.values())}")]
@@ -49,7 +49,7 @@ def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) ->
 
 
 def _windows(tables: ShardTables, influence: Stamp) -> str:
-    """Both windows of the readings, as the first shard's stamp has them; empty for a table of an earlier version."""
+    """Return the windows of both readings in words, from the first shard's stamp; empty if it does not record them."""
     facts = tables.require_stamp("hmg_scores", influence.facts["shards"][0]).facts
     if "short_window_tokens" not in facts:
         return ""
@@ -57,7 +57,7 @@ def _windows(tables: ShardTables, influence: Stamp) -> str:
 
 
 def _small_pool_row(n_samples: int, subsets: Sequence[str]) -> list[tuple[str, str]]:
-    """A warning if a subset is a single sample because the pool is too small for its fraction."""
+    """Return a row if the pool is so small that a subset is a single sample."""
     small = [name for name in subsets if is_small_for(n_samples, name)]
     if not small:
         return []
@@ -65,10 +65,10 @@ def _small_pool_row(n_samples: int, subsets: Sequence[str]) -> list[tuple[str, s
 
 
 def gateau_warnings(tables: ShardTables, pool: Sequence[str]) -> list[str]:
-    """Return what a user should know of the pool: that nothing can be scored and why, and what was set aside as NaN."""
+    """Return warnings about the pool: why no sample can be scored, and scores set aside as NaN or infinite."""
     stamps = tables.stamps("instruction_samples", pool).values()
     nothing = nothing_scorable([stamp.facts for stamp in stamps]) if stamps else None
-    # Those of `cam_scores` may be from before EL_CAM was switched off.
+    # Stored `cam_scores` do not count if EL_CAM was switched off later.
     with_cam = not tables.has("influence_scores") or has_cas(tables)
     assets = ("hmg_scores", "cam_scores") if with_cam else ("hmg_scores",)
     scored = [stamp for asset in assets for stamp in tables.stamps(asset, pool).values()]
@@ -77,7 +77,7 @@ def gateau_warnings(tables: ShardTables, pool: Sequence[str]) -> list[str]:
 
 
 def _auc_row(settings: Settings, tables: ShardTables, shards: list[str]) -> list[tuple[str, str]]:
-    """Describe the ranks of far samples, if the pool knows which they are."""
+    """Return a row on the ranks of far samples, if the pool records which these are."""
     samples = tables.scan_many("instruction_samples", shards).select("shard", "sample_id", "evidence").collect()
     joined = tables.read("influence_scores").join(samples, on=["shard", "sample_id"], how="left")
     known = joined.filter(pl.col("evidence").is_not_null())
@@ -93,7 +93,7 @@ def _auc_row(settings: Settings, tables: ShardTables, shards: list[str]) -> list
 
 
 def correlation_in_words(influence: Stamp, term: str) -> str:
-    """Return the rank correlation of the score with a term in words; why there is none, if there is none."""
+    """Return the rank correlation of the score with a term in words, or the reason why there is none."""
     value = influence.facts[f"rank_correlation_with_{term}"]
     if value is not None:
         return f"{value:.2f}"

@@ -1,6 +1,6 @@
-"""GATEAU's two measures of a few samples in memory, without tables; hmg.py and cam.py hold the formulas.
+"""GATEAU's two measures for a few samples in memory, without tables; hmg.py and cam.py hold the formulas.
 
-Costs: `guidance` is two forwards a sample, `awareness` one and a short one for each segment.
+Costs per sample: two forwards for `guidance`; one forward and a short one per segment for `awareness`.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def guidance(
     normalisation: str = "none",
     perplexity: str = "log_ppl",
 ) -> NDArray[np.float64]:
-    """Return the perplexity gap (HMP) of each sample between a short and the whole window of one model (`one_model`).
+    """Return each sample's perplexity gap (HMP) between a short and the whole window of one model (`one_model`).
 
     Args:
         short_window: tokens of the short window, BOS included.
@@ -65,7 +65,7 @@ def awareness(
     sign: str = "ppl",
     normalisation: str = "minmax",
 ) -> list[Awareness]:
-    """Return attention and importance of the segments of each sample's context, and its CAS.
+    """Return the attention to and the importance of each sample's context segments, and its CAS.
 
     Args:
         sign, normalisation: as the settings `importance_sign` and `cosine_normalisation`.

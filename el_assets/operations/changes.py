@@ -1,8 +1,8 @@
-"""A sensor that shows in the UI, between runs, what became stale and which files of the sources changed.
+"""A sensor that shows in the UI, between runs, which tables became stale and which files of the sources changed.
 
-It is on from the start, since it changes nothing: it records results of the status checks, and observations of the
-sources. It looks only if the sources' listing, the settings or Dagster's own records differ from the last look, and
-records only what it has not recorded before.
+It is switched on by default, since it changes nothing: it records results of the status checks, and observations of the
+sources. It checks again only if a source's listing, the settings or the number of ended runs differ from the last tick,
+and records a result only if it differs from the last one.
 """
 
 import json
@@ -28,11 +28,11 @@ Event = dg.AssetObservation | dg.AssetCheckEvaluation
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """The state of a source and its tables at the last tick, as a cursor remembers it.
+    """The state of a source and its tables at the last tick, as the cursor stores it.
 
     Attributes:
-        shards: a cursor of the listing (`sensors.cursor_of`).
-        seen: digest of all that a check's result depends on.
+        shards: the source's listing as a cursor (`sensors.cursor_of`).
+        seen: digest of everything on which the check's result depends.
         told: digest of the result that was recorded last.
     """
 
@@ -42,9 +42,9 @@ class Look:
 
 
 def observation(kind: str, changes: Changes, fingerprints: Mapping[str, str]) -> dg.AssetObservation:
-    """Return the observation that a source's page shows: the shards that came, changed and went.
+    """Return the observation for a source's page: new, changed and removed shards.
 
-    It gives no data version, by which Dagster would take every shard that was read for stale, not those that changed.
+    It has no data version: with one, Dagster would show every shard as stale, not only those that changed.
     """
     listed = {name: list(getattr(changes, name)) for name in ("came", "changed", "went")}
     return dg.AssetObservation(
@@ -59,7 +59,7 @@ def observation(kind: str, changes: Changes, fingerprints: Mapping[str, str]) ->
 
 
 def evaluation(check: StatusCheck, found: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """The check's result outside a run."""
+    """Return a result of a check in the form in which it is recorded outside a run."""
     return dg.AssetCheckEvaluation(
         asset_key=check.key.asset_key,
         check_name=check.key.name,
@@ -74,6 +74,7 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
     check, events = STATUS_CHECKS[kind], list[Event]()
     problem: OSError | ValueError | None = None
     source: ShardedSource | None = None
+    # List the source.
     try:
         source, fingerprints = listing(kind, settings)
     except (OSError, ValueError) as error:
@@ -86,12 +87,14 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
         context.log.info(f"{kind}: {changes.in_words()}")
         if changes and last.shards != shards:
             events.append(observation(kind, changes, fingerprints))
+    # Skip an unchanged state.
     seen = _digest_of_inputs(context.instance, settings, fingerprints)
     if context.instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
-        context.log.info(f"{check.key.name}: is looked at when no run is under way")
+        context.log.info(f"{check.key.name}: will be checked when no run is queued or running")
         return Look(shards=shards, seen=last.seen, told=last.told), events
     if seen == last.seen:
         return Look(shards=shards, seen=seen, told=last.told), events
+    # Check, and record a new result.
     found = cannot_look(problem) if problem else check.result(context.instance, settings, source)
     told = digest([found.passed, found.description, repr(found.metadata)])
     if told != last.told:
@@ -101,7 +104,7 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, kind: str, la
 
 
 def _digest_of_inputs(instance: dg.DagsterInstance, settings: Settings, fingerprints: Mapping[str, str]) -> str:
-    """Stands for all that a status depends on: whatever wrote a table was a run, which has ended."""
+    """Return a digest of all that a status depends on; only runs write tables, so it holds the number of ended runs."""
     versions = {name: shown_version(name, settings) for name in sorted(VERSIONED)}
     registered = [registered_shards(instance, kind.partitions) for kind in KINDS.values()]
     ended = instance.get_runs_count(dg.RunsFilter(statuses=ENDED))
@@ -109,15 +112,16 @@ def _digest_of_inputs(instance: dg.DagsterInstance, settings: Settings, fingerpr
 
 
 def tell_what_changed(every_seconds: int) -> dg.SensorDefinition:
-    """The sensor."""
+    """Return the sensor that records changes at this interval."""
 
     @dg.sensor(
         name="tell_what_changed",
         minimum_interval_seconds=every_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): records which files of the sources came, "
-        "changed and went, on source_corpus and source_instructions, and what is missing or stale and why, as results "
-        "of the checks every_shard_is_current and the_selection_is_current. Registers, removes and computes nothing.",
+        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): records new, changed and removed files as "
+        "observations of source_corpus and source_instructions, and records which tables are missing or stale, and "
+        "why, as results of the checks every_shard_is_current and the_selection_is_current. Registers nothing, removes "
+        "nothing and makes no tables.",
     )
     def sensor(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult:
         cursor = json.loads(context.cursor) if context.cursor else {}
@@ -126,7 +130,7 @@ def tell_what_changed(every_seconds: int) -> dg.SensorDefinition:
             look, found = _look(context, settings, kind, Look(**cursor.get(kind, {})))
             looks[kind] = vars(look)
             events += found
-        words = f"{len(events)} events are recorded" if events else "nothing changed since the last look"
+        words = f"recorded {len(events)} events" if events else "nothing changed since the last tick"
         return dg.SensorResult(skip_reason=words, cursor=json.dumps(looks), asset_events=events)
 
     return sensor

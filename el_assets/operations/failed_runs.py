@@ -1,7 +1,7 @@
-"""A last entry in the log of a run that died: its shards, its progress and the cause.
+"""A last line in the log of a failed run: its shards, the steps that did not finish, and the cause.
 
-The same is posted to an address of yours, if `EL_FAILURE_WEBHOOK` names one: as JSON, `{"text": ...}`, which chat
-services take. It is no setting of a run, so that no run's page shows the address.
+If `EL_FAILURE_WEBHOOK` is set, the line is also posted to that address, as the JSON `{"text": ...}` that chat services
+accept. The variable is not a setting of runs, so that no run's page shows the address.
 """
 
 import os
@@ -16,9 +16,9 @@ from el_assets.sources import KINDS
 from el_assets.tables.failures import told_of_step
 from el_resources.addresses import without_secrets
 
-# A run over one partition has the last of these, over several the others.
+# Tags of a run: ONLY if it has one partition, FIRST and LAST if it has several.
 FIRST, LAST, ONLY = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end", "dagster/partition"
-# Names that begin so are for Dagster's use and no page shows them.
+# Dagster does not show tags that begin with `.dagster/`.
 PROCESS_TAG = ".dagster/entropylong_process"
 UNFINISHED = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
@@ -29,7 +29,7 @@ def this_process() -> str:
 
 
 def shards_of_run(run: dg.DagsterRun, instance: dg.DagsterInstance) -> list[str]:
-    """The registered shards that the run was launched for; none for a run without."""
+    """Return the registered shards of a run; an empty list if it has none."""
     first = run.tags.get(FIRST, run.tags.get(ONLY))
     last = run.tags.get(LAST, first)
     for kind in KINDS.values():
@@ -40,10 +40,10 @@ def shards_of_run(run: dg.DagsterRun, instance: dg.DagsterInstance) -> list[str]
 
 
 def loss(run: dg.DagsterRun, shards: Sequence[str], steps: Sequence[str], cause: str) -> str:
-    """The message.
+    """Return the message about a failed run.
 
     Args:
-        steps: those that had begun and not ended well.
+        steps: steps that had started and did not succeed.
     """
     held = f"{len(shards)} shards, {shards[0]} to {shards[-1]}" if shards else "no shards"
     return (
@@ -55,8 +55,8 @@ def loss(run: dg.DagsterRun, shards: Sequence[str], steps: Sequence[str], cause:
 @dg.run_failure_sensor(
     name="name_lost_shards",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Writes into the log of a run that failed which shards it had, in which step, and the cause; posts the "
-    "same to EL_FAILURE_WEBHOOK, if that is set.",
+    description="After a run has failed, writes its shards, the failed step and the cause into the run's log, and "
+    "posts the same to EL_FAILURE_WEBHOOK if that is set.",
 )
 def name_lost_shards(context: dg.RunFailureSensorContext) -> None:
     run, instance = context.dagster_run, context.instance
@@ -69,7 +69,7 @@ def name_lost_shards(context: dg.RunFailureSensorContext) -> None:
 
 
 def _cause(context: dg.RunFailureSensorContext) -> str:
-    """The first failed step's error in our words; what Dagster says of the run if no step failed, as on a lost node."""
+    """Return the error of the first failed step; Dagster's message if no step failed, as after the loss of a node."""
     for event in context.get_step_failure_events():
         if (error := event.step_failure_data.error) is not None:
             return told_of_step(error).with_shard
@@ -77,13 +77,13 @@ def _cause(context: dg.RunFailureSensorContext) -> str:
 
 
 def close_lost_runs(instance: dg.DagsterInstance) -> None:
-    """Fail runs whose process on this machine is gone and free their place in the pools, where they block others."""
+    """Mark runs as failed if their process on this machine has ended, and free their slots in the pools."""
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         host, _, pid = run.tags.get(PROCESS_TAG, "").partition(":")
-        # In containers process ids repeat: a run that names this very process was started by an earlier one.
+        # Process ids repeat in containers: a run with the id of this process belongs to an earlier one.
         if host == socket.gethostname() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
             instance.report_run_failed(
-                run, "its process is gone; what it had written stays, the rest is made by the next run"
+                run, "its process has ended; the tables that it had written stay, and the next run makes the rest"
             )
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 

@@ -1,10 +1,11 @@
-"""The Dagster instance that a command uses: the working directory's, the one of deploy/, or that of DAGSTER_HOME.
+"""The Dagster instance that a command uses: that of DAGSTER_HOME, else of the working directory or of its deploy/.
 
-One process at a time opens it: opening makes the instance's databases if there are none, and two processes that make
-the same SQLite files at once break them for good (two heads in `alembic_version`). They take turns by lock files, which
-the system releases when their holder dies; each costs a millisecond. Our commands hold one in the home, whatever its
-dagster.yaml says. Dagster's own (`dg launch`, `dagster job launch`, the daemon, the web server) open the instance
-before they load the code location, so the repository's dagster.yaml names `SqliteStorageInTurn`, which holds another.
+Opening an instance creates its databases if there are none, and two processes that create the same SQLite files at once
+damage them for good (two heads in `alembic_version`). So processes take turns by lock files, at a cost of a
+millisecond; the system releases a lock if its holder dies. The commands of this project lock a file in the home,
+whatever its dagster.yaml says. Dagster's own programs (`dg launch`, `dagster job launch`, the daemon, the web server)
+open the instance before they load this code, so the repository's dagster.yaml names `SqliteStorageInTurn`, which locks
+another file.
 """
 
 import os
@@ -22,30 +23,29 @@ from filelock import FileLock, Timeout
 from el_resources.addresses import one_line
 from el_resources.configuration.other_variables import refuse_bad_values
 
-# Where runs are executed -> folder of the Dagster instance whose launcher does that.
+# EL_EXECUTION -> folder of the Dagster instance whose launcher executes runs there.
 HOMES = {"local": Path(), "ray": Path("deploy")}
-# What an instance's file names -> modules of the extra `cluster`.
+# Word in an instance's dagster.yaml -> modules of the extra `cluster` that it needs.
 NEEDS = {"ray_launcher": ("dagster_ray", "ray"), "postgres_url": ("dagster_postgres", "psycopg2")}
 
-# Git ignores the folder, which also holds the databases of the repository's own dagster.yaml.
+# In the folder that git ignores, next to the databases of the repository's own dagster.yaml.
 LOCK = Path(".dagster") / "opening.lock"
 # A first opening takes a second or two on a busy machine.
 LONGEST_WAIT_SECONDS = 120.0
 
 
 def set_home(variables: Mapping[str, str]) -> None:
-    """Use the Dagster instance of the working directory, or its deploy/ if EL_EXECUTION=ray, unless DAGSTER_HOME names
-    another.
+    """Set DAGSTER_HOME, unless it is set, to the working directory, or to its deploy/ if EL_EXECUTION=ray.
 
     Raises:
-        ValueError: there is none, its file is broken, or asks for packages or variables that are not there.
+        ValueError: there is no instance, or its dagster.yaml is broken or needs missing packages or variables.
     """
     refuse_bad_values(variables)
     execution = variables.get("EL_EXECUTION", "local")
     if home := variables.get("DAGSTER_HOME"):
         folder = Path(home).expanduser().absolute()
         if not folder.is_dir():
-            raise ValueError(f"DAGSTER_HOME={home!r} is no folder; make it, or unset it to use the working directory")
+            raise ValueError(f"DAGSTER_HOME={home!r} is not a folder; create it or unset it")
     else:
         folder = HOMES[execution].absolute()
         if not (folder / "dagster.yaml").is_file():
@@ -59,23 +59,25 @@ def set_home(variables: Mapping[str, str]) -> None:
 
 def _refuse_broken(file: Path, variables: Mapping[str, str]) -> None:
     if not file.is_file():
-        return  # an instance may do without
+        return  # an instance needs no file
     try:
         text = file.read_text(encoding="utf-8")
         asked = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{file} cannot be read ({one_line(error)}); repair it") from error
     if not isinstance(asked, dict | None):
-        raise ValueError(f"{file} holds no settings of Dagster but {type(asked).__name__}; repair it")
+        raise ValueError(f"{file} holds a {type(asked).__name__}, and not Dagster's settings by name; repair it")
     missing = sorted({name for words, names in NEEDS.items() if words in text for name in names if not find_spec(name)})
     if missing:
         raise ValueError(f"{file} needs {', '.join(missing)}; install them with `pip install 'entropylong[cluster]'`")
     if unset := sorted({name for name in _variables(asked) if name not in variables}):
-        raise ValueError(f"{file} asks for {', '.join(unset)}, which is not set; deploy/environment.example shows each")
+        raise ValueError(
+            f"{file} needs the variables {', '.join(unset)}, which are not set; see deploy/environment.example"
+        )
 
 
 def _variables(asked: Any) -> Iterator[str]:
-    """Yield the variables that an instance's file takes values from, as `{env: NAME}`."""
+    """Yield the variables that a dagster.yaml refers to as `{env: NAME}`."""
     if isinstance(asked, dict):
         if list(asked) == ["env"]:
             yield str(asked["env"])
@@ -85,10 +87,10 @@ def _variables(asked: Any) -> Iterator[str]:
 
 @contextmanager
 def opened_instance() -> Iterator[dg.DagsterInstance]:
-    """Yield the instance of DAGSTER_HOME; its databases are there, and another process may open it meanwhile.
+    """Yield the instance of DAGSTER_HOME. The lock is held only while it is opened.
 
     Raises:
-        ValueError: another process has been opening the instance for two minutes; the error names the lock file.
+        ValueError: another process has held the lock for two minutes; the error names the lock file.
     """
     with opening(Path(os.environ["DAGSTER_HOME"])):
         opened = dg.DagsterInstance.get()
@@ -104,7 +106,7 @@ def opening(home: Path) -> Iterator[None]:
 
 
 class SqliteStorageInTurn(DagsterSqliteStorage):
-    """Dagster's SQLite storage, which one process at a time opens: `storage: custom:` of dagster.yaml."""
+    """Dagster's SQLite storage, opened by one process at a time; named in dagster.yaml under `storage: custom:`."""
 
     def __init__(self, base_dir: str, inst_data: Any = None) -> None:
         with _turn(Path(base_dir) / LOCK.name, f"Dagster's databases in {base_dir!r}"):

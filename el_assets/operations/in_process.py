@@ -1,7 +1,7 @@
-"""Runs that execute in this process and show in the UI like those of its server.
+"""Runs that execute in this process and appear in the UI like runs of its server.
 
-Dagster's own `execute_in_process` leaves out of which code location a run is. The timeline, the job's history and the
-sensors that watch runs ask for it, so that such runs are in none of them.
+Dagster's own `execute_in_process` does not record the code location of a run. The timeline, the history of the job and
+the sensors that watch runs leave out runs without one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, 
 from dagster._core.snap import snapshot_from_execution_plan
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-# The code location that workspace.yaml names, and the name that Dagster gives to what one `Definitions` holds.
+# The code location in workspace.yaml, its module, and the name that Dagster gives to the repository of a `Definitions`.
 LOCATION, MODULE, REPOSITORY = "entropylong", "el_assets.definitions", "__repository__"
-# Dagster's daemon would repeat a run that was lost with the settings of its own environment.
+# The daemon would retry a lost run with the settings of its own environment, not with those of the command.
 NO_RETRY = {"dagster/max_retries": "0"}
 
 
@@ -29,11 +29,11 @@ def execute_here(
     assets: Sequence[dg.AssetKey] = (),
     of_shards: bool = False,
 ) -> dg.JobExecutionResult:
-    """Execute a job in this process; a step that fails ends the run and is told by the result.
+    """Execute a job in this process, and return its result; a failed step ends the run without an exception.
 
     Args:
-        assets: those of the job to make; all if none is given.
-        of_shards: leave out what is over all shards: assets and checks without partitions.
+        assets: assets of the job to make; all if none is given.
+        of_shards: leave out assets and checks without partitions, which are over all shards.
     """
     chosen = frozenset(assets) or None
     checks: frozenset[dg.AssetCheckKey] | None = None
@@ -61,7 +61,7 @@ def _created(
     assets: frozenset[dg.AssetKey] | None,
     checks: frozenset[dg.AssetCheckKey] | None,
 ) -> dg.DagsterRun:
-    """The run of a job, or of its subset, as `create_run_for_job` makes it, which knows no selection of checks."""
+    """Create the run of a job or of its subset, like `create_run_for_job`, which cannot select checks."""
     reference = instance.get_ref() if instance.is_persistent else None
     plan = create_execution_plan(job, run_config=run_config, instance_ref=reference, tags=tags)
     return instance.create_run(
@@ -87,7 +87,7 @@ def _created(
 
 
 def code_location() -> RemoteRepositoryOrigin:
-    """The place of the definitions, as the server knows it from workspace.yaml."""
+    """Return the code location of the definitions, as the server reads it from workspace.yaml."""
     return RemoteRepositoryOrigin(
         code_location_origin=ManagedGrpcPythonEnvCodeLocationOrigin(
             loadable_target_origin=LoadableTargetOrigin(module_name=MODULE), location_name=LOCATION

@@ -1,4 +1,4 @@
-"""Jobs, cut so that a run has one partition definition and a one-shard click never rebuilds the index."""
+"""The jobs. Each has one partitions definition, and a run of a single shard does not rebuild the index."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from el_resources.settings import Settings
 
 
 class Jobs:
-    """The jobs of the workspace; their tags follow from the settings."""
+    """The jobs of the workspace; the settings decide their tags."""
 
     def __init__(self, settings: Settings, *, on_ray: bool = False) -> None:
         def job(name: str, assets: Sequence[str], parts: Sequence[str], description: str) -> Any:
@@ -23,41 +23,47 @@ class Jobs:
             "observe_models",
             ("short_model", "long_model", "text_encoder"),
             [],
-            "Record the fingerprints of the models that the settings name, so that a changed model shows.",
+            "Hash the files of short_model, long_model and text_encoder, as the settings name them, and record each "
+            "fingerprint as an observation. Downloads models of the hub; makes no table and scores nothing. Whether a "
+            "table is stale does not depend on this job. `python -m el_assets run` starts with it.",
         )
         self.build_index = job(
             "build_index",
             (*CORPUS_TABLES, "retrieval_index"),
             ["index"],
-            "Read the chosen corpus shards, split documents into chunks, and update the retrieval index.",
+            "Make documents and context_chunks of the chosen corpus shards, then update retrieval_index, which holds "
+            "all registered shards.",
         )
         self.build_sequences = job(
             "build_sequences",
             SEQUENCE_TABLES,
             ["entropylong"],
-            "Make EntropyLong's tables of the chosen corpus shards, from entropy_maps to packed_sequences.",
+            "Make EntropyLong's tables of the chosen corpus shards, from entropy_maps to packed_sequences. Needs the "
+            "tables of build_index.",
         )
         self.score_samples = job(
             "score_samples",
             made_under(SAMPLE_TABLES, settings),
             ["gateau"],
-            "Make GATEAU's scores of the chosen instruction shards: guidance and awareness of every sample.",
+            "Read the chosen instruction shards (instruction_samples) and score every sample: guidance (hmg_scores) "
+            "and, unless EL_CAM=false, awareness (cam_scores).",
         )
         self.select_samples = job(
             "select_samples",
             ("influence_scores", "selected_subsets"),
             [],
-            "Rank all scored samples by influence and write the selected subsets; needs no model.",
+            "Rank the samples of all scored shards by influence (influence_scores), and write the chosen partitions of "
+            "selected_subsets. Needs no model.",
         )
         self.build_reports = job(
             "build_reports",
             ("entropylong_report", "gateau_report"),
             [],
-            "Write the HTML reports from the tables in the store; needs no model.",
+            "Write the HTML pages entropylong_report and gateau_report from the tables in the store. Scores nothing.",
         )
 
     def named(self, name: str) -> Any:
-        """Return the job of a name."""
+        """Return the job with this name."""
         return vars(self)[name]
 
     def all(self) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Nothing is left out without a word: files of a source that are no shards, and rows that cannot be read."""
+"""Lines on everything that is left out of a source: files that are no shards, and rows that cannot be read."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,12 +10,12 @@ from el_resources.sources.not_shards import lines
 from el_resources.store.shard_tables import ShardTables
 
 ROWS_SHOWN = 5
-# Table -> its column that says which row it is, and what is wrong with it.
+# Table -> column that names the row in its file and what is wrong with it.
 DETAILS = {"documents": "set_aside_detail", "instruction_samples": "detail"}
 
 
 def passed_over_lines(source: ShardedSource) -> list[str]:
-    """A line for each reason why something in the source is no shard: how many, why, and the first names.
+    """Return a line for each reason why files of the source are no shards: how many, why, and the first names.
 
     Example:
         `passed over: 2 hidden: the name begins with a dot (.ipynb_checkpoints, ._a.jsonl)`
@@ -24,12 +24,13 @@ def passed_over_lines(source: ShardedSource) -> list[str]:
 
 
 def print_passed_over(source: ShardedSource) -> None:
+    """Print the lines on files of the source that are no shards."""
     for line in passed_over_lines(source):
         print(line, flush=True)
 
 
 def bad_row_lines(tables: ShardTables, table: str, shards: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each of the first rows that cannot be read, with file and row, then how many more there are.
+    """Yield a line for each of the first rows that cannot be read, with file and row, and one that counts the rest.
 
     Example:
         `a.jsonl: line 3 has 70,000,000 bytes, more than EL_LINE_MIB_MAX=64 allows`

@@ -1,7 +1,7 @@
-"""The job that takes shards out whose files left the source: their tables, then their registration.
+"""The job that removes shards whose files are gone from the source: first their tables, then their registration.
 
-The index loses their rows when it is next synced, and shards that quote them are made again after that; the schedules
-see to both. A run that dies is made up for by the next: a shard is registered until its tables are gone.
+The next update of the index removes their rows, and then the shards that quote them are made again; the schedules start
+both. If a run dies, the next one finishes its work, since a shard stays registered until its tables are gone.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from el_resources.store.shard_tables import ShardTables
 
 @dataclass(frozen=True, kw_only=True)
 class Departures:
-    """Registered shards that the source does not list.
+    """Registered shards that the source no longer lists.
 
     Attributes:
-        lost: those with a table in the store.
-        ghosts: those without any, which another source or store left registered.
-        registered: how many shards are registered, ghosts left out.
+        lost: shards with a table in this store.
+        ghosts: shards without any table here; they were registered for another source or store.
+        registered: number of registered shards, without ghosts.
     """
 
     lost: Sequence[str]
@@ -47,20 +47,20 @@ class Departures:
         return went_in_masses(len(self.lost), self.registered)
 
     def removable(self, settings: Settings) -> list[str]:
-        """Shards that may be taken out: ghosts always, for nothing is lost with them; the others within the bound."""
+        """Return the shards that may be removed: all ghosts, and the lost shards unless they are too many."""
         allowed = settings.remove_many_shards or not self.in_masses
         return [*self.ghosts, *(self.lost if allowed else ())]
 
     def refusal(self, uri: str) -> str:
-        """Return the reason for which shards that went in masses are left."""
+        """Return the reason why no table is removed if too many shards are gone at once."""
         return (
             f"{len(self.lost)} of {self.registered} registered shards are gone from {uri!r}, which is more than half; "
-            "set EL_REMOVE_MANY_SHARDS=true if they are to go"
+            "set EL_REMOVE_MANY_SHARDS=true to remove them"
         )
 
 
 class ShardsThatWent(dg.Config):
-    """The choice of the shards to take out."""
+    """The shards to remove."""
 
     kind: str
     shards: list[str]
@@ -68,14 +68,14 @@ class ShardsThatWent(dg.Config):
 
 @dg.op
 def remove_tables(context: dg.OpExecutionContext, config: ShardsThatWent, settings: Settings) -> None:
-    """Remove tables and registration of shards that the source does not list any more."""
+    """Remove the tables and the registration of shards that the source no longer lists."""
     kind, tables = KINDS[config.kind], ShardTables(settings.store)
     listed = set(kind.open_source(settings).shards())
     registered = set(registered_shards(context.instance, kind.partitions))
     for shard in config.shards:
         if shard in listed or shard not in registered:
             context.log.info(
-                f"{shard}: left as it is, it is {'in the source' if shard in listed else 'not registered'}"
+                f"{shard}: not removed, since it is {'in the source' if shard in listed else 'not registered'}"
             )
             continue
         for table in reversed(kind.tables):
@@ -84,13 +84,16 @@ def remove_tables(context: dg.OpExecutionContext, config: ShardsThatWent, settin
         context.log.info(f"{shard}: removed")
 
 
-@dg.job(description="Take out shards whose files left the source, with their tables. A sensor asks for it.")
+@dg.job(
+    description="Remove shards that the source no longer lists: their tables and their registration. Started by the "
+    "sensors follow_corpus and follow_instructions."
+)
 def remove_shards() -> None:
-    """One op."""
+    """Run the one op of the job."""
     remove_tables()
 
 
 def removal_of(kind: str, shards: list[str]) -> dg.RunRequest:
-    """A run that takes shards out."""
+    """Return the request of a run that removes these shards."""
     config = dg.RunConfig(ops={"remove_tables": ShardsThatWent(kind=kind, shards=shards)})
     return dg.RunRequest(run_config=config, tags={"entropylong/removed": str(len(shards))})

@@ -1,4 +1,4 @@
-"""The resources that a run asks a Ray cluster for, as a tag of the run, which only dagster-ray's launcher reads."""
+"""The resources that a run needs on a Ray cluster, as a tag of the run; only dagster-ray's launcher reads it."""
 
 import json
 from collections.abc import Collection
@@ -11,9 +11,10 @@ RAY_TAG = "dagster-ray/config"
 
 
 def ray_tags(settings: Settings, parts: Collection[str], *, on_ray: bool) -> dict[str, str]:
-    """The tag of runs that make assets of these parts; cores only for none; no tag if runs are not executed by Ray.
+    """Return the tag of runs that make assets of these parts; none if Ray does not execute the runs.
 
-    Ray hides the GPUs of a node from runs that asked for none, so whatever loads a model asks.
+    Without parts a run gets cores only. Ray hides the GPUs from runs that did not ask for one, so every part that loads
+    a model asks.
     """
     if not on_ray:
         return {}
@@ -24,10 +25,10 @@ def ray_tags(settings: Settings, parts: Collection[str], *, on_ray: bool) -> dic
 
 
 def _reads_a_model(part: str, settings: Settings) -> bool:
-    """Return true if a part scores or encodes; the embedded encoder adds up vectors and needs no GPU."""
+    """Return true if a part uses a model; the embedded encoder only adds up vectors and does not count."""
     return part != "index" or settings.encoder != "reference-idf"
 
 
 def launches_on_ray(instance: dg.DagsterInstance) -> bool:
-    """Return true if the instance's runs become jobs of a Ray cluster."""
+    """Return true if the instance launches runs as jobs of a Ray cluster."""
     return any(kind.__module__.startswith("dagster_ray") for kind in type(instance.run_launcher).__mro__)

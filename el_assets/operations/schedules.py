@@ -1,9 +1,9 @@
-"""Schedules that ask for what is missing or stale, if anything is, and sensors by which one job follows another. Off
-until a person switches them on.
+"""Schedules that start runs for missing or stale tables, and sensors that start one job after another.
 
-A run asks for one contiguous range that spans unfinished shards: shards in between that are up to date are skipped,
-which is cheaper than loading a model once per isolated shard. A range never spans a shard that its run could not make.
-Neither asks for anything while a run of the job is under way, so that ticks do not pile up.
+All are off until a person switches them on. A run takes one contiguous range of shards, from an unfinished one to an
+unfinished one. Shards in between that are up to date are skipped, which costs less than to load a model for each
+isolated shard. A range contains no shard that its run could not make. No run is started while one of the same job is
+queued or running, so that ticks do not pile up.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -32,15 +32,17 @@ Asked = Iterator[dg.RunRequest | dg.SkipReason]
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
-    """Run tags that ask for the registered shards from first to last."""
+    """Return the run tags that choose the registered shards from first to last."""
     return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 
 
 def spanning_ranges(
     wanted: Collection[str], registered: Sequence[str], size: int, barred: Collection[str] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Ranges of at most `size` registered shards that hold all wanted ones and none that is barred, each beginning and
-    ending with a wanted one."""
+    """Yield ranges (first, last) of at most `size` registered shards that together hold all wanted shards.
+
+    Each range begins and ends with a wanted shard, and holds none that is barred.
+    """
     asked, walls = set(wanted), set(barred)
     held: list[int] = []
     for number, shard in enumerate(registered):
@@ -54,7 +56,7 @@ def spanning_ranges(
 
 
 def ask_for_index(inventory: Inventory) -> Asked:
-    """Runs of `build_index`; for the index alone if only it is stale."""
+    """Yield requests for runs of `build_index`; for the index alone if nothing else is stale."""
     wanted = inventory.unfinished(CORPUS_TABLES)
     yield from _ranges(inventory, wanted, barred=inventory.gone)
     if not wanted:
@@ -66,9 +68,9 @@ def ask_for_index(inventory: Inventory) -> Asked:
 
 
 def ask_for_sequences(inventory: Inventory) -> Asked:
-    """Runs of `build_sequences` for shards whose chunks are done; those without wait for `build_index`."""
+    """Yield requests for runs of `build_sequences`, for shards with chunks; the other shards wait for `build_index`."""
     if inventory.rules.misleads("retrieval_index"):
-        yield dg.SkipReason("the retrieval index holds chunks that changed or went; run build_index first")
+        yield dg.SkipReason("the retrieval index holds chunks that have changed or are gone; run build_index first")
         return
     waiting = {*inventory.unfinished(CORPUS_TABLES), *inventory.gone}
     wanted = [shard for shard in inventory.unfinished(SEQUENCE_TABLES) if shard not in waiting]
@@ -83,7 +85,7 @@ def ask_for_sequences(inventory: Inventory) -> Asked:
 
 
 def ask_for_samples(inventory: Inventory) -> Asked:
-    """Runs of `score_samples`."""
+    """Yield requests for runs of `score_samples`."""
     wanted = inventory.unfinished(made_under(SAMPLE_TABLES, inventory.settings))
     yield from _ranges(inventory, wanted, barred=inventory.gone)
     if not wanted:
@@ -91,7 +93,7 @@ def ask_for_samples(inventory: Inventory) -> Asked:
 
 
 def ask_for_selection(inventory: Inventory) -> Asked:
-    """A run of `select_samples` if the pool or a setting of the ranking changed."""
+    """Yield a request for a run of `select_samples` if the pool or a setting of the ranking has changed."""
     tables = made_under(SAMPLE_TABLES, inventory.settings)
     scored = [s for s in inventory.registered if all(inventory.table(t, s).is_done for t in tables)]
     stale = [s for s in inventory.registered if s not in scored and inventory.table(tables[-1], s).state == "stale"]
@@ -115,12 +117,12 @@ def _ranges(inventory: Inventory, wanted: Sequence[str], barred: Collection[str]
 
 
 def _with_key(asked: dg.RunRequest | dg.SkipReason, key: str) -> dg.RunRequest | dg.SkipReason:
-    """A tick that is tried again starts no run twice."""
+    """Return a request with a run key, so that a tick that is repeated does not start the run twice."""
     return asked.with_replaced_attrs(run_key=key) if isinstance(asked, dg.RunRequest) else asked
 
 
 def reasons(inventory: Inventory, tables: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each table and reason for which it is not done, with the shards that it holds of.
+    """Yield a line for each table and each reason why it is not done, with the shards concerned.
 
     Example:
         verified_pairs: stale: setting epsilon was 0.4, is 0.5: 12 shards: a.parquet, b.parquet and 10 more
@@ -132,11 +134,11 @@ def reasons(inventory: Inventory, tables: Sequence[str]) -> Iterator[str]:
 
 
 def in_words(asked: dg.RunRequest | dg.SkipReason, job: str) -> str:
-    """A line for a tick's log."""
+    """Return a line for the log of a tick."""
     if isinstance(asked, dg.SkipReason):
-        return asked.skip_message or "nothing is asked for"
+        return asked.skip_message or "starts no run"
     ends = [asked.tags[tag] for tag in range_tags("", "") if tag in asked.tags]
-    return f"asks for {job}: {f'{ends[0]} to {ends[1]}' if ends else 'the index alone'}"
+    return f"starts {job}: {f'{ends[0]} to {ends[1]}' if ends else 'the index alone'}"
 
 
 def _up_to_date(inventory: Inventory) -> dg.SkipReason:
@@ -148,9 +150,11 @@ class Automated:
     """A job that a schedule or a sensor asks for.
 
     Attributes:
-        job: its name.
-        tables: returns the tables whose states a tick's log explains.
-        waits_for: jobs whose runs must have ended first: sequences made from half an index stay as they are.
+        job: name of the job.
+        ask: yields the requests for runs, or the reason why there is none.
+        tables: returns the tables that the log of a tick explains.
+        waits_for: jobs whose runs must have ended. For example, sequences made with half an index would stay as they
+            are.
     """
 
     job: str
@@ -162,16 +166,16 @@ class Automated:
     def answer(
         self, context: dg.ScheduleEvaluationContext | dg.RunStatusSensorContext, settings: Settings, key: str
     ) -> Asked:
-        """Runs, or why there are none; the tick's log says which shards are not done and why.
+        """Yield requests for runs, or the reason why there is none; log which shards are not done and why.
 
         Args:
-            key: begins the keys of the runs, so that a tick that is tried again starts none twice.
+            key: prefix of the run keys, by which a repeated tick does not start a run twice.
         """
         for job in (self.job, *self.waits_for):
             running = context.instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=UNDER_WAY))
             if running:
-                context.log.info(f"{running} runs of {job} are under way")
-                yield dg.SkipReason(f"{running} runs of {job} are under way")
+                context.log.info(f"{running} runs of {job} are queued or running")
+                yield dg.SkipReason(f"{running} runs of {job} are queued or running")
                 return
         inventory = self.kind.inventory(context.instance, settings)
         asked = list(self.ask(inventory))
@@ -201,7 +205,7 @@ SELECTION = Automated(
 
 
 def _schedule(name: str, jobs: Jobs, automated: Automated, cron: str, what: str) -> dg.ScheduleDefinition:
-    """A schedule that is off until a person switches it on."""
+    """Return a schedule that is off until a person switches it on."""
     job = jobs.named(automated.job)
 
     @dg.schedule(
@@ -209,9 +213,9 @@ def _schedule(name: str, jobs: Jobs, automated: Automated, cron: str, what: str)
         job=job,
         cron_schedule=cron,
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"{what} Asks for nothing if nothing is missing or stale, or while a run of {job.name} is under "
-        "way; the log of a tick says which shards and why. EL_BACKFILL_EVERY_HOURS says how often, EL_SHARDS_PER_RUN "
-        "how many shards a run takes.",
+        description=f"{what} Starts no run if everything is up to date, or while a run of "
+        f"{' or '.join((job.name, *automated.waits_for))} is queued or running. The log of each tick names the shards "
+        "and the reasons. EL_BACKFILL_EVERY_HOURS sets the interval, EL_SHARDS_PER_RUN the most shards of a run.",
     )
     def schedule(context: dg.ScheduleEvaluationContext, settings: Settings) -> Asked:
         yield from automated.answer(context, settings, str(context.scheduled_execution_time))
@@ -220,7 +224,7 @@ def _schedule(name: str, jobs: Jobs, automated: Automated, cron: str, what: str)
 
 
 def schedules(every_hours: int, jobs: Jobs) -> list[dg.ScheduleDefinition]:
-    """All schedules; daily ones run by night, an hour apart and more, since each needs what the one before made."""
+    """Return all schedules. Daily ones run at night, an hour apart, so that each finds what the one before made."""
 
     def cron(minute: int, hour: int) -> str:
         return f"0 {hour} * * *" if every_hours == 24 else f"{minute} */{every_hours} * * *"
@@ -231,40 +235,40 @@ def schedules(every_hours: int, jobs: Jobs) -> list[dg.ScheduleDefinition]:
             jobs,
             INDEX,
             cron(0, 2),
-            "Reads, chunks and indexes the registered shards whose documents or chunks are missing or stale, and takes "
-            "the rows of removed shards out of the index.",
+            "Runs build_index for the registered shards whose documents or chunks are missing or stale. If only the "
+            "index is stale, for example after shards were removed, it updates the index alone.",
         ),
         _schedule(
             "backfill_sequences",
             jobs,
             SEQUENCES,
             cron(30, 4),
-            "Finishes the registered shards of which an EntropyLong table is missing or stale. The sensor "
-            "sequences_follow_index does so as soon as an index is built.",
+            "Runs build_sequences for the registered shards that have chunks and a missing or stale EntropyLong table. "
+            "The sensor sequences_follow_index does the same after each run of build_index.",
         ),
         _schedule(
             "backfill_samples",
             jobs,
             SAMPLES,
             cron(15, 3),
-            "Scores the registered instruction shards of which a table is missing or stale.",
+            "Runs score_samples for the registered instruction shards with a missing or stale table.",
         ),
         _schedule(
             "backfill_selection",
             jobs,
             SELECTION,
             cron(45, 5),
-            "Ranks the pool of instruction samples and selects again if it or a setting of the ranking changed. The "
-            "sensor selection_follows_scores does so as soon as samples are scored.",
+            "Runs select_samples if the scored pool or a setting of the ranking has changed. The sensor "
+            "selection_follows_scores does the same after each run of score_samples.",
         ),
     ]
 
 
 def _follows(name: str, jobs: Jobs, automated: Automated, after: Automated, what: str) -> dg.SensorDefinition:
-    """A sensor that asks for a job when a run of another one, or of the job itself, has succeeded.
+    """Return a sensor that starts a job after a successful run of another job, or of the job itself.
 
-    A run of the job itself may have kept it from asking while the other one ended. What that run left undone is not
-    asked for again, which would go on for ever.
+    The job itself counts because its run may have been in the way when the other job ended. Shards that this run did
+    not finish are not asked for again, since that could repeat for ever.
     """
     job = jobs.named(automated.job)
 
@@ -274,8 +278,9 @@ def _follows(name: str, jobs: Jobs, automated: Automated, after: Automated, what
         monitored_jobs=[jobs.named(after.job), job],
         request_job=job,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"{what} Asks for nothing if nothing is missing or stale, or while a run of {job.name} is under "
-        "way; the log of a tick says which shards and why. EL_SHARDS_PER_RUN says how many shards a run takes.",
+        description=f"{what} Starts no run if everything is up to date, or while a run of "
+        f"{' or '.join((job.name, *automated.waits_for))} is queued or running. The log of each tick names the shards "
+        "and the reasons. EL_SHARDS_PER_RUN sets the most shards of a run.",
     )
     def sensor(context: dg.RunStatusSensorContext, settings: Settings) -> list[dg.RunRequest] | dg.SkipReason:
         run = context.dagster_run
@@ -283,7 +288,7 @@ def _follows(name: str, jobs: Jobs, automated: Automated, after: Automated, what
         runs = [one for one in asked if isinstance(one, dg.RunRequest)]
         again = [one for one in runs if run.job_name == job.name and _range_of(one.tags) == _range_of(run.tags)]
         if again:
-            return dg.SkipReason(f"{job.name} has just been run for the same shards and left them undone; see its log")
+            return dg.SkipReason(f"{job.name} has just run for the same shards and did not finish them; see its log")
         return runs or next(one for one in asked if isinstance(one, dg.SkipReason))
 
     return sensor
@@ -294,21 +299,21 @@ def _range_of(tags: Mapping[str, str]) -> list[str | None]:
 
 
 def following_sensors(jobs: Jobs) -> list[dg.SensorDefinition]:
-    """Sensors by which the second half of the graph follows the first without waiting for its schedule."""
+    """Return the sensors that start the second half of the graph right after the first half."""
     return [
         _follows(
             "sequences_follow_index",
             jobs,
             SEQUENCES,
             INDEX,
-            "When build_index has succeeded, finishes the registered shards of which an EntropyLong table is missing "
-            "or stale.",
+            "After each successful run of build_index, runs build_sequences for the registered shards with a missing "
+            "or stale EntropyLong table.",
         ),
         _follows(
             "selection_follows_scores",
             jobs,
             SELECTION,
             SAMPLES,
-            "When score_samples has succeeded, ranks the pool of instruction samples and selects again.",
+            "After each successful run of score_samples, runs select_samples, which ranks the pool and selects again.",
         ),
     ]

@@ -1,12 +1,12 @@
-"""Sensors that follow a source: shards that came are registered, those that changed are told, those that went removed.
+"""Sensors that follow a source: they register new shards, log changed ones, and have those removed that are gone.
 
 A tick compares the source's listing with the registered shards, and each shard's fingerprint (hash or entity tag of its
-content) with the one that the cursor remembers. It writes nothing itself, so that evaluating one for a look is safe:
-new shards are registered by Dagster, and removal is a run of `remove_shards`. What came or changed is made by the
-schedules, which know it by the tables' stamps.
+content) with the one in the cursor. The tick itself writes nothing, so it is safe to evaluate one by hand: Dagster
+registers new shards, and a run of `remove_shards` removes the others. The schedules make the tables of new and changed
+shards, which they recognise by the tables' stamps.
 
-A source that cannot be listed fails the tick. One from which more than half of the registered shards are gone is taken
-for a faulty one: no table is removed unless `remove_many_shards` says so. Shards without any table do not count:
+If a source cannot be listed, the tick fails. If more than half of the registered shards are gone at once, the source is
+probably faulty: no table is removed unless `remove_many_shards` is set. Shards without any table do not count, since
 nothing is lost with them.
 """
 
@@ -27,14 +27,14 @@ from el_resources.settings import Settings
 from el_resources.sources.contracts import ShardedSource
 from el_resources.sources.shard_files import still_there
 
-# Bytes of the hashes of a shard's name and content in a cursor, which every tick stores again.
+# Bytes of the hashes of a shard's name and content. They are few because every tick stores the cursor again.
 NAME_BYTES, CONTENT_BYTES = 5, 3
 REMOVALS_UNDER_WAY = dg.RunsFilter(job_name=remove_shards.name, statuses=UNDER_WAY)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """Differences between a source and the registered and remembered shards; names of shards, in order."""
+    """Differences between a source and the registered shards, and since the last tick: names of shards, in order."""
 
     came: Sequence[str]
     changed: Sequence[str]
@@ -48,11 +48,11 @@ class Changes:
     def in_words(self) -> str:
         found = [
             f"{len(shards)} {what}: {listed(shards)}"
-            for what, shards in (("came", self.came), ("changed", self.changed), ("went", self.went))
+            for what, shards in (("new", self.came), ("changed", self.changed), ("gone", self.went))
             if shards
         ]
         found += [
-            f"{shard} is no shard any more, and keeps its tables: {why}" for shard, why in self.passed_over.items()
+            f"{shard} is no longer a shard, and keeps its tables: {why}" for shard, why in self.passed_over.items()
         ]
         return "; ".join(found) or f"nothing changed in {len(self.registered)} shards"
 
@@ -63,12 +63,13 @@ def find_changes(
     cursor: str | None,
     passed_over: Mapping[str, str] | None = None,
 ) -> Changes:
-    """Compare a listing with the registered shards and with a cursor.
+    """Return how a listing differs from the registered shards and from a cursor.
 
     Args:
-        fingerprints: of every shard that the source has.
-        cursor: what `cursor_of` made at an earlier tick; None at the first, which finds none changed.
-        passed_over: files of the source that are no shards; a shard of which one is did not go.
+        fingerprints: fingerprint of every shard that the source lists.
+        cursor: result of `cursor_of` at the last tick; None at the first tick, at which no shard counts as changed.
+        passed_over: files of the source that are no shards, with the reason; a registered shard whose file is among
+            them does not count as gone.
     """
     unlisted = [shard for shard in registered if shard not in fingerprints]
     held = still_there(unlisted, passed_over or {})
@@ -87,7 +88,7 @@ def find_changes(
 
 
 def cursor_of(fingerprints: Mapping[str, str]) -> str:
-    """A cursor of 11 characters a shard: enough to notice a change, too short to prove that there is none."""
+    """Return a cursor of 11 characters per shard. Its short hashes show nearly every change, but prove nothing."""
     entries = sorted(_short(shard, NAME_BYTES) + _content(fingerprint) for shard, fingerprint in fingerprints.items())
     return json.dumps({"version": 1, "shards": b64encode(b"".join(entries)).decode()})
 
@@ -109,10 +110,10 @@ def _short(text: str, n_bytes: int) -> bytes:
 
 
 def listing(name: str, settings: Settings) -> tuple[ShardedSource, dict[str, str]]:
-    """Return a source, opened, and the fingerprint of each shard that it lists.
+    """Open a source, and return it with the fingerprint of each shard that it lists.
 
     Raises:
-        ValueError: it lists none.
+        ValueError: the source lists no shard.
     """
     source = KINDS[name].open_source(settings)
     fingerprints = {shard: source.shard_fingerprint(shard) for shard in source.shards()}
@@ -122,14 +123,16 @@ def listing(name: str, settings: Settings) -> tuple[ShardedSource, dict[str, str
 
 
 def _answer(context: dg.SensorEvaluationContext, settings: Settings, name: str) -> dg.SensorResult:
-    """Return the answer of a tick over one kind of shards."""
+    """Return the result of a tick over one kind of source."""
     kind, (source, fingerprints) = KINDS[name], listing(name, settings)
     registered = registered_shards(context.instance, kind.partitions)
     changes = find_changes(fingerprints, registered, context.cursor, source.passed_over())
+    # Choose shards to remove.
     departures = Departures.of(kind, settings, changes.registered, changes.went)
     going, words, runs = departures.removable(settings), changes.in_words(), list[dg.RunRequest]()
+    # Say what happens.
     if departures.ghosts:
-        words += f". Without any table here, left from another source or store: {listed(departures.ghosts)}"
+        words += f". Without tables in this store, so only deregistered: {listed(departures.ghosts)}"
     if len(going) < len(changes.went):
         words += f". No table is removed: {departures.refusal(source.uri)}"
     if going and not context.instance.get_runs_count(REMOVALS_UNDER_WAY):
@@ -144,17 +147,17 @@ def _answer(context: dg.SensorEvaluationContext, settings: Settings, name: str) 
 
 
 def _sensor(kind: Kind, every_seconds: int) -> dg.SensorDefinition:
-    """A sensor that is off until a person switches it on."""
+    """Return a sensor that is off until a person switches it on."""
 
     @dg.sensor(
         name=f"follow_{kind.name}",
         job=remove_shards,
         minimum_interval_seconds=every_seconds,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): registers shards that appear in {kind.called} "
-        f"({kind.variable}), tells which changed, and removes the tables of those whose files went, but never "
-        "more than half at once (EL_REMOVE_MANY_SHARDS). Computes nothing: the schedules make what is missing or "
-        "stale. A source that cannot be listed fails the tick and changes nothing.",
+        description=f"Every {every_seconds} s (EL_WATCH_EVERY_SECONDS): registers shards for new files of "
+        f"{kind.called} ({kind.variable}), logs which files changed, and starts remove_shards for files that are "
+        "gone. If more than half of the shards are gone at once it removes nothing, unless EL_REMOVE_MANY_SHARDS=true. "
+        "Makes no tables: the schedules do. If the source cannot be listed, the tick fails and changes nothing.",
     )
     def sensor(context: dg.SensorEvaluationContext, settings: Settings) -> dg.SensorResult:
         return _answer(context, settings, kind.name)
@@ -163,5 +166,5 @@ def _sensor(kind: Kind, every_seconds: int) -> dg.SensorDefinition:
 
 
 def sensors(every_seconds: int) -> list[dg.SensorDefinition]:
-    """All sensors."""
+    """Return a sensor for each kind of source."""
     return [_sensor(kind, every_seconds) for kind in KINDS.values()]

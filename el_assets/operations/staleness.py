@@ -1,8 +1,8 @@
 """The state of every table (done, missing or stale) and the reason.
 
-A table is stale when it no longer follows from its inputs and the settings (el_assets.tables.recipes), when a table
-that it is made from is stale or missing, or when a rule of its method says so (`Rules`). Every stamp is read once
-per `Inventory`, so a look at thousands of shards costs seconds.
+A table is stale if its inputs or the settings have changed (el_assets.tables.recipes), if one of its inputs is stale or
+missing, or if a rule of its method says so (`Rules`). An `Inventory` reads every stamp once, so the state of thousands
+of shards is found in seconds.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ State = Literal["done", "missing", "stale"]
 
 @dataclass(frozen=True)
 class Finding:
-    """The state of one table; `why` names the reasons for which it is stale, in words, and is empty otherwise."""
+    """The state of one table; `why` gives the reasons if it is stale, or missing although its file exists."""
 
     state: State
     why: tuple[str, ...] = ()
@@ -38,22 +38,22 @@ UNREGISTERED = Finding("stale", (f"no shard is registered; {HOW_TO_REGISTER}",))
 
 
 class Rules(Protocol):
-    """The rules of a method on the state of its tables, beyond their recipes; its folder gives them."""
+    """The rules of a method on the state of its tables, in addition to recipes; each method defines its own."""
 
     def also_stale(self, stored: Stamp) -> tuple[str, ...]:
-        """Return the reasons for which a table is stale although it follows from its recipe."""
+        """Return the reasons why a table is stale although its recipe has not changed."""
         ...
 
     def over_shards(self, asset: str, partition: str) -> "Finding":
-        """Return the state of an asset that is made of all shards together."""
+        """Return the state of an asset that is made from all shards together."""
         ...
 
     def misleads(self, asset: str) -> bool:
-        """Return true if an asset over shards holds rows of tables that changed since, so that it is made first."""
+        """Return true if an asset over shards holds rows that have changed since, so it must be made again first."""
         ...
 
     def has_inputs(self, asset: str) -> bool:
-        """Return true if there is anything to make an asset over shards of."""
+        """Return true if there are inputs from which an asset over shards can be made."""
         ...
 
 
@@ -61,10 +61,10 @@ class Inventory:
     """The state of every table of some shards, under the settings.
 
     Args:
-        source: the corpus or the pool of samples; it is listed here.
+        source: the corpus or the pool of samples; its shards are listed here.
         registered: the shards that Dagster knows, in registration order.
-        rules: makes the rules of the kind of source (`Kind.rules`).
-        verify: compare every table's bytes with its digest, which reads all of them.
+        rules: function that returns the rules of the kind of source (`Kind.rules`).
+        verify: read every table whole and compare it with its digest.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Inventory:
 
     @property
     def gone(self) -> list[str]:
-        """Registered shards whose file left the source."""
+        """Registered shards whose file is gone from the source."""
         return [shard for shard in self.registered if shard not in self.listed]
 
     def unfinished(self, tables: Sequence[str]) -> list[str]:
-        """Registered shards that the source still has, of which one of the tables is missing or stale."""
+        """Return the registered shards in the source for which one of these tables is missing or stale."""
         self.tables.read_ahead(tables, self.registered)
         return [
             shard
@@ -99,7 +99,7 @@ class Inventory:
         ]
 
     def table(self, asset: str, shard: str) -> Finding:
-        """The state of a shard's table."""
+        """Return the state of a shard's table."""
         key = (asset, shard)
         if key not in self._found:
             self._found[key] = self._judge(asset, shard)
@@ -120,19 +120,24 @@ class Inventory:
         return Finding("stale", why) if why else DONE
 
     def missing(self, asset: str, partition: str = UNPARTITIONED) -> Finding:
-        """Return that a table is missing, and why, if its file is there."""
+        """Return the state of a missing table, with the damage if its file exists."""
         damage = self.tables.damage(asset, partition)
         return Finding("missing", (damage,)) if damage else MISSING
 
     def over_shards(self, asset: str, partition: str = UNPARTITIONED) -> Finding:
-        """Return the state of an asset that is made of all shards together."""
+        """Return the state of an asset that is made from all shards together."""
         key = (asset, partition)
         if key not in self._found:
             self._found[key] = self.rules.over_shards(asset, partition)
         return self._found[key]
 
     def against(self, stored: Stamp, inputs: Mapping[str, Stamp], waits: tuple[str, ...]) -> Finding:
-        """Return the state of a stored table whose inputs are given; `waits` are those that are not done."""
+        """Return the state of a stored table.
+
+        Args:
+            inputs: stamps of its inputs.
+            waits: reasons from `waits_for`, if an input is not done.
+        """
         if waits:
             return Finding("stale", waits)
         draft = self._cookbook.draft(stored.asset, stored.partition, inputs)
@@ -146,7 +151,7 @@ def differences(stored: Stamp, draft: Stamp, cookbook: Cookbook) -> tuple[str, .
     parts = [name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)]
     changed = {name for name in recipe.settings if stored.settings.get(name) != draft.settings[name]}
     told_otherwise = {SCORED_TEXTS}
-    if changed & set(recipe.file_settings):  # is part of the source's fingerprint
+    if changed & set(recipe.file_settings):  # such a setting also changes the source's fingerprint
         told_otherwise.add("source")
     parts = [name for name in parts if name not in told_otherwise]
     found = [_part_changed(recipe, name, was.get(name), now.get(name)) for name in parts if "/" not in name]
@@ -161,8 +166,8 @@ def differences(stored: Stamp, draft: Stamp, cookbook: Cookbook) -> tuple[str, .
     others = [role for role in recipe.models if stored.settings.get(role) != draft.settings[role]]
     found += list(dict.fromkeys(cookbook.roles.why_other(role, stored, draft.settings[role]) for role in others))
     if not found and recipe.is_read_from_source:
-        found = ["its file, or the bound on bad rows, is another than when it was read"]
-    return tuple(found) or ("its stamp does not say what it was made from",)
+        found = ["its file, or EL_BAD_ROWS_MAX_SHARE, has changed since it was read"]
+    return tuple(found) or ("its stamp does not record what it was made from",)
 
 
 def _part_changed(recipe: Recipe, name: str, was: str | None, now: str | None) -> str:
@@ -173,11 +178,11 @@ def _part_changed(recipe: Recipe, name: str, was: str | None, now: str | None) -
             return f"code version was {was}, is {now}"
         case "source":
             return "source changed"
-    return f"input {name} was made anew"
+    return f"input {name} was made again"
 
 
 def waits_for(inputs: Iterable[tuple[str, Finding]]) -> tuple[str, ...]:
-    """Return the inputs that a table waits for: the first that is not done, and how many more."""
+    """Return the reason to wait for inputs: the first that is not done, and how many others; empty if all are."""
     found = [f"its input {name} is {finding.state}" for name, finding in inputs if not finding.is_done]
     return (found[0] + (f", and {len(found) - 1} more" if len(found) > 1 else ""),) if found else ()
 

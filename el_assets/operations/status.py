@@ -1,4 +1,4 @@
-"""The state of the whole workspace: how many shards of each asset are done, missing and stale, which, and why."""
+"""The state of the workspace: for each asset, the shards that are done, missing and stale, and why."""
 
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from el_assets.operations.staleness import Finding, Inventory
+from el_assets.operations.staleness import Finding, Inventory, n_shards
 from el_assets.partitions import HOW_TO_REGISTER
 from el_assets.sources import KINDS, Kind
 from el_resources.listed_names import NAMES_SHOWN, listed
@@ -21,8 +21,8 @@ class AssetStatus:
     """The states of an asset's partitions.
 
     Attributes:
-        missing_because: why a missing partition's files do not count, if they are there.
-        stale: partitions, and why each is stale.
+        missing_because: reason by partition, for partitions whose file exists but does not count.
+        stale: reasons by partition.
     """
 
     asset: str
@@ -51,10 +51,12 @@ class AssetStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceStatus:
-    """The assets that a source feeds, how its listing differs from what is registered, and which files were not read.
+    """The status of the assets made from a source, and how the source differs from the registered shards.
 
     Attributes:
-        unreadable: why, by shard; its tables are those from before, or empty.
+        not_registered: shards of the source that are not registered.
+        gone: registered shards that the source no longer lists.
+        unreadable: reason by shard; such a shard has its earlier tables, or empty ones.
     """
 
     uri: str
@@ -69,7 +71,7 @@ class SourceStatus:
         return not (self.not_registered or self.gone or self.unreadable) and all(asset.is_done for asset in self.assets)
 
     def only(self, names: Container[str]) -> "SourceStatus":
-        """Return the status of these assets alone."""
+        """Return the status with these assets only."""
         return replace(self, assets=[asset for asset in self.assets if asset.asset in names])
 
     def as_json(self) -> dict[str, Any]:
@@ -100,10 +102,10 @@ def status_of(
     source: ShardedSource | None = None,
     verify: bool = False,
 ) -> SourceStatus:
-    """Return the state of all tables that are made from a kind of source.
+    """Return the state of all tables that are made from a source.
 
     Args:
-        subsets: the partitions that are looked at of assets over all shards; None for all.
+        subsets: partitions to look at of assets over all shards; None for all.
         source: the opened source; opened here if None.
         verify: read every table and compare it with its digest.
     """
@@ -142,12 +144,12 @@ def made_again(
     chosen: Mapping[str, Sequence[str]],
     assets: Container[str],
 ) -> Iterator[str]:
-    """Yield a line for each asset of which a run makes tables again, and why; nothing if it is told to make all.
+    """Yield a line for each asset whose tables a run makes again, with the reasons; none if `force` is set.
 
     Args:
-        sources: opened sources by the name of their kind.
-        chosen: the run's shards, by kind.
-        assets: that the run makes.
+        sources: opened sources, by kind.
+        chosen: shards of the run, by kind.
+        assets: assets that the run makes.
 
     Example:
         entropy_maps: 4 tables made again: setting alpha was 1.5, is 1.25
@@ -156,7 +158,7 @@ def made_again(
         tables = [name for name in KINDS[kind].made_under(settings) if name in assets]
         try:
             yield from _made_again(KINDS[kind].inventory(instance, settings, source), chosen[kind], tables)
-        except (OSError, ValueError):  # the run's steps meet it too, and tell of it
+        except (OSError, ValueError):  # the steps of the run report the same error
             continue
 
 
@@ -172,9 +174,9 @@ def _made_again(inventory: Inventory, shards: Sequence[str], tables: Sequence[st
 
 
 def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:
-    """Lines for a terminal: counts of every asset, then what is not done, by reason."""
+    """Yield lines for a terminal: the counts of every asset, then the partitions that are not done, by reason."""
     shown = None if all_names else NAMES_SHOWN
-    yield f"{status.uri}: {status.shards} registered shards"
+    yield f"{n_shards(status.shards)} of {status.uri} registered"
     if status.not_registered:
         new = status.not_registered
         yield f"  {len(new)} not registered: {listed(new, shown)}; {HOW_TO_REGISTER}"
@@ -195,7 +197,7 @@ def in_words(status: SourceStatus, *, all_names: bool = False) -> Iterator[str]:
 
 
 def problems(asset: AssetStatus) -> dict[str, list[str]]:
-    """Partitions by what keeps them from being done; several reasons of one are joined."""
+    """Return the partitions that are not done, by reason; several reasons of one partition are joined."""
     found = defaultdict[str, list[str]](list)
     for partition in asset.missing:
         why = asset.missing_because.get(partition)

@@ -1,7 +1,7 @@
-"""Checks that show in the UI what `python -m el_assets status` prints, on the asset that ends each half of the graph.
+"""Checks that show in the UI what `python -m el_assets status` prints, on the last asset of each half of the graph.
 
-A warning: runs of some shards leave others missing, and what a run made is good whatever else is stale. The sensor
-`tell_what_changed` gives their results between runs.
+They fail as warnings, since the tables of a run are good even if other shards are missing or stale. Between runs the
+sensor `tell_what_changed` records their results.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from el_resources.sources.contracts import ShardedSource
 
 @dataclass(frozen=True, kw_only=True)
 class StatusCheck:
-    """A check over the state of one kind of shards."""
+    """The check of one kind of source."""
 
     kind: Kind
 
@@ -29,10 +29,10 @@ class StatusCheck:
     def result(
         self, instance: dg.DagsterInstance, settings: Settings, source: ShardedSource | None = None
     ) -> dg.AssetCheckResult:
-        """Return the state that `status` finds now; a warning with the reason if it cannot look."""
+        """Return the present state as a result; a warning with the reason if source or store cannot be read."""
         try:
             return status_result(status_of(self.kind, instance, settings, source=source))
-        except (OSError, ValueError) as error:  # an unreachable source fails no run that did not need it
+        except (OSError, ValueError) as error:  # a run that did not need the source must not fail
             return cannot_look(error)
 
     def definition(self) -> dg.AssetChecksDefinition:
@@ -44,12 +44,12 @@ class StatusCheck:
 
 
 def cannot_look(error: Exception) -> dg.AssetCheckResult:
-    """Return the warning of a check whose source or store cannot be read."""
+    """Return a warning that the source or the store cannot be read."""
     return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=str(error))
 
 
 def status_result(status: SourceStatus) -> dg.AssetCheckResult:
-    """Passed if everything is done; else counts as metadata, and the first that is not."""
+    """Return a status as the result of a check: passed if all is done; else the first reason. Metadata has counts."""
     lines = [f"{a.asset}: {why}: {listed(shards)}" for a in status.assets for why, shards in problems(a).items()]
     if status.not_registered:
         lines.insert(0, f"not registered: {listed(status.not_registered)}; {HOW_TO_REGISTER}")

@@ -1,7 +1,7 @@
-"""A message to an address of yours, such as a chat service's: as JSON, `{"text": ...}`.
+"""Posts of a message to an address set by the user, such as a chat service's, as the JSON `{"text": ...}`.
 
-The address is a secret: whoever has it may write there. So no error names it, redirects are not followed, and of the
-answer only the status is read. All of it, from the look-up of the name to the answer, takes `POST_SECONDS` at most.
+The address is a secret, since whoever knows it can post there. So errors do not name it, redirects are not followed,
+and only the status of the answer is read. A post takes at most `POST_SECONDS`, including the look-up of the host.
 """
 
 import logging
@@ -21,15 +21,15 @@ def post(address: str, message: str, *, seconds: float = POST_SECONDS) -> None:
     """Send the message.
 
     Args:
-        seconds: after which it is given up.
+        seconds: time after which the attempt ends.
 
     Raises:
-        WebhookError: says what happened, and not to which address.
+        WebhookError: the message was not delivered; the error does not contain the address.
     """
     if not is_web_address(address):
         raise WebhookError(f"{VARIABLE} is no http(s) address; nothing was sent")
     outcome: list[str] = []
-    # A timeout of `requests` counts from byte to byte, and a name's look-up has none, so the clock is kept here.
+    # A timeout of `requests` counts between two bytes and excludes the look-up of the host; this one covers all.
     sender = Thread(target=lambda: outcome.append(_outcome(address, message, seconds)), daemon=True)
     sender.start()
     sender.join(seconds)
@@ -39,7 +39,7 @@ def post(address: str, message: str, *, seconds: float = POST_SECONDS) -> None:
 
 
 def _outcome(address: str, message: str, seconds: float) -> str:
-    """Send the message; returns what went wrong, empty if nothing did."""
+    """Send the message, and return what went wrong; empty if nothing did."""
     import requests  # comes with dagster
 
     logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)  # its debug lines show the address
@@ -49,5 +49,5 @@ def _outcome(address: str, message: str, seconds: float) -> str:
             if answer.is_redirect or 300 <= answer.status_code < 400:
                 return f"answered {answer.status_code}, a redirect, which is not followed"
             return "" if answer.ok else f"answered {answer.status_code}"
-    except Exception as error:  # of many libraries; the words of most hold the address
+    except Exception as error:  # errors of several libraries, whose messages contain the address
         return f"could not be reached ({type(error).__name__})"

@@ -1,7 +1,7 @@
-"""Common style of all pictures, and their two formats: PNG for materializations, SVG for reports.
+"""The common style of all pictures, and their two formats: PNG for materializations, SVG for reports.
 
-A figure is drawn by a pure function of a table. The colour-blind can tell the colours apart (Okabe and Ito's palette),
-and every difference in colour is also one in shape or line style.
+Each figure is drawn by a pure function of a table. The colours (Okabe and Ito's palette) can be told apart by the
+colour-blind, and whatever differs in colour also differs in shape or line style.
 """
 
 import io
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, RULE, BLUE, ORANGE, GREEN, RED = "#333333", "#dddddd", "#0072b2", "#d98000", "#009e73", "#c44601"
-# Names of the colours in a page's style sheet, so that its dark form can choose others.
+# Colours -> their names in the style sheet of a page, which has other colours in dark mode.
 IN_PAGES = {
     INK: "currentColor",
     RULE: "var(--rule)",
@@ -43,7 +43,7 @@ STYLE: dict[Any, Any] = {
 INCHES = (6.4, 3.0)
 PNG_DOTS_PER_INCH = 120
 PNG_COLOURS = 48
-# Most dots of a scatter plot: more of them hide each other and make files large.
+# Most dots of a scatter plot; more would hide each other and make files large.
 DOTS = 1200
 
 
@@ -72,7 +72,7 @@ def svg(figure: "Figure", name: str) -> str:
     """Return the figure as an `<svg>` element for a page, in the page's own colours; equal figures give equal text.
 
     Args:
-        name: description of the figure, for screen readers. Figures of different names have different ids.
+        name: description of the figure for screen readers; it also makes the ids of figures differ.
     """
     import matplotlib as mpl
 
@@ -83,7 +83,7 @@ def svg(figure: "Figure", name: str) -> str:
     element = element[element.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", element, flags=re.DOTALL)
     element = re.sub(r' xmlns(:\w+)?="[^"]*"', "", element).replace("xlink:href", "href")
-    element = re.sub(r" id=\"(?![hmp][0-9a-f]{10})[^\"]*\"", "", element)  # ids that are the same in every figure
+    element = re.sub(r" id=\"(?![hmp][0-9a-f]{10})[^\"]*\"", "", element)  # these ids are the same in every figure
     element = re.sub(r"font-family: [^;\"]*", "font-family: inherit", element)
     element = re.sub(r' (width|height)="[\d.]+pt"', "", element, count=2)
     for colour, in_page in IN_PAGES.items():
@@ -93,7 +93,7 @@ def svg(figure: "Figure", name: str) -> str:
 
 
 def dots(frame: pl.DataFrame) -> pl.DataFrame:
-    """Return at most DOTS rows, evenly spread over the table and the same each time."""
+    """Return at most DOTS rows, spread evenly over the table; always the same rows for the same table."""
     if frame.height <= DOTS:
         return frame
     return frame[np.linspace(0, frame.height - 1, DOTS).astype(np.int64).tolist()]
@@ -116,7 +116,7 @@ def shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def note_if_empty(axes: "Axes", n: int, what: str) -> None:
-    """Write "no …" into a panel that has nothing to draw."""
+    """Write "no WHAT" into a panel that has nothing to draw."""
     if not n:
         axes.text(0.5, 0.5, f"no {what}", transform=axes.transAxes, ha="center", va="center")
 

@@ -117,7 +117,7 @@ def scores_overview(scores: pl.DataFrame, epsilon: float) -> "Figure":
 def _similarity_panel(axes: "Axes", scores: pl.DataFrame, epsilon: float) -> None:
     retrieved = scores.filter(~pl.col("is_control"))
     above = pl.col("reduction") > epsilon
-    # Thinned separately: the pairs above ε matter most, and they are so few that they would vanish among the others.
+    # Thin both sets separately: the few pairs above ε matter most, and would vanish among the others.
     halves = [dots(retrieved.filter(side).sort("similarity")) for side in (above, ~above)]
     drawn = pl.concat(halves).select("similarity", pl.col("reduction").clip(-1, 1))
     axes.scatter(drawn["similarity"], drawn["reduction"], s=7, color=BLUE, alpha=0.5, linewidths=0)
@@ -145,7 +145,7 @@ def contexts_per_root(pairs: pl.DataFrame, *, roots_without: int = 0) -> "Figure
 
     Args:
         pairs: `verified_pairs`, with `shard` if it spans several shards.
-        roots_without: number of roots that keep none, which the table does not hold.
+        roots_without: number of roots that keep no context; they are not in the table.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -208,7 +208,7 @@ def tokens_by_kind(sequences: pl.DataFrame) -> dict[str, int]:
 
 
 def context_distances(sequences: pl.DataFrame) -> pl.DataFrame:
-    """Return `distance_tokens` of every context and each anchor that it verifies: the tokens between the two.
+    """Return `distance_tokens` for every context and each anchor that it verifies: the tokens between the two.
 
     The anchor is in the group's root, which is the next root after the context.
     """

@@ -11,10 +11,10 @@ from el_assets.plots.drawing import BLUE, GREEN, INK, ORANGE, RED, dots, note_if
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Equal parts into which each context is divided, so that contexts of different lengths can be averaged.
+# Number of equal parts of a context, so that contexts of different lengths can be averaged.
 PLACES = 20
 NOT_SELECTED = "not selected"
-# (colour, marker, size) of the subsets, smallest first, and of the samples in none.
+# (colour, marker, size) of each subset, smallest first, and of samples that are not selected.
 LOOKS = dict(
     zip([*FRACTIONS, NOT_SELECTED], [(RED, "*", 60), (ORANGE, "^", 26), (BLUE, "s", 16), (INK, "o", 8)], strict=True)
 )
@@ -30,7 +30,7 @@ def influence_plane(influence: pl.DataFrame) -> "Figure":
             label = subset.replace("_", " ").replace("percent", "%")
             axes.scatter(drawn["hmp"], drawn["cas"], s=size, color=colour, marker=marker, linewidths=0, label=label)
         axes.set(
-            xlabel="HMP: what the long window makes easier",
+            xlabel="HMP: gain by the long window",
             ylabel="CAS, cosine" if is_measured else "CAS: not measured",
         )
         handles, labels = axes.get_legend_handles_labels()
@@ -61,7 +61,7 @@ def attention_and_importance(cam: pl.DataFrame) -> "Figure":
 
 
 def _by_place(cam: pl.DataFrame, column: str) -> np.ndarray:
-    """Return the mean of a segment score over samples, [PLACES], at each place; attention is per 1,000 tokens."""
+    """Return the mean over samples of a segment score at each place, [PLACES]; attention is per 1,000 tokens."""
     sums, counts = np.zeros(PLACES), np.zeros(PLACES)
     places = (np.arange(PLACES) + 0.5) / PLACES
     for tokens, scores in cam.select("segment_tokens", column).iter_rows():

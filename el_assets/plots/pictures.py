@@ -1,4 +1,4 @@
-"""A figure as metadata of a materialization."""
+"""Figures as metadata of materializations."""
 
 import base64
 from typing import Any

@@ -1,7 +1,6 @@
-"""Metadata of a materialization, besides costs and settings: pictures, numbers worth following over time, first rows.
+"""Metadata of a materialization that is made from its table: pictures, numbers to follow over time, first rows.
 
-They are made from the table and never stored: a picture of 20 kB in the stamp of every shard would outweigh small
-tables.
+It is not stored with the table, since a picture of 20 kB in every stamp would be larger than many tables.
 """
 
 from typing import Any
@@ -18,9 +17,9 @@ PREVIEW_ITEMS = 3
 
 
 def shown(asset: str, table: pl.LazyFrame, settings: Settings) -> dict[str, Any]:
-    """Return the metadata of an asset's table or of one partition; only needed columns and a few whole rows are read.
+    """Return the metadata of an asset's table or of one partition; reads only the needed columns and the first rows.
 
-    Pictures show the ε and K of the settings.
+    Pictures are drawn with the ε and K of the settings.
     """
     described = TABLES[asset]
     more = described.look(table.select(described.seen_columns).collect(), settings) if described.look else {}
@@ -29,7 +28,7 @@ def shown(asset: str, table: pl.LazyFrame, settings: Settings) -> dict[str, Any]
 
 
 def preview(frame: pl.DataFrame) -> str:
-    """Return the first rows as a Markdown table; long texts and lists are shortened, and nothing in them is markup."""
+    """Return the first rows as a Markdown table; long texts and lists are shortened, and markup in them is escaped."""
     rows = [[_cell(value) for value in row] for row in frame.head(PREVIEW_ROWS).iter_rows()]
     lines = [frame.columns, ["---"] * frame.width, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -45,5 +44,5 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}"
     text = " ".join(str(value).split())
     shortened = text if len(text) <= PREVIEW_CHARS else f"{text[:PREVIEW_CHARS]}…"
-    # Every sign that could be markup, as a character reference.
+    # Every character that could be markup becomes a character reference.
     return "".join(c if c.isalnum() or c in " .,:;…-/" or ord(c) > 126 else f"&#{ord(c)};" for c in shortened)

@@ -1,4 +1,4 @@
-"""The reports as assets: pages that a person opens to judge the data."""
+"""The reports as assets: HTML pages for judging the data."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ from el_resources.store.stamps import digest
     code_version="1",
 )
 def entropylong_report(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
-    """One HTML page over the finished corpus shards, from stored tables: funnel, costs, counts over ε, distributions.
+    """One HTML page on all finished corpus shards, from stored tables: funnel, costs, counts per ε, distributions.
 
-    Its reader shows a document token by token (coloured by entropy, nats), the chunks retrieved at an anchor and why
-    each was kept or not, and a sequence segment by segment. The page opens without a network and shows at most 200
-    documents and 200 sequences, sampled by hash.
+    Its reader shows a document token by token (coloured by entropy in nats), the chunks retrieved at each anchor with
+    the reason why each was kept or not, and a sequence segment by segment. The page needs no network and shows at most
+    200 documents and 200 sequences, sampled by hash.
     """
     from el_assets.reports.entropylong_data import FinishedShards, draw, report_data
 
@@ -47,11 +47,11 @@ def entropylong_report(context: dg.AssetExecutionContext, settings: Settings) ->
     code_version="1",
 )
 def gateau_report(settings: Settings) -> dg.MaterializeResult:
-    """One HTML page over the ranked pool, from stored tables: funnel, costs, distributions, and a reader of samples.
+    """One HTML page on the ranked pool, from stored tables: funnel, costs, distributions, and a reader of samples.
 
-    The reader shows a sample segment by segment, with attention and importance (from the perplexity with that segment
-    alone), and the sample's perplexities in both readings, HMP, CAS and rank. The page opens without a network and
-    shows at most 200 samples, sampled by hash.
+    The reader shows a sample segment by segment, with the attention to each segment and its importance (from the
+    perplexity with that segment alone), and the sample's perplexities in both readings, HMP, CAS and rank. The page
+    needs no network and shows at most 200 samples, sampled by hash.
     """
     from el_assets.reports.gateau_data import RankedPool, draw, report_data
 

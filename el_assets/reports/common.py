@@ -1,4 +1,4 @@
-"""Parts that both reports share: the choice of entries shown in detail, settings and costs, tokens as text."""
+"""Parts that both reports share: the sample of entries shown in detail, settings and costs, tokens as text."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,12 @@ from el_resources.settings import Settings
 from el_resources.store.shard_tables import ShardTables
 from el_resources.store.stamps import Stamp
 
-# Most entries of a reader. The bytes of all readers add up to less than 10 MB a page, which opens in under 2 s.
+# Most entries of a reader. All readers of a page have less than 10 MB together, which open in under 2 s.
 MOST_ENTRIES = 200
 
 Key = tuple[str, str]  # shard, id
 
-# Meanings of a stamp's entries that are no settings, or replace one: the roles that el_assets.tables.recipes names.
+# Meanings of the entries of a stamp that are roles of models (el_assets.tables.description) and not settings.
 ROLES = {
     "scorer": "Fingerprint of the model that scores.",
     "short_reader": "Fingerprint of the model of the short-window reading; `within` gives its window in tokens.",
@@ -26,31 +26,31 @@ ROLES = {
     "window": "Tokens that `scorer` reads at once.",
     "encoder": "Fingerprint of the retrieval encoder.",
 }
-# Facts of a stamp that say how a model read texts.
+# Meanings of the facts of a stamp that describe how a model read texts.
 READINGS = {
     "bos_id": "Its id.",
     "bos_token": "Token in front of every text that was scored.",
     "device": "Device that the texts were scored on.",
-    "dtype": "Weights in memory while texts were scored.",
+    "dtype": "Dtype of the weights in memory while texts were scored.",
     "end_of_text": "Token between groups, if it is not the one that the checkpoint names.",
     "end_of_text_id": "Its id.",
     "end_of_text_token": "Token between the groups of a sequence.",
-    "segments_by_layers": "Context segments by the number of layers that their attention is a mean over.",
+    "segments_by_layers": "Number of context segments, by the number of layers over which their attention is a mean.",
     "short_window_tokens": "Tokens of the short window.",
     "weights": "Weights of HMP and CAS in the score.",
-    "window_tokens": "Tokens that the model reads at once; with GATEAU the long window.",
+    "window_tokens": "Tokens that the model reads at once; for GATEAU the long window.",
 }
 
 
 def sampled(keys: Iterable[Key]) -> list[Key]:
-    """Sort the keys by hash: the first n of them are a fixed random sample, for any n."""
+    """Return the keys sorted by hash: the first n are always the same random sample, for any n."""
     return sorted(keys, key=lambda key: seeded_hash(0, "report", *key))
 
 
 def within_limits(entries: Iterable[dict[str, Any]], *, n_bytes: int) -> list[dict[str, Any]]:
-    """Return as many of the first entries as fit `n_bytes`, sorted by shard and id.
+    """Return the first entries, as many as fit into `n_bytes`, sorted by shard and id.
 
-    At most MOST_ENTRIES, and at least one if there is any.
+    They are at most MOST_ENTRIES, and at least one if there is any.
     """
     taken: list[dict[str, Any]] = []
     for entry in entries:
@@ -81,8 +81,8 @@ def tokenizer_of(settings: Settings, stamp: Stamp) -> ModelTokenizer:
 def token_texts(tokenizer: ModelTokenizer, ids: Sequence[int]) -> list[str]:
     """Return the text that each token adds; joined, they are the text of all tokens.
 
-    A character whose bytes several tokens share is given to the last of them, and the others are empty. A token is
-    decoded together with its predecessor, since some vocabularies drop a space at the start of a text.
+    If several tokens share the bytes of a character, the last of them gets it, and the texts of the others are empty.
+    Each token is decoded after its predecessor, since some vocabularies drop a space at the start of a text.
     """
     texts = [""] * len(ids)
     before: list[int] = []
@@ -113,7 +113,7 @@ def rounded(values: Iterable[float | None], digits: int = 3) -> list[float | Non
 
 
 def settings_rows(stamps: Sequence[Stamp]) -> list[list[str]]:
-    """Return (name, value, meaning) of every setting, model and way of reading that the tables were made with."""
+    """Return (name, value, meaning) of all settings and models that the tables were made with."""
     read = {name: value for stamp in stamps for name, value in stamp.facts.items() if name in READINGS}
     made_under = {name: value for stamp in stamps for name, value in stamp.settings.items()}
     merged = {**read, **made_under}
@@ -124,7 +124,7 @@ def settings_rows(stamps: Sequence[Stamp]) -> list[list[str]]:
 
 
 def cost_rows(tables: ShardTables, assets: Sequence[str], shards: Sequence[str]) -> list[list[Any]]:
-    """Return (asset, shards, rows, seconds, forwards, tokens): the costs of making each table, from its stamps."""
+    """Return (asset, shards, rows, seconds, forwards, tokens) for each asset: its costs, from the stamps."""
     rows = []
     for asset in assets:
         stamps = tables.stamps(asset, shards).values()
@@ -144,14 +144,17 @@ def set_aside_remark(n: int) -> str:
 
 
 def refuse_torn_chain(chain: Sequence[Stamp]) -> None:
-    """Raise ValueError if tables of one shard, each made from those before it, were made under different settings.
+    """Raise ValueError if the tables of a shard were made under different settings.
 
-    That happens if an early table was made again and the later ones were not: their numbers contradict each other.
+    This happens if an early table was made again and the later ones were not: then their numbers contradict each other.
+
+    Args:
+        chain: stamps of the tables, each made from those before it.
     """
     for earlier, later in pairwise(chain):
         for name in sorted(earlier.settings.keys() & later.settings.keys()):
             if earlier.settings[name] != later.settings[name]:
                 raise ValueError(
                     f"shard {later.partition!r}: {name} is {earlier.settings[name]!r} in {earlier.asset} and "
-                    f"{later.settings[name]!r} in {later.asset}; materialize {later.asset} and what follows it again"
+                    f"{later.settings[name]!r} in {later.asset}; materialize {later.asset} and all after it again"
                 )

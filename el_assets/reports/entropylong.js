@@ -46,7 +46,7 @@ function atAnchor(entry, at) {
   const title = element("h4", {}, `Anchor at token ${count(at)}: “${entry.tokens[at].trim() || "blank"}”`);
   const before = facts({ "entropy before": `${fixed(entry.entropy[at])} nats`, "NLL before": `${fixed(entry.nll[at])} nats`, kept: found?.kept, ε: data.rule.epsilon, criterion: data.rule.criterion });
   if (!found) return [title, before, element("p", {}, "This document has more anchors than the page shows in detail.")];
-  const hidden = found.hidden ? element("p", { class: "faint" }, `${count(found.hidden)} weaker ones are not shown.`) : null;
+  const hidden = found.hidden ? element("p", { class: "faint" }, `${count(found.hidden)} weaker chunks are not shown.`) : null;
   return [title, before, element("div", { class: "cards" }, ...found.pairs.map((pair) => card(entry, at, pair))), ...(hidden ? [hidden] : [])];
 }
 

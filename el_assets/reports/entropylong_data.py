@@ -1,7 +1,7 @@
 """Data of `entropylong_report`: funnel, pass rates, counts over ε, distributions, and the readers' entries.
 
-Everything is computed from stored tables; nothing is scored. Memory holds the scores of all shards, but texts and
-tokens of the shown documents only.
+Everything is computed from stored tables; nothing is scored. The scores of all shards are in memory, but texts and
+tokens only of the documents that are shown.
 """
 
 from collections.abc import Mapping
@@ -64,7 +64,7 @@ def funnel(finished: FinishedShards) -> list[list[Any]]:
     packed = dict(segments.group_by("kind").len().iter_rows())
     return [
         ["documents", n_documents, set_aside_remark(_count(documents) - n_documents)],
-        ["chunks", _count(tables.scan_many("context_chunks", shards)), "what can be retrieved from these shards"],
+        ["chunks", _count(tables.scan_many("context_chunks", shards)), "that can be retrieved from these shards"],
         ["eligible roots", finished.total("entropy_maps", "documents_eligible"), _not_eligible(maps)],
         ["roots", roots.height, _not_finite(maps)],
         ["anchors", int(roots["anchors"].list.len().sum()), "positions with entropy above τ"],
@@ -87,7 +87,7 @@ def _not_eligible(maps: Mapping[str, Any]) -> str:
 
 def _not_finite(maps: Mapping[str, Any]) -> str:
     lost = maps.get("roots_not_finite", 0)
-    return "sampled by hash" + (f"; {lost:,} more were set aside, whose scores are not finite" if lost else "")
+    return "sampled by hash" + (f"; {lost:,} more were set aside, since their scores are not finite" if lost else "")
 
 
 def _left_over(leftovers: Mapping[str, int]) -> str:
@@ -95,9 +95,9 @@ def _left_over(leftovers: Mapping[str, int]) -> str:
 
 
 def epsilon_grid(finished: FinishedShards, *, seed: int) -> list[dict[str, Any]]:
-    """Return, for each ε, the pairs that would pass and the contexts that would be kept, all else being unchanged.
+    """Return, for each ε, how many pairs would pass and how many contexts would be kept, if nothing else changed.
 
-    The functions that made `verified_pairs` are applied to the stored scores again.
+    The functions that made `verified_pairs` are applied to the stored scores.
     """
     made = finished.rule
     return [
@@ -111,7 +111,7 @@ def _at_epsilon(finished: FinishedShards, epsilon: float, *, is_made: bool, seed
     rule = KeepRule(epsilon=epsilon, criterion=made.criterion, beats_controls=made.beats_controls)
     judged = judge(finished.scores, rule)
     rates = pass_rates(judged, seed=seed)
-    # A chunk's uses are capped within a shard.
+    # The cap on a chunk's uses holds within a shard.
     kept = [
         keep_contexts(of_shard, max_uses=finished.made_under["max_chunk_uses"])[0]
         for of_shard in judged.with_columns(shard=shard_of()).partition_by("shard")

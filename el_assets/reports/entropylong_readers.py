@@ -1,4 +1,4 @@
-"""Entries of the report's readers: roots with their anchors and the pairs tried, sequences with their segments."""
+"""Entries of the report's readers: roots with their anchors and scored pairs, sequences with their segments."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,7 +27,7 @@ KEPT, BELOW, BEATEN, CAPPED, RANDOM = "kept", "below", "beaten", "capped", "rand
 
 
 class ChunkTexts:
-    """Texts of the chunks that an entry shows, each stored once: pairs refer to them by number."""
+    """The texts of the chunks that an entry shows, each once; pairs refer to them by number."""
 
     def __init__(self, tables: ShardTables) -> None:
         self.tables = tables
@@ -52,7 +52,7 @@ class ChunkTexts:
 
 
 def document_entries(finished: FinishedShards, settings: Settings) -> list[dict[str, Any]]:
-    """Return a sample of the roots: tokens with entropy, anchors, and the pairs tried there with their verdicts."""
+    """Return a sample of the roots: tokens with entropy, anchors, and the pairs scored there with their verdicts."""
     tables, shards = finished.tables, finished.shards
     keys = tables.scan_many("entropy_maps", shards).select("shard", "doc_id").collect().iter_rows()
     tokenizer = tokenizer_of(settings, finished.stamps["entropy_maps"][shards[0]])
@@ -94,7 +94,7 @@ def _document(row: Mapping[str, Any], tokenizer: ModelTokenizer) -> dict[str, An
 
 
 def _in_detail(tried: Mapping[int, list[Judged]], row: Mapping[str, Any]) -> list[int]:
-    """Return the shown anchors that get details: first those that keep the most contexts, then by highest entropy."""
+    """Return the anchors that are shown in detail: those with the most kept contexts, then with the highest entropy."""
     shown = [at for at in tried if at < DOCUMENT_TOKENS]
     n_kept = {at: sum(verdict == KEPT for _, verdict in tried[at]) for at in shown}
     return sorted(sorted(shown, key=lambda at: (-n_kept[at], -row["entropy_nats"][at], at))[:ANCHORS_IN_DETAIL])
@@ -112,11 +112,11 @@ def _origin(tables: ShardTables, shard: str, doc_id: str) -> dict[str, str]:
 
 
 def _tried(judged: pl.DataFrame, kept: Mapping[tuple[str, str], set[int]]) -> dict[int, list[Judged]]:
-    """Return the pairs of each anchor with their verdicts: retrieved ones first, and in each kind the best first.
+    """Return the pairs of each anchor with their verdicts: retrieved ones before controls, the best of each first.
 
     Args:
-        judged: one root's pairs.
-        kept: the anchors that a context verifies, by root and hash of its text.
+        judged: the pairs of one root.
+        kept: the anchors that a context verifies, by root and hash of the context's text.
     """
     found: dict[int, list[Judged]] = {}
     best_first = judged.sort(["anchor", "is_control", "value", "chunk_id"], descending=[False, False, True, False])
@@ -139,7 +139,7 @@ def _detail(pairs: list[Judged], texts: ChunkTexts) -> dict[str, Any]:
 
 
 def _verdict(row: Mapping[str, Any], *, is_kept: bool) -> str:
-    """Return the rule that decided about the pair."""
+    """Return the verdict on a pair: the part of the keep rule that decided."""
     if row["is_control"]:
         return RANDOM
     if is_kept:
@@ -150,7 +150,7 @@ def _verdict(row: Mapping[str, Any], *, is_kept: bool) -> str:
 
 
 def _pair(row: Mapping[str, Any], verdict: str, texts: ChunkTexts) -> list[Any]:
-    """Return the fields of a pair that the page reads by position.
+    """Return the fields of a pair, which the page reads by position.
 
     They are: chunk number, rank, similarity, entropy and NLL (nats) with the chunk in front, reduction of the entropy
     and of the NLL, value of the best (other) control, verdict.

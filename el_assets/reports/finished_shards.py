@@ -1,4 +1,4 @@
-"""Tables of the shards that EntropyLong has finished, as its report reads them."""
+"""The tables of the shards that EntropyLong has finished, as its report reads them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from el_resources.store.stamps import Stamp, refuse_mixed_settings
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedShards:
-    """The shards that have all of EntropyLong's tables, with these tables and their stamps.
+    """The shards that have all of EntropyLong's tables, with the tables and their stamps.
 
     Attributes:
         stamps: stamp of every table of SEQUENCE_TABLES, by asset and shard.
@@ -43,7 +43,7 @@ class FinishedShards:
         shards = [shard for shard in registered if all(tables.has(asset, shard) for asset in SEQUENCE_TABLES)]
         if not shards:
             raise MissingTableError(
-                f"no shard in store {str(tables.store)!r} has packed_sequences and what they follow from; "
+                f"no shard in store {str(tables.store)!r} has all tables from entropy_maps to packed_sequences; "
                 "run job build_sequences first"
             )
         stamps = {asset: tables.stamps(asset, shards) for asset in SEQUENCE_TABLES}

@@ -52,9 +52,9 @@ function segments(entry) {
 place("subject").textContent = `${count(data.n_samples)} ranked samples of ${count(data.shards.length)} shards in ${data.store}`;
 place("funnel").append(funnel(data.funnel));
 place("correlations").textContent = data.with_cam
-  ? `Rank correlation of the final score with HMP ${fixed(data.correlations[0])}, with CAS ${fixed(data.correlations[1])}: what each term contributes to the order.`
+  ? `Rank correlation of the final score with HMP ${fixed(data.correlations[0])}, with CAS ${fixed(data.correlations[1])}: how much each term decides the order.`
   : "CAM is off (EL_CAM=false): no awareness was measured, and samples are ranked by HMP alone.";
-if (data.evidence.length) place("evidence").append(table("Where the needed passage is, and where such samples rank", ["passage", "samples", "median rank", ...data.subsets.map((one) => `in ${one.name}`)], data.evidence));
+if (data.evidence.length) place("evidence").append(table("Ranks of samples by the place of the needed passage", ["passage", "samples", "median rank", ...data.subsets.map((one) => `in ${one.name}`)], data.evidence));
 place("samples-shown").textContent = shownOf(data.samples.length, data.n_samples, "samples");
 const best = data.samples.reduce((found, entry, index) => (entry.rank < data.samples[found].rank ? index : found), 0);
 chooser(place("sample-list"), "sample", data.samples, (entry) => [entry.id, `#${entry.rank + 1}`], showSample, best);

@@ -39,7 +39,7 @@ SAMPLES_BYTES = 8_000_000
 CONTEXT_CHARACTERS = 24_000
 SEGMENT_CHARACTERS = 80
 ANSWER_CHARACTERS = 4000
-# Kinds of evidence of the embedded pool. Other words are not shown: they would be text from outside.
+# Kinds of evidence of the embedded pool. Other words are not shown, since they would be text from a source.
 EVIDENCE = ("near", "far", "absent")
 
 
@@ -48,7 +48,8 @@ class RankedPool:
     """The samples that `influence_scores` ranks, with their scores of every kind.
 
     Attributes:
-        influence: stamp of the ranking. hmg: of the first shard's guidance.
+        influence: stamp of the ranking.
+        hmg: stamp of the first shard's `hmg_scores`.
         pool: one row per sample, by rank: the columns of all tables, without the texts.
     """
 
@@ -89,7 +90,7 @@ class RankedPool:
 
 
 def _no_awareness() -> pl.LazyFrame:
-    """`cam_scores` of a pool whose awareness is not measured: no row."""
+    """Return empty `cam_scores`, for a pool whose awareness is not measured."""
     return pl.LazyFrame(schema={"shard": pl.String(), **polars_schema("cam_scores")})
 
 
@@ -97,7 +98,7 @@ def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
     """Return the page's data. Raises ValueError (see tokenizer_of)."""
     tables, shards = ranked.tables, ranked.shards
     with_cam = has_cas(tables)
-    # A store may still hold `cam_scores` from before EL_CAM was switched off; they are no part of this ranking.
+    # If EL_CAM was switched off later, the store still holds `cam_scores`, which are not part of this ranking.
     made = [name for name in SAMPLE_TABLES if with_cam or name != "cam_scores"]
     stamps = [
         *(stamp for name in made for stamp in tables.stamps(name, shards[:1]).values()),
@@ -145,7 +146,7 @@ def funnel(ranked: RankedPool) -> list[list[Any]]:
         [
             "context segments",
             segments,
-            "each read alone, and its share of attention measured"
+            "each was read alone, and the attention to it was measured"
             if segments
             else "none was read: CAM is off, or no sample has a context",
         ],
@@ -221,7 +222,7 @@ def _sample(
 
 
 def _scored_text(texts: Mapping[str, Any]) -> str:
-    """Return the response, and the exchanges after it that are scored with it."""
+    """Return the response, followed by the later exchanges that are scored with it."""
     later = [text for one in texts["later_exchanges"] for text in (f"[user] {one['instruction']}", one["response"])]
     return "\n\n".join([texts["response"], *later])
 
@@ -231,7 +232,7 @@ def _perplexity(nll_nats: float) -> float:
 
 
 def _evidence_segment(row: Mapping[str, Any]) -> int | None:
-    """Return the index of the segment in which the needed passage ends; None if it is unknown or was cut away."""
+    """Return the index of the segment in which the needed passage ends; None if unknown, or if it was cut away."""
     distance, lengths = row["evidence_distance_tokens"], row["segment_tokens"] or []
     if distance is None or not lengths:
         return None

@@ -1,11 +1,11 @@
 """A report as one HTML file, put together from style sheet, scripts, data and pictures.
 
 Guarantees:
-- The page loads nothing: its Content-Security-Policy allows only its own style and the scripts whose hashes it names.
-  So a script in a document would not run even if it became markup.
-- Text from tables does not become markup: it is in one JSON block, in which `<`, `>` and `&` are escaped, and the
-  scripts put it into the page as text only.
-- Equal tables make equal bytes.
+- The page loads nothing. Its Content-Security-Policy allows only its own style and the scripts whose hashes it lists,
+  so a script in a document would not run even if it became markup.
+- Text from tables does not become markup. It is stored in one JSON block, in which `<`, `>` and `&` are escaped, and
+  the scripts put it into the page as text only.
+- Equal tables give equal bytes.
 """
 
 import base64
@@ -20,7 +20,7 @@ from upath import UPath
 
 from el_resources.store.whole_files import put_whole
 
-# The signs that HTML reads as markup, and the two line ends that JavaScript knows and JSON does not.
+# The characters that HTML reads as markup, and two line ends of JavaScript that JSON does not escape.
 ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 PLACE = re.compile(r"\{\{([\w-]+)\}\}")
 
@@ -29,8 +29,8 @@ def render(title: str, body: str, script: str, data: Mapping[str, Any], figures:
     """Return the whole page.
 
     Args:
-        body: file of the report's own markup; `{{name}}` in it is the figure of that name.
-        script: file of the report's own script.
+        body: file of the report's markup; `{{name}}` in it is replaced by the figure with that name.
+        script: file of the report's script.
         figures: SVG elements, which hold no text from tables.
     """
     scripts = [_file("report.js"), _file(script)]
@@ -55,7 +55,7 @@ def as_script_data(data: Mapping[str, Any]) -> str:
 
 
 def write_page(path: UPath, html: str) -> bool:
-    """Write a page, atomically on a local disk. Return False if the file already has this content.
+    """Write a page (atomically on a local disk). Return False if the file already has this content.
 
     Raises:
         ValueError: the file cannot be written.
@@ -77,5 +77,5 @@ def _file(name: str) -> str:
 
 
 def _filled(template: str, parts: Mapping[str, str]) -> str:
-    """Return the template with its places filled, in one pass: the filled-in text may itself look like a place."""
+    """Return the template with its places filled, in one pass, since inserted text may itself look like a place."""
     return PLACE.sub(lambda place: parts[place[1]], template)

@@ -118,12 +118,12 @@ function press(buttons, pressed) {
   buttons.forEach((button) => button.setAttribute("aria-pressed", String(button === pressed)));
 }
 
-const shownOf = (n, of, what) => (n === of ? `All ${count(of)} ${what} are here.` : `${count(n)} of ${count(of)} ${what} are here, a fixed random sample.`);
+const shownOf = (n, of, what) => (n === of ? `All ${count(of)} ${what} are shown.` : `${count(n)} of ${count(of)} ${what} are shown, a fixed random sample.`);
 
 /** Settings and costs, which both reports end with. */
 function settingsAndCosts() {
   const costs = data.costs.map(([asset, shards, rows, seconds, forwards, tokens]) =>
     [asset, shards, rows, fixed(seconds, 1), forwards, tokens, forwards && seconds ? Math.round(tokens / seconds) : null]);
-  place("costs").append(table("What making the tables cost", ["table", "partitions", "rows", "seconds", "forwards", "tokens", "tokens per second"], costs));
-  place("settings-table").append(table("What the tables were made under", ["setting", "value", "meaning"], data.settings));
+  place("costs").append(table("Costs of making the tables", ["table", "partitions", "rows", "seconds", "forwards", "tokens", "tokens per second"], costs));
+  place("settings-table").append(table("Settings of the tables", ["setting", "value", "meaning"], data.settings));
 }

@@ -1,1 +1,1 @@
-"""The UI: Dagster's web server behind a door that web pages of other sites cannot pass."""
+"""The UI: Dagster's web server with a middleware, the door, that refuses requests of other sites' web pages."""

@@ -1,20 +1,20 @@
 """An ASGI middleware that keeps other sites' web pages out of Dagster's server.
 
-Dagster's server asks nobody who they are, so any page in a browser that reaches it could start runs: by a request that
-browsers send without asking (a form, a GET, an opened WebSocket), or under a name that its owner points at this machine
-later. Refused are, over HTTP and WebSocket:
+Dagster's server has no login, so any web page in a browser that can reach it could start runs: by a request that
+browsers send without asking the server first (a form, a GET, a WebSocket), or by a host name that its owner later
+points to this machine. These requests are refused, over HTTP and WebSocket:
 
-| request | because |
+| request | reason |
 |---|---|
-| `Host` that is neither loopback nor named by EL_UI_HOSTS | a foreign name points here (DNS rebinding) |
-| `Origin` that is not that of the `Host` | a page of another site asks |
-| GraphQL by GET, other than the page that shows its editor | any page may send a GET |
-| any other method than GET, HEAD, OPTIONS, unless it is a POST of JSON | any page may send a form or plain text |
-| a GraphQL operation over a WebSocket that is no subscription | what changes something comes by POST |
+| `Host` is neither loopback nor in EL_UI_HOSTS | a foreign name points to this machine (DNS rebinding) |
+| `Origin` is not that of the `Host` | a page of another site sends it |
+| GraphQL by GET, other than the page with the editor | any page may send a GET |
+| another method than GET, HEAD and OPTIONS, unless a POST of JSON | any page may send a form or plain text |
+| a GraphQL operation over a WebSocket that is not a subscription | changes are made by POST only |
 
-A request without an `Origin`, as curl, Dagster's own clients and links send it, passes these: it is no page's script.
-This is no login: whoever reaches the port with such a client may do what the UI can. Pages of other sites may not show
-the UI in a frame either, in which a visitor could be made to click.
+A request without an `Origin` passes the second rule: curl, Dagster's own clients and links send such requests, scripts
+of pages do not. This is no login: whoever reaches the port with such a client can do all that the UI can. Pages of
+other sites also cannot show the UI in a frame, in which a visitor could be tricked into a click.
 """
 
 import ipaddress
@@ -33,10 +33,10 @@ POLICY_VIOLATION = 1008  # the close code of RFC 6455
 
 
 class Door:
-    """Answers what is refused with 403 or 415 and a reason; the rest goes to the app.
+    """The middleware: it answers refused requests with 403 and a reason, and passes the others to the app.
 
     Args:
-        hosts: names under which the server may be reached besides loopback, with a port or for all ports.
+        hosts: host names of the server in addition to loopback, with a port or for all ports.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str] = ()) -> None:
@@ -63,15 +63,15 @@ class Door:
         if method not in READING:
             return _not_json(method, headers)
         if scope["path"].rstrip("/").endswith("/graphql") and "text/html" not in headers.get("accept", ""):
-            return "GraphQL is asked by POST with Content-Type: application/json"
+            return "send GraphQL by POST with Content-Type: application/json"
         return ""
 
     def foreign(self, headers: Headers) -> str:
-        """Return the reason why a request is not one to this server from a page of its own; empty if it may be."""
+        """Return the reason why host or origin of a request are not this server's; empty if they are."""
         named = headers.getlist("host")
         if len(named) != 1 or not self._is_known(named[0]):
             shown = ", ".join(map(repr, named)) or "none"
-            return f"Host {shown} is neither loopback nor one of EL_UI_HOSTS, which names those of this server"
+            return f"Host {shown} is neither loopback nor one of EL_UI_HOSTS; add it there if it names this server"
         origins = headers.getlist("origin")
         if any(not is_origin_of(origin, named[0]) for origin in origins):
             return f"Origin {', '.join(map(repr, origins))} is not this server, {named[0]!r}"
@@ -83,13 +83,13 @@ class Door:
 
 
 def host_and_port(host: str) -> tuple[str, str]:
-    """Return name and port of a `Host`, both in the form in which they are compared; the port is empty if none is."""
+    """Return name and port of a `Host`, in lower case; the port is empty if there is none."""
     name, _, port = host.lower().partition("]") if host.startswith("[") else host.lower().partition(":")
     return name.removeprefix("["), port.removeprefix(":")
 
 
 def is_loopback(name: str) -> bool:
-    """Return true for localhost and for addresses of this machine alone; no name is looked up."""
+    """Return true for localhost and loopback addresses; names are not looked up."""
     if name == "localhost":
         return True
     try:
@@ -99,7 +99,7 @@ def is_loopback(name: str) -> bool:
 
 
 def is_origin_of(origin: str, host: str) -> bool:
-    """Return true if an `Origin` is that of a `Host`. Its scheme may be https, which a proxy ends before this server.
+    """Return true if an `Origin` is that of a `Host`. Its scheme may be https, if a proxy terminates TLS.
 
     Example:
         >>> is_origin_of("http://localhost:3000", "localhost:3000"), is_origin_of("null", "localhost:3000")
@@ -120,15 +120,15 @@ def is_origin_of(origin: str, host: str) -> bool:
 def _not_json(method: str, headers: Headers) -> str:
     """Return the reason why a request that may change something is refused; empty for a POST of JSON."""
     kinds = headers.getlist("content-type")
-    # Dagster looks for the word anywhere: `text/plain; x=application/json` is JSON there, and plain text to a browser.
+    # Dagster accepts the words anywhere: it takes `text/plain; x=application/json`, plain text to a browser, for JSON.
     is_json = len(kinds) == 1 and kinds[0].partition(";")[0].strip().lower() == "application/json"
     if method == "POST" and is_json:
         return ""
-    return f"{method} of {', '.join(kinds) or 'no type'}; what changes something is a POST of application/json"
+    return f"{method} of {', '.join(kinds) or 'no type'}; send what changes something by POST as application/json"
 
 
 def _unframed(send: Send) -> Send:
-    """Return a `send` whose responses no page of another site may show in a frame."""
+    """Return a `send` that forbids pages of other sites to show the responses in a frame."""
 
     async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -139,7 +139,7 @@ def _unframed(send: Send) -> Send:
 
 
 def _subscriptions_only(receive: Receive) -> Receive:
-    """Return a `receive` that ends the connection in place of a message that asks for anything but a subscription."""
+    """Return a `receive` that ends the connection if a message asks for anything but a subscription."""
 
     async def checked() -> Message:
         message = await receive()
@@ -151,7 +151,7 @@ def _subscriptions_only(receive: Receive) -> Receive:
 
 
 def _is_subscription(text: str) -> bool:
-    """Return true for a message of the protocol graphql-ws that starts a subscription, or starts nothing."""
+    """Return true if a graphql-ws message starts a subscription, or starts no operation."""
     try:
         message = json.loads(text)
         if not isinstance(message, dict) or message.get("type") != "start":

@@ -1,8 +1,8 @@
-"""dagster-ray's run launcher, for runs that ask a Ray cluster for resources and for nothing else.
+"""dagster-ray's run launcher, restricted to runs that ask a Ray cluster for resources and nothing else.
 
-A run's tag `dagster-ray/config` may also name a runtime environment and variables, and dagster-ray takes it from
-whoever launches the run: code that the nodes would fetch and run with their keys, or `EL_TRUST_REMOTE_CODE=true`. Such
-a run is refused, and fails with a message before a job is submitted.
+The tag `dagster-ray/config` of a run may also name a runtime environment and variables, and dagster-ray accepts it from
+whoever launches the run. It could name code that the nodes fetch and run with their credentials, or set
+`EL_TRUST_REMOTE_CODE=true`. Such a run fails with a message, and no job is submitted.
 """
 
 import json
@@ -18,7 +18,7 @@ RESOURCES = ("num_cpus", "num_gpus", "memory", "resources")
 
 
 class GuardedRayRunLauncher(RayRunLauncher):
-    """A launcher whose jobs run the environment of deploy/ and no other."""
+    """A launcher whose jobs have the environment of deploy/ and no other."""
 
     def launch_run(self, context: LaunchRunContext) -> None:
         refuse_more_than_resources(context.dagster_run.run_id, context.dagster_run.tags)
@@ -30,8 +30,8 @@ class GuardedRayRunLauncher(RayRunLauncher):
 
 
 def refuse_more_than_resources(run_id: str, tags: Mapping[str, str]) -> None:
-    """Raise ValueError if a run would bring code, variables or a command of its own."""
-    UUID(run_id)  # it becomes part of a shell's command
+    """Raise ValueError if a run's tag asks for code, variables or a command of its own."""
+    UUID(run_id)  # raises ValueError if the id is malformed, since it becomes part of a shell command
     asked = json.loads(tags.get(RAY_TAG, "{}"))
     if not isinstance(asked, dict) or (others := sorted(set(asked) - set(RESOURCES))):
         named = ", ".join(others) if isinstance(asked, dict) else repr(asked)

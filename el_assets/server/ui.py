@@ -1,7 +1,8 @@
 """`entropylong ui`: Dagster's web server behind the door (el_assets.server.door), its daemon, and one code server.
 
-What `dagster dev` starts, but for the door. Both share the code server, so that reloading it in the UI reloads it for
-schedules too. All of them end with this process, by Ctrl-C, SIGTERM or, unless it is ignored, SIGHUP.
+It starts what `dagster dev` starts, and the door in addition. Web server and daemon share the code server, so that
+a reload in the UI also reloads the code of schedules. All of them end with this process: by Ctrl-C, SIGTERM or, unless
+it is ignored, SIGHUP.
 """
 
 import contextlib
@@ -39,8 +40,8 @@ from el_assets.operations.in_process import LOCATION, MODULE
 from el_assets.server.door import Door
 
 PORT = 3000
-POLL_MILLISECONDS = 2000  # how often pages ask for what is new; that of `dagster dev`
-# As `dagster-webserver` gives them to databases that take them.
+POLL_MILLISECONDS = 2000  # interval at which pages ask for news, as in `dagster dev`
+# Settings for databases that accept them; the values of `dagster-webserver`.
 STATEMENT_MILLISECONDS, RECYCLE_SECONDS, OVERFLOW_CONNECTIONS = 15_000, 3600, 20
 SHUTDOWN_SECONDS = 60
 LOGGER = logging.getLogger("dagster.entropylong")
@@ -50,7 +51,7 @@ class GuardedWebserver(DagsterWebserver):
     """Dagster's web server with the door in front of it.
 
     Args:
-        hosts: names under which it may be reached besides loopback.
+        hosts: host names of the server in addition to loopback.
     """
 
     def __init__(self, context: WorkspaceProcessContext, hosts: Sequence[str]) -> None:
@@ -61,7 +62,7 @@ class GuardedWebserver(DagsterWebserver):
         return [Middleware(Door, hosts=self._hosts), *super().build_middleware()]
 
     async def download_debug_file_endpoint(self, request: Request) -> Response:
-        """Answer with a run's debug file; 404 if there is no such run, for which Dagster's own answer is a trace."""
+        """Answer with a run's debug file; 404 if there is no such run (Dagster itself would answer with a trace)."""
         run_id = request.path_params["run_id"]
         with self.request_context(request) as context:
             if context.instance.get_run_by_id(run_id) is None:
@@ -71,13 +72,13 @@ class GuardedWebserver(DagsterWebserver):
 
 
 def serve(*, address: str, port: int | None, hosts: Sequence[str], with_daemon: bool) -> int:
-    """Serve the UI until it is interrupted; 0 then, 1 if the daemon ended by itself.
+    """Serve the UI until it is interrupted, and return 0; return 1 if the daemon ended by itself.
 
     Args:
-        address: the address of this machine to listen on.
-        port: 3000, or a free one if that is taken, if None.
-        hosts: names under which the UI may be reached besides loopback.
-        with_daemon: start the daemon too, which runs schedules, sensors and backfills.
+        address: address of this machine to listen on.
+        port: port to listen on; None for 3000, or a free one if that is taken.
+        hosts: host names of the UI in addition to loopback.
+        with_daemon: also start the daemon, which runs schedules, sensors and backfills.
 
     Raises:
         OSError: the port is taken.
@@ -111,7 +112,7 @@ def url_of(address: str, port: int) -> str:
 
 
 def _is_taken(address: str, port: int) -> bool:
-    """Return true if a server answers there. Dagster's own look takes a port that was just closed for taken."""
+    """Return true if a server answers at the port. Dagster's own check also fails for a port that was just closed."""
     with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
         return True
     return False
@@ -127,7 +128,7 @@ def _run(app: ASGIApp, address: str, port: int, daemon: "subprocess.Popen[bytes]
 
 
 def _stop_with(daemon: "subprocess.Popen[bytes]", server: uvicorn.Server) -> None:
-    """Stop the server when the daemon has ended, since schedules and backfills would wait for it in silence."""
+    """Stop the server when the daemon has ended, since schedules and backfills would silently wait for it."""
     code = daemon.wait()
     if not server.should_exit:
         LOGGER.error(f"Dagster's daemon ended with exit status {code}, so the UI ends too; its last lines say why")
@@ -136,7 +137,7 @@ def _stop_with(daemon: "subprocess.Popen[bytes]", server: uvicorn.Server) -> Non
 
 @contextmanager
 def _code_server(instance: dg.DagsterInstance) -> Iterator[Path]:
-    """Start the code server; yields a workspace file that names it."""
+    """Start the code server, and yield the path of a workspace file that names it."""
     target = ModuleTarget(module_name=MODULE, attribute=None, working_directory=None, location_name=LOCATION)
     with ProxyServerManager(instance, target, "warning") as servers, tempfile.TemporaryDirectory() as folder:
         workspace = Path(folder) / "workspace.yaml"
@@ -146,7 +147,7 @@ def _code_server(instance: dg.DagsterInstance) -> Iterator[Path]:
 
 @contextmanager
 def _daemon(instance: dg.DagsterInstance, workspace: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start Dagster's daemon; asks it to end afterwards, and kills it if it does not."""
+    """Start Dagster's daemon and yield its process; at the end ask it to stop, and kill it if it does not."""
     reads, writes = get_ipc_shutdown_pipe()
     given = ["--instance-ref", serialize_value(instance.get_ref()), "--workspace", str(workspace)]
     quiet = ["--log-level", "info", "--code-server-log-level", "warning", "--shutdown-pipe", str(reads)]
@@ -164,5 +165,5 @@ def _daemon(instance: dg.DagsterInstance, workspace: Path) -> Iterator["subproce
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End as by Ctrl-C, so that nothing that was started is left."""
+    """Raise KeyboardInterrupt, as Ctrl-C does, so that all started processes are ended."""
     raise KeyboardInterrupt

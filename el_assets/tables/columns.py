@@ -12,7 +12,7 @@ POSITIONS = pl.List(pl.Int32())
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its polars type and its meaning, with the unit."""
+    """A column: its polars type, and its meaning with the unit."""
 
     dtype: pl.DataType
     description: str

@@ -1,7 +1,7 @@
-"""The description of a table, which the folder of its method gives in one place (`corpus/tables.py` and so on).
+"""The classes by which each method describes its tables in one place (`corpus/tables.py` and so on).
 
-el_assets.catalogue collects the descriptions; everything else about tables (stamps, staleness, checks, catalogue, the
-page of settings) follows from them.
+el_assets.catalogue collects the descriptions. Everything else about tables is derived from them: stamps, staleness,
+checks, the UI's catalogue, and the page of settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from el_resources.settings import Settings
 
 LONG_MODEL = ("long_model", "long_model_revision", "long_window")
 SHORT_MODEL = ("short_model", "short_model_revision", "short_window")
-# Settings that choose the model of a role of `Recipe.models`.
+# Role in `Recipe.models` -> settings that choose its model.
 ROLE_SETTINGS = {
     "scorer": ("bos_token", "dtype", *LONG_MODEL),
     "tokenizer": ("bos_token", "end_of_text_token", *LONG_MODEL),
@@ -24,13 +24,13 @@ ROLE_SETTINGS = {
     "short_reader": ("bos_token", "dtype", "hmg_form", *SHORT_MODEL, *LONG_MODEL),
     "encoder": ("encoder",),
 }
-# Settings that decide which rows of a file are read.
+# Settings that decide which rows of a file can be read.
 ROW_BOUNDS = ("bad_rows_max_share", "document_chars_max", "line_mib_max")
 
 
 @dataclass(frozen=True)
 class Drafted:
-    """The table that a recipe is drafted for."""
+    """The table for which a recipe is drafted."""
 
     settings: Settings
     shard: str
@@ -50,22 +50,23 @@ class Recipe:
     """The inputs, settings and models that a table depends on.
 
     Attributes:
-        code_version: raised whenever the code that makes the table changes its content.
-        inputs: tables of the same shard.
-        inputs_over_shards: tables whose shards or partitions it is made from together.
-        settings: fields of `Settings`.
-        models: `scorer`, `short_reader`, `tokenizer`, `window`, `encoder`.
-        is_scored: a model's forwards made it; such a table is not replaced by an empty one unless that is asked for.
-        is_read_from_source: it is made from a file of a source, whose fingerprint counts.
-        source_settings: settings that reach the table through the fingerprint of its source.
-        file_settings: those of `settings` that also are part of the fingerprint of a source's file.
-        kept_settings: those of `settings` on which no score of the table's rows depends.
-        reads_scored_texts: it depends on the scored texts of its input alone, and not on `kept_settings`.
-        seen_too: settings that the step may read although no content depends on them here.
-        further: parts of the recipe that only some settings add, by name.
-        shown_parts: those of `further` that are recorded among the table's settings.
-        words: the change of a further part in words, by name, from its value before and now (None if it has none).
-        is_made: returns true if the table is made under the settings at all.
+        code_version: number that is raised whenever a change of the code changes the table's content.
+        inputs: tables of the same shard that it is made from.
+        inputs_over_shards: tables of which all shards or partitions together are its input.
+        settings: names of the settings (fields of `Settings`) that it depends on.
+        models: roles of the models that it depends on: `scorer`, `short_reader`, `tokenizer`, `window`, `encoder`.
+        is_scored: it is made by a model's forwards, and so is not replaced by an empty table unless the user asks.
+        is_read_from_source: it is made from a file of a source, and depends on the file's fingerprint.
+        source_settings: settings on which the fingerprint of its source depends.
+        file_settings: those of `settings` that are also part of the fingerprint of a source's file.
+        kept_settings: those of `settings` that change rows but no scores made from them.
+        reads_scored_texts: it depends only on the scored texts of its input, and not on the input's `kept_settings`.
+        seen_too: further settings that its step may read; its content does not depend on them.
+        further: returns parts of the recipe that exist under some settings only, by name.
+        shown_parts: those of the further parts that are recorded among the table's settings.
+        words: by name of a further part, a function (value before, value now) that describes the change. A value is
+            None if the part does not exist.
+        is_made: returns true if the table is made at all under the settings.
     """
 
     code_version: str
@@ -88,14 +89,14 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One table.
+    """A table: its name, columns, recipe and pictures.
 
     Attributes:
         name: its asset's key.
         columns: names and types that every written frame must have.
-        recipe: None for a table that is written together with an asset's own.
+        recipe: None for a side table, which is written together with the table of an asset.
         seen_columns: columns that `look` needs.
-        look: metadata of a materialization, such as pictures, from these columns; None shows the first rows alone.
+        look: function from these columns to metadata of a materialization, such as pictures; None for first rows only.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""The last words of a command that failed: the outermost message of this project, and where the whole trace is.
+"""The message of a command that failed: the outermost error of this project, and the place of the whole trace.
 
-Errors that this project raises say what, which value and what to do; those of the libraries under them say less, and
-come after pages of trace. Nothing is lost: the trace is in a file of the Dagster home (FOLDER), on the run's page in
-the UI, and on the screen with `--debug`.
+Errors that this project raises name the problem, the value and the remedy. Errors of libraries say less, and come after
+pages of trace. Nothing is lost: the trace is in a file of the Dagster home (FOLDER) and on the run's page in the UI,
+and `--debug` prints it.
 """
 
 import os
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from dagster._utils.error import SerializableErrorInfo
 
 FOLDER = Path(".dagster", "failures")
-# Traces are for looking into what failed lately; those of runs are also in Dagster's own database.
+# Traces are needed for recent failures only; those of runs are also in Dagster's database.
 TRACES_KEPT = 50
-# Names that `trace_kept` is given: no other file is ever deleted.
+# Names of trace files; no other file is ever deleted.
 TRACE_NAME = re.compile(r"(run-[0-9a-f-]{36}|[a-z]+-\d{8}-\d{6}-\d+)\.txt")
 PACKAGES = tuple(f"{Path(__file__).parents[2] / name}{os.sep}" for name in ("el_assets", "el_resources"))
-# Begins the note on an error that says which shard was being made.
+# Prefix of the note on an error that names the shard.
 OF_SHARD = "shard: "
 KIND = re.compile(r"[\w.]+(?=: |$)")
 FRAME = re.compile(r'\s*File "(?P<file>.*)", line (?P<line>\d+)')
@@ -38,9 +38,9 @@ class Told:
     """An error in words.
 
     Attributes:
-        words: its message; of an error that nobody foresaw also its kind and place.
+        words: the message; for an unforeseen error also its class and its place in the code.
         shard: the shard that was being made; empty if none was.
-        is_foreseen: this project raised it.
+        is_foreseen: true if this project raised it.
     """
 
     words: str
@@ -49,20 +49,20 @@ class Told:
 
     @property
     def with_shard(self) -> str:
-        """The words, and the shard if they do not name it."""
+        """The message, with the shard if the message does not name it."""
         return (
             f"{self.words} (shard {self.shard!r})" if self.shard and repr(self.shard) not in self.words else self.words
         )
 
     def of_step(self, step: str) -> str:
-        """Return a line that names the table and the shard too."""
+        """Return a line that names the step and the shard, and gives the message."""
         where = f"{step} of {self.shard!r}" if self.shard and repr(self.shard) not in self.words else step
         return f"{where}: {self.words}"
 
 
 @dataclass(frozen=True)
 class _Link:
-    """An error of a chain: its kind and message, its notes, and the last frame of its trace as Python prints it."""
+    """An error of a chain: class, message and notes, and the last frame of its trace, as Python prints it."""
 
     text: str
     frame: str
@@ -74,7 +74,7 @@ class _Link:
 
     @property
     def message(self) -> str:
-        """The message without kind and notes."""
+        """The message without class and notes."""
         text = KIND.sub("", self.text, count=1).removeprefix(": ")
         return "\n".join(line for line in text.splitlines() if not line.startswith(OF_SHARD)).strip()
 
@@ -86,7 +86,7 @@ class _Link:
 
 @contextmanager
 def shard_named(shard: str) -> Iterator[None]:
-    """Within it, an error gets a note of the shard."""
+    """Add a note that names the shard to any error raised within this context."""
     try:
         yield
     except Exception as error:
@@ -96,7 +96,7 @@ def shard_named(shard: str) -> Iterator[None]:
 
 
 def told_of_step(error: "SerializableErrorInfo | None") -> Told:
-    """Return the words of an error as Dagster records it."""
+    """Return the message of an error that Dagster recorded."""
     chain = []
     while error is not None:
         chain.append(_Link(error.message, error.stack[-1] if error.stack else ""))
@@ -105,7 +105,7 @@ def told_of_step(error: "SerializableErrorInfo | None") -> Told:
 
 
 def told_of(error: BaseException) -> Told:
-    """Return the words of an error at hand."""
+    """Return the message of an exception."""
     chain, found = [], traceback.TracebackException.from_exception(error) or None
     while found is not None:
         frames = found.stack.format()
@@ -128,9 +128,9 @@ def _told(chain: list[_Link]) -> Told:
 
 
 def trace_kept(name: str, trace: str, *, on_screen: bool) -> str:
-    """Write a trace into the Dagster home, and return a line that says where it is; the newest TRACES_KEPT stay.
+    """Write a trace into the Dagster home, and return a line that says where; only the newest TRACES_KEPT are kept.
 
-    It is printed if the screen is asked for, or the home cannot be written, so that it is never lost.
+    The trace is printed if `on_screen` is true, or if the file cannot be written.
     """
     trace = without_secrets(trace)
     home = Path(os.environ.get("DAGSTER_HOME", "")).expanduser()
@@ -154,6 +154,6 @@ def _delete_old_traces(folder: Path) -> None:
 
 
 def trace_of_command(error: BaseException, command: str, *, on_screen: bool) -> str:
-    """Keep the trace of an error that ended a command outside its runs; returns the line that says where."""
+    """Write the trace of an error outside of runs into a file, and return the line that says where."""
     name = f"{command}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     return trace_kept(name, "".join(traceback.format_exception(error)), on_screen=on_screen)

@@ -1,7 +1,7 @@
-"""Scores that are not finite: they are set aside and counted, so that no other shard waits for them.
+"""Scores that are NaN or infinite: they are set aside and counted, so that one text does not fail a whole run.
 
-A model whose activations leave the range of its dtype, most often float16, gives NaN for some texts and good scores for
-the rest. Scoring those texts once more gives NaN once more; another dtype is what helps.
+If activations exceed the range of the dtype, most often float16, a model gives NaN for some texts and good scores for
+all others. To score these texts again gives NaN again; another dtype helps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-# Names of what was set aside that a stamp holds.
+# Number of names of rows set aside that a stamp holds.
 NAMES_KEPT = 5
 OTHER_DTYPE = (
     "Set EL_DTYPE=bfloat16 or float32, whose range is wider than that of float16; if float32 does not help, the "
@@ -19,12 +19,12 @@ OTHER_DTYPE = (
 
 
 def is_finite(*scores: Any) -> bool:
-    """Return whether no number of the arrays is NaN or infinite."""
+    """Return true if no number of the arrays is NaN or infinite."""
     return all(bool(np.isfinite(values).all()) for values in scores)
 
 
 def finite_rows(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Return (the rows whose numbers, those of lists too, are all finite; the `sample_id`s of the others)."""
+    """Return (the rows whose numbers are all finite, also in lists; the `sample_id`s of the other rows)."""
     single = [name for name, dtype in table.schema.items() if dtype.is_float()]
     lists = [name for name, dtype in table.schema.items() if isinstance(dtype, pl.List) and dtype.inner.is_float()]
     fine = pl.all_horizontal(
@@ -35,11 +35,11 @@ def finite_rows(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 
 
 def set_aside_facts(kind: str, names: Sequence[str], dtype: str) -> dict[str, Any]:
-    """Return what a stamp says of scores that are not finite: how many, the first few, and the weights' dtype.
+    """Return facts for a stamp on scores that are not finite: their number, the first few, and the weights' dtype.
 
     Args:
-        kind: what has a score, in the plural, such as `roots`.
-        names: those whose scores are not finite.
+        kind: the scored things in the plural, such as `roots`.
+        names: names of those with scores that are not finite.
     """
     return {
         f"{kind}_not_finite": len(names),
@@ -49,7 +49,7 @@ def set_aside_facts(kind: str, names: Sequence[str], dtype: str) -> dict[str, An
 
 
 def not_finite(facts: Mapping[str, Any], kind: str) -> list[str]:
-    """Return one line that says what was set aside, by a stamp's facts; empty if nothing was."""
+    """Return a line on the scores that were set aside, from the facts of a stamp; empty if there are none."""
     count = facts.get(f"{kind}_not_finite", 0)
     if not count:
         return []

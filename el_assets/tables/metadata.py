@@ -1,4 +1,4 @@
-"""Metadata of a materialization, as the UI shows it: rows, columns, place, cost, settings and models, per partition."""
+"""Metadata of a materialization from its stamp: rows, columns, path, cost, settings and models."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from el_resources.store.stamps import Stamp
 
 
 def table_metadata(tables: ShardTables, stamp: Stamp, *, skipped: bool) -> dict[str, Any]:
-    """Metadata of one stored table. A skipped one shows what its making cost then, and that it cost nothing now."""
+    """Return the metadata of a stored table. If it was skipped, its costs are those of the run that made it."""
     path = tables.path(stamp.asset, stamp.partition)
     facts = dict(stamp.facts)
     metadata: dict[str, Any] = {

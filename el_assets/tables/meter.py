@@ -1,4 +1,4 @@
-"""The cost of scoring: forwards, tokens and seconds of a step's engines."""
+"""The cost of scoring in a step: forwards, tokens and seconds of its engines."""
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Counts what engines do while it is entered."""
+    """A context that measures the forwards, tokens and seconds of engines."""
 
     def __init__(self, *engines: "ScoringEngine") -> None:
         self._engines = tuple(dict.fromkeys(engines))

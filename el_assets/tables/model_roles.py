@@ -1,10 +1,10 @@
-"""The models that tables depend on, by role: their fingerprints, and in words why one is not that of a table.
+"""The models that tables depend on, by role: their fingerprints, and how they differ from those of a stored table.
 
-The fingerprint of a model that scores holds the dtype of its weights. With EL_DTYPE=auto that is float32 on a CPU and
-the checkpoint's own on a GPU, so it depends on the machine. A table that is made now is made in this machine's; a table
-that is there counts as up to date in either, so that a laptop without a GPU does not take a GPU's tables for stale.
-Scores of two dtypes are never mixed: a step whose inputs were scored in the other one is refused, and so is a reader
-over shards. Nothing here imports torch but `ModelChoice.place`, which is asked only if a table is made.
+The fingerprint of a model that scores includes the dtype of its weights. With EL_DTYPE=auto the dtype depends on the
+machine: float32 on a CPU, the checkpoint's own on a GPU. A new table is scored in the dtype of this machine. A stored
+table is up to date with either dtype, so that a laptop without a GPU does not show tables of a GPU as stale. Scores of
+two dtypes are never mixed: a step raises an error if its inputs were scored in the other dtype, and so does a reader
+over shards. Only `ModelChoice.place` imports torch, and it is called only if a table is made.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,18 +17,18 @@ from el_resources.models.text_encoder import encoder_fingerprint
 from el_resources.settings import Settings
 from el_resources.store.stamps import Stamp
 
-# Roles whose fingerprint depends on the dtype of the weights.
+# Roles with fingerprints that depend on the dtype of the weights.
 SCORED_ROLES = {"scorer", "short_reader"}
-# In `short_reader`, between the fingerprint of the long model and the short window that it is read in.
+# Separator in `short_reader` between the fingerprint of the long model and the short window.
 WITHIN = " within "
 
 
 class OtherModelError(ValueError):
-    """A table's inputs were made with another model than the table would be."""
+    """The inputs of a table were made with another model than the settings choose for it."""
 
 
 class ModelRoles:
-    """The models of the roles of `Recipe.models` under one run's settings; fingerprints are computed once."""
+    """The models of the roles in `Recipe.models` under the settings of a run; each fingerprint is computed once."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -36,7 +36,7 @@ class ModelRoles:
 
     @cached_property
     def scorer(self) -> ModelChoice:
-        """The model that scores; steps whose recipe has no model never ask for it."""
+        """The model that scores; not needed by steps whose recipe has no model."""
         return ModelChoice.long(self.settings)
 
     def fingerprints(
@@ -45,18 +45,18 @@ class ModelRoles:
         """Return the fingerprints of a table's roles.
 
         Args:
-            lineage: what its inputs were made under.
-            stored: the table that is judged, by the dtype of the scores that it is made from, or by its own; None if it
-                is made now.
+            lineage: settings and models of its inputs.
+            stored: stamp of the stored table, if it is checked for staleness: then the dtype is that of its inputs'
+                scores or its own, not this machine's. None if the table is made now.
         """
         wanted = list(roles)
-        place: Place = "cpu"  # any will do if the dtype is named, or plays no part
+        place: Place = "cpu"  # any place will do if the dtype is set or does not matter
         if SCORED_ROLES & set(wanted) and self.settings.dtype == "auto":
             place = self.scorer.place() if stored is None else self._place_of(lineage, stored)
         return {role: self.fingerprint(role, place) for role in wanted}
 
     def fingerprint(self, role: str, place: Place = "cpu") -> str:
-        """Return the fingerprint of a role, with weights as they are read in a place."""
+        """Return the fingerprint of a role, with the dtype of weights in this place."""
         key = (role, place if role in SCORED_ROLES else "cpu")
         if key not in self._found:
             self._found[key] = self._computed(*key)
@@ -84,25 +84,25 @@ class ModelRoles:
         return next((place for place in PLACES if self.fingerprint("scorer", place) == scorer), "cpu")
 
     def refuse_others(self, asset: str, shard: str, lineage: Mapping[str, Any], models: Mapping[str, str]) -> None:
-        """Raise OtherModelError if the inputs are of another model: its ids and entropies mean nothing to this one."""
+        """Raise OtherModelError if another model made the inputs, since its token ids and entropies do not apply."""
         for role, fingerprint in models.items():
             was = lineage.get(role, fingerprint)
             if was == fingerprint:
                 continue
             if role == "scorer" and (dtypes := self._dtypes(was, fingerprint)):
                 raise OtherModelError(
-                    f"{asset} of shard {shard!r} would mix scores of two dtypes: what it reads was scored with weights "
-                    f"in {dtypes[0]}, which EL_DTYPE=auto is on another machine, and here it is {dtypes[1]}; set "
-                    f"EL_DTYPE={dtypes[0]} to go on in that, or materialize entropy_maps for the shard first"
+                    f"{asset} of shard {shard!r} would mix scores of two dtypes: its inputs were scored on another "
+                    f"machine, where EL_DTYPE=auto means {dtypes[0]}, and here it means {dtypes[1]}; set "
+                    f"EL_DTYPE={dtypes[0]} to continue with that, or materialize entropy_maps for the shard first"
                 )
             raise OtherModelError(
-                f"{asset} of shard {shard!r} would mix two models: what it reads was made with {role} {was}, "
-                f"the settings name {role} {fingerprint}; "
+                f"{asset} of shard {shard!r} would mix two models: its inputs were made with {role} {was}, "
+                f"but the settings choose {role} {fingerprint}; "
                 "materialize entropy_maps for the shard first, or restore the model"
             )
 
     def _dtypes(self, was: str, now: str) -> tuple[str, str] | None:
-        """The dtypes of two fingerprints of the scorer, if `auto` is what sets them apart."""
+        """Return the dtypes of two fingerprints of the scorer if they differ only by what `auto` means; else None."""
         if self.settings.dtype != "auto":
             return None
         by_fingerprint = {self.fingerprint("scorer", place): self.scorer.weights_dtype(place) for place in PLACES}
@@ -111,11 +111,11 @@ class ModelRoles:
     def as_auto(self, models: Mapping[str, str], dtype: object) -> dict[str, str]:
         """Return fingerprints as earlier versions wrote them: with the word `auto` in place of the weights' dtype.
 
-        They are returned as they are unless all that sets the scorer apart is that word. Only tables of scores recorded
-        the dtype that `auto` came to, so that no other table of those versions can be told to be of this one.
+        Fingerprints that do not contain this dtype are returned unchanged. Of those versions' tables only scored ones
+        recorded the dtype that `auto` meant, so only they can be recognised.
 
         Args:
-            dtype: the recorded one.
+            dtype: the dtype that the table recorded.
         """
         plain = partial(model_fingerprint, self.scorer.folder(), window=self.scorer.window_tokens or None)
         if dtype not in DTYPES:
@@ -126,7 +126,7 @@ class ModelRoles:
         }
 
     def why_other(self, role: str, stored: Stamp, now: str) -> str:
-        """Return in words why the fingerprint of a role is not the one that a table was made with."""
+        """Return in words how the fingerprint of a role differs from the one in a stored table."""
         model, _, window = str(stored.settings.get(role)).partition(WITHIN)
         model_now, _, window_now = now.partition(WITHIN)
         if window and model == model_now:
@@ -138,11 +138,11 @@ class ModelRoles:
             dtype = stored.facts.get("dtype")
             known = f" ({dtype} then)" if dtype else ""
             known += "; a run takes its scores over" if self.as_auto({role: now}, dtype) != {role: now} else ""
-            return f"an earlier version's fingerprint has `auto` in place of the weights' dtype{known}"
+            return f"an earlier version recorded the weights' dtype as `auto`{known}"
         of_dtype = {plain(dtype=dtype): dtype for dtype in DTYPES}
         if model not in of_dtype:
             return f"model changed: {role}"
         placed = self.scorer.placed_tokens()
         if placed is not None and placed.bos_id != placed.own_bos_id:
-            return f"texts were scored after the checkpoint's own BOS, are after {self.scorer.tokenizer().bos_token!r}"
+            return f"BOS was the checkpoint's own, is {self.scorer.tokenizer().bos_token!r}"
         return f"the dtype of the weights was {of_dtype[model]}, is {self.settings.dtype}"

@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar in a terminal, and every few seconds a log line with rate and time left."""
+"""Progress of long steps: a bar in a terminal, and a log line every LOG_EVERY_SECONDS with rate and time left."""
 
 import sys
 import time
@@ -13,14 +13,14 @@ LOG_EVERY_SECONDS = 10.0
 
 @contextmanager
 def progress(context: dg.AssetExecutionContext, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Yield `advance(n)`, to be called with the units done since its last call.
+    """Yield a function `advance(n)`; call it with the number of units done since its last call.
 
-    The bar appears once the work has taken a second; shorter work shows none.
+    The bar appears after a second, so short work shows none.
 
     Args:
-        what: the work's name, with the shard.
-        total: units of work; 0 shows nothing.
-        unit: the unit's name.
+        what: name of the work, with the shard.
+        total: units of work; 0 shows no bar.
+        unit: name of the unit.
     """
     started = last_logged = time.monotonic()
     terminal = sys.stderr.isatty()

@@ -1,8 +1,8 @@
-"""The inputs, settings and models of each table, and the hash by which a stored table is compared with them.
+"""Recipes: hashes of the inputs, settings and models of tables, by which a stored table is found to be up to date.
 
-A table's recipe is the hash of its code version, the fingerprints of the tables of the same shard that it reads, the
-method settings and the models that it depends on. Inputs that span shards (the retrieval index) are pinned, not part of
-it: a newer index does not make finished shards stale (see el_resources.store.stamps.Stamp).
+A table's recipe is the hash of its code version, the fingerprints of its inputs, and the settings and models that it
+depends on. The retrieval index is not part of it but pinned, so that a newer index does not make finished shards stale
+(see el_resources.store.stamps.Stamp).
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,8 +17,8 @@ from el_resources.sources.contracts import ShardedSource
 from el_resources.store.shard_tables import ShardTables
 from el_resources.store.stamps import Stamp, digest
 
-# Settings that change where, how fast and whether a table is made, and never what is in it. Sources enter by the
-# fingerprint of the shard.
+# Settings that decide where, how fast and whether a table is made, but not its content. Sources are not listed: a table
+# depends on the fingerprint of its shard.
 OPERATIONAL = (
     "device",
     "force",
@@ -33,7 +33,7 @@ OPERATIONAL = (
 def settings_seen(asset: str) -> frozenset[str]:
     """Return the settings that the step of an asset may read: those of its recipe, and the operational ones.
 
-    A role of a model counts for every table downstream, because tables of two models are never mixed.
+    They include the settings of the models of all its inputs, because tables of two models are never mixed.
     """
     if asset in SETTINGS_WITHOUT_RECIPE:
         return frozenset((*OPERATIONAL, *SETTINGS_WITHOUT_RECIPE[asset]))
@@ -42,7 +42,7 @@ def settings_seen(asset: str) -> frozenset[str]:
     named = {*recipe.settings, *recipe.source_settings, *recipe.seen_too}
     named.update(name for role in roles for name in ROLE_SETTINGS[role])
     if "long_model" in named:
-        named.update(("bos_token", "dtype", "end_of_text_token"))  # a ModelChoice holds them, whatever it is asked
+        named.update(("bos_token", "dtype", "end_of_text_token"))  # a ModelChoice reads them in any case
     return frozenset({*OPERATIONAL, *named})
 
 
@@ -52,17 +52,17 @@ def _upstream(asset: str) -> Iterator[str]:
         yield from _upstream(name)
 
 
-# Fingerprint of all that scores depend on of a table with `Recipe.kept_settings`, in `made_from`.
+# Entry of `made_from` in a table with `Recipe.kept_settings`: fingerprint of the content on which scores depend.
 SCORED_TEXTS = "scored_texts"
-# Fact of a table whose file cannot be read any more: the recipe that the unreadable file would have had.
+# Fact of a table that is kept although its file became unreadable: the recipe with the unreadable file.
 OUTLIVED_AS = "outlived_as"
 
 
 class Cookbook:
-    """Recipes under one run's settings; model fingerprints are computed once (el_assets.tables.model_roles).
+    """The recipes under the settings of a run; model fingerprints are computed once (el_assets.tables.model_roles).
 
     Args:
-        source: what the first table of the chain is read from; the other tables need none.
+        source: the source of tables that are read from one; other tables need none.
     """
 
     def __init__(self, settings: Settings, tables: ShardTables, source: ShardedSource | None = None) -> None:
@@ -80,13 +80,13 @@ class Cookbook:
         *,
         auto_was: object = None,
     ) -> Stamp:
-        """The stamp that a table made now would carry, before facts and pinned inputs.
+        """Return the stamp that the table would have if it were made now, without facts and pinned inputs.
 
         Args:
-            inputs: what the table is made from, if that is more than the same shard's tables.
-            stored: the table that is compared with it. Weights of the dtype `auto` then count as those that it was made
-                with, whatever this machine would read.
-            auto_was: the dtype that the models' fingerprints call `auto` (ModelRoles.as_auto).
+            inputs: stamps of its inputs, if these are not tables of the same shard.
+            stored: stamp of the stored table, if the draft is compared with it. Then the dtype `auto` means the dtype
+                of the stored table, not that of this machine.
+            auto_was: dtype that fingerprints of earlier versions call `auto` (ModelRoles.as_auto).
 
         Raises:
             MissingTableError: an input has not been made.
@@ -95,10 +95,12 @@ class Cookbook:
         recipe = RECIPES[asset]
         if inputs is None:
             inputs = {name: self.tables.require_stamp(name, shard) for name in recipe.inputs}
+        # Collect settings and models.
         own: dict[str, Any] = self.settings.subset(recipe.settings)
         lineage: Mapping[str, Any] = {k: v for stamp in inputs.values() for k, v in stamp.settings.items()}
         models = self.roles.fingerprints(recipe.models, lineage, stored)
         models = self.roles.as_auto(models, auto_was) if auto_was else models
+        # Collect the parts.
         parts: dict[str, Any] = {
             "asset": asset,
             "code_version": recipe.code_version,
@@ -130,10 +132,10 @@ class Cookbook:
         )
 
     def takes_over(self, stored: Stamp) -> bool:
-        """Return true if a table holds the scores that would be made now, and its stamp an earlier version's name.
+        """Return true if a table of an earlier version has the scores that would be made now, under another name.
 
-        These are tables of the versions whose fingerprint of the scorer had `auto` as the weights' dtype. What is made
-        from them is made again, which costs no forward: `context_scores` reuse their pairs.
+        Those versions had the word `auto` as the weights' dtype in fingerprints. Tables made from such a table are made
+        again, but without forwards: `context_scores` reuses the scores of its pairs.
         """
         dtype = stored.facts.get("dtype")
         recipe = RECIPES[stored.asset]
@@ -144,16 +146,16 @@ class Cookbook:
 
 
 def scored_texts(samples: Stamp) -> str:
-    """Return the fingerprint of what is scored of a table, which its `kept_settings` do not change."""
+    """Return the fingerprint of the scored content of samples, which does not depend on `kept_settings`."""
     return samples.made_from.get(SCORED_TEXTS, samples.fingerprint)
 
 
 def still_follows(stored: Stamp, new: Stamp, settings: Settings) -> bool:
-    """Return true if a stored table is the one that would be made now.
+    """Return true if a stored table is up to date: if it were made now, it would be the same.
 
-    A table that outlived its file (which cannot be read now) follows as long as the file stays as it was tried. The
-    bound on bad rows is no part of a recipe: it decides whether a file is refused, so another bound concerns the files
-    whose verdict it changes, and no others.
+    A table that was kept although its file became unreadable is up to date as long as the file does not change again.
+    The bound on bad rows is not part of recipes, since it only decides whether a file is refused. So a changed bound
+    makes a table stale only if it changes this decision.
     """
     if not RECIPES[stored.asset].is_read_from_source:
         return stored.recipe == new.recipe

@@ -1,6 +1,6 @@
-"""The columns of every table: what a frame must have before it is written, and what Dagster shows.
+"""The columns of every table, as polars types for frames and as a schema for Dagster's pages.
 
-`conform` is called before every write, so that no table can carry a column that its method does not describe.
+`conform` is called before every write, so that every column of a table is described.
 """
 
 import dagster as dg
@@ -10,12 +10,12 @@ from el_assets.catalogue import TABLES
 
 
 def polars_schema(table: str) -> pl.Schema:
-    """Column types of a table, by name."""
+    """Return the column types of a table, by name."""
     return pl.Schema({name: column.dtype for name, column in TABLES[table].columns.items()})
 
 
 def conform(frame: pl.DataFrame, table: str) -> pl.DataFrame:
-    """The frame in the table's column order and types.
+    """Return the frame with the table's column order and types.
 
     Raises:
         polars exceptions if a column is missing or cannot be cast without loss.
@@ -25,7 +25,7 @@ def conform(frame: pl.DataFrame, table: str) -> pl.DataFrame:
 
 
 def dagster_schema(table: str) -> dg.TableSchema:
-    """The table's columns as Dagster shows them."""
+    """Return the table's columns for Dagster's pages."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(name=name, type=str(column.dtype), description=column.description)

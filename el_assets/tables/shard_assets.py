@@ -1,4 +1,4 @@
-"""The decorator and pool of assets with one table per shard, and the inputs that every step of a shard uses."""
+"""The decorator for assets with one table per shard, and the inputs that all steps of shards use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def shard_asset(
     kinds: set[str],
     pool: str | None = None,
 ) -> Any:
-    """`@dg.asset` for a table that is partitioned by shard."""
+    """Return `@dg.asset` for a table that is partitioned by shard."""
     decorate = dg.asset(
         name=name,
         group_name=group,
@@ -51,15 +51,15 @@ def shard_asset(
 
 
 def with_seen_settings(asset: str) -> Callable[[Step], Step]:
-    """Decorate the step of an asset so that it sees the settings of its recipe; another one raises."""
+    """Return a decorator of an asset's step: the step may read the settings of its recipe only; others raise."""
 
     def decorate(step: Step) -> Step:
         @wraps(step)
         def seeing(*args: Any, settings: Settings, **more: Any) -> Any:
-            with secrets_kept():  # Dagster keeps and shows what a step raises
+            with secrets_kept():  # Dagster stores and shows the errors of a step
                 return step(*args, settings=settings.seen_by(asset, settings_seen(asset)), **more)
 
-        # The UI's link to the source goes where the code says that it is.
+        # The UI links to the file and line of the code object, so these are set to those of the step.
         own: Any = seeing
         place: Any = step
         own.__code__ = own.__code__.replace(
@@ -80,7 +80,7 @@ class ShardStep:
 
     @classmethod
     def of(cls, context: dg.AssetExecutionContext, settings: Settings, **more: Any) -> Self:
-        """Return the step of a run; `more` gives the fields that a subclass adds."""
+        """Return the inputs of a run's steps; `more` holds the fields that a subclass adds."""
         return cls(
             settings=settings,
             tables=ShardTables(settings.store),
@@ -98,7 +98,7 @@ class ShardStep:
         return self.tokenizer.joint_ids(self.settings.separator)
 
     def placed_facts(self, engine: "ScoringEngine") -> dict[str, Any]:
-        """The token that texts are scored after, by name and id, and where they are scored, for a stamp."""
+        """Return facts for the stamp: the BOS before scored texts, the window and the device."""
         return {
             "bos_token": self.tokenizer.bos_token,
             "bos_id": self.tokenizer.bos_id,
@@ -107,7 +107,7 @@ class ShardStep:
         }
 
     def joint_facts(self) -> dict[str, Any]:
-        """The separator's ids and how many control tokens texts are kept from, for a stamp."""
+        """Return facts for the stamp: the ids of the separator, and how many control tokens texts cannot contain."""
         return {
             "separator_ids": self.separator_ids().tolist(),
             "control_tokens_kept_from_text": len(self.tokenizer.control_tokens),

@@ -1,7 +1,7 @@
-"""Checks over shards: one property, a plain function `shard -> problems`.
+"""Checks of shards, each made of one plain function that returns the problems of a shard.
 
-A partitioned check gives a result for each shard of its run; a global one a single result for every registered shard
-whose table exists, which says how many. Failing checks say what to do next.
+A partitioned check gives a result for each shard of its run. A global check gives a single result over all registered
+shards that have the table. A failed check names the remedy.
 """
 
 import logging
@@ -11,8 +11,8 @@ from typing import Any
 
 import dagster as dg
 
-# Dagster's own results of a partitioned check name no partition if its run has several, and then count for none of
-# them. Its version is pinned exactly.
+# If a run has several partitions, Dagster's own check results name none of them and so count for none. Therefore its
+# internals are used, at a pinned version.
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
@@ -22,11 +22,11 @@ from el_resources.settings import Settings
 from el_resources.store.shard_tables import ShardTables
 from el_resources.store.stamps import MixedSettingsError
 
-# What is wrong with one shard, in words; empty if nothing is. It gets tables, shard, and what the check is given.
+# (tables, shard, what `given` returned) -> problems of the shard in words; empty if there are none.
 Problems = Callable[..., list[str]]
 SHOWN = 20
 SHARDS_NAMED = 3
-# Tag of a run in which a check failed as an error.
+# Tag of a run that names its checks that failed as errors.
 FAILED_TAG = "entropylong/failed_checks"
 
 
@@ -39,13 +39,13 @@ def shard_check(
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
     given: Callable[[Settings], Any] | None = None,
 ) -> dg.AssetChecksDefinition:
-    """A check named after the function that states the fact; its docstring describes it.
+    """Return a check with the name and the docstring of the function that finds the problems.
 
-    It gives a result for each shard of the run, and one for all of them, which pages show that have room for one. A run
-    without shards (*Execute all* in the UI) looks at every registered shard that has the table.
+    It gives a result for each shard of the run, and one for all of them together, for pages that show a single result.
+    In a run without shards (*Execute all* in the UI) it checks every registered shard that has the table.
 
     Args:
-        given: opens the source or index that `problems` needs besides the tables, once a run.
+        given: returns what `problems` needs in addition to the tables, such as a tokenizer; called once per run.
     """
     key = dg.AssetCheckKey(asset.key, problems.__name__)
 
@@ -58,28 +58,33 @@ def shard_check(
     )
     def check(context: dg.AssetCheckExecutionContext, settings: Settings) -> Any:  # Dagster's type knows one result
         tables, name = ShardTables(settings.store), asset.key.to_user_string()
+        # Find the problems.
         chosen = _chosen_shards(context)
         shards = chosen or [s for s in registered_shards(context.instance, asset.partitions_def) if tables.has(name, s)]
         needed = (given(settings),) if given else ()
         found = {shard: problems(tables, shard, *needed) for shard in shards}
+        # Report each shard.
         made = _materializations(context.instance, asset.key, shards)
-        for shard in sorted(shards, key=lambda shard: bool(found[shard])):  # the latest of them is one that failed
+        for shard in sorted(
+            shards, key=lambda shard: bool(found[shard])
+        ):  # failed shards last, since pages show the latest result
             one = result({shard: found[shard]}, shards=1, remedy=remedy, severity=severity)
             yield _evaluation(key, one, blocking=blocking, shard=shard, about=made.get(shard))
             if found[shard] and blocking:
                 _mark_as_failed(context, asset.key, shard)
         if severity == dg.AssetCheckSeverity.ERROR and any(found.values()):
             _tag_run(context, key, [shard for shard in shards if found[shard]])
+        # Report them together.
         if len(chosen) != 1:
             whole = result(found, shards=len(shards), remedy=remedy, severity=severity)
             yield _evaluation(key, whole, blocking=blocking)
-        yield dg.Output(None)  # the end of a check, as Dagster counts it
+        yield dg.Output(None)  # Dagster requires an output at the end of a check
 
     return check
 
 
 def _chosen_shards(context: dg.AssetCheckExecutionContext) -> list[str]:
-    """The shards of the run; none if it was launched without."""
+    """Return the shards of the run; an empty list if it was launched without."""
     return list(context.partition_keys) if context.has_partition_key or context.has_partition_key_range else []
 
 
@@ -105,7 +110,7 @@ def _evaluation(
 
 
 def _tag_run(context: dg.AssetCheckExecutionContext, key: dg.AssetCheckKey, failed: Sequence[str]) -> None:
-    """Name the failed check and its shards in a tag of the run, which stays green if the check does not block."""
+    """Name the failed check and its shards in a tag of the run, since the run itself succeeds if no check blocks."""
     run_id = context.op_execution_context.run_id
     run = context.instance.get_run_by_id(run_id)
     told = run.tags.get(FAILED_TAG, "") if run else ""
@@ -114,10 +119,10 @@ def _tag_run(context: dg.AssetCheckExecutionContext, key: dg.AssetCheckKey, fail
 
 
 def _mark_as_failed(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey, shard: str) -> None:
-    """Show the shard as failed among the asset's partitions, until it is materialized again.
+    """Make the UI show the shard as failed among the asset's partitions, until it is materialized again.
 
-    Dagster counts a partition as failed if it was meant to be materialized after its latest materialization, by a run
-    that failed; a blocking check that fails makes its run fail.
+    Dagster counts a partition as failed if a failed run had planned to materialize it after its latest materialization.
+    So such a plan is recorded; the run fails because of the blocking check.
     """
     step = context.op_execution_context.get_step_execution_context()
     event = DagsterEvent.build_asset_materialization_planned_event(
@@ -129,7 +134,7 @@ def _mark_as_failed(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey, 
 def _materializations(
     instance: dg.DagsterInstance, asset: dg.AssetKey, shards: Sequence[str]
 ) -> dict[str, AssetCheckEvaluationTargetMaterializationData]:
-    """The latest materialization of each shard, which a result is about: an older one's result does not count."""
+    """Return the latest materialization of each shard, since a result counts only for the materialization it names."""
     latest = instance.event_log_storage.get_latest_storage_id_by_partition(
         asset, dg.DagsterEventType.ASSET_MATERIALIZATION, set(shards)
     )
@@ -152,9 +157,11 @@ def all_shards_check(
     remedy: str,
     partitions: dg.DynamicPartitionsDefinition = corpus_shards,
 ) -> dg.AssetChecksDefinition:
-    """A warning over all registered shards: `problems` gives what is wrong, by shard or by thing.
+    """Return a check over all registered shards, which fails as a warning.
 
-    It is asked only if the asset's table exists for at least one of them.
+    Args:
+        problems: returns the problems, by shard or by name of the thing concerned; called only if at least one shard
+            has the asset's table.
     """
     name = asset.key.to_user_string()
 
@@ -166,7 +173,7 @@ def all_shards_check(
         try:
             found = problems(tables, registered) if existing else {}
         except MixedSettingsError as error:
-            # The run's own tables are good; what spans shards cannot be said until they agree.
+            # The run's own tables are good, but shards with different settings cannot be checked together.
             found = {name: [str(error)]}
         return result(found, shards=len(existing), remedy=remedy, severity=dg.AssetCheckSeverity.WARN)
 
@@ -180,7 +187,7 @@ def result(
     remedy: str,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
-    """Passed if nothing was found; else the first problems, each with its shard, and what to do next."""
+    """Return a passed result if nothing was found; else the first problems, each with its shard, and the remedy."""
     lines = [f"{where}: {what}" for where, listed in found.items() for what in listed]
     metadata: dict[str, Any] = {"shards_checked": shards, "problems": len(lines)}
     if lines:
@@ -192,15 +199,15 @@ def result(
 
 
 def _why(result: dg.AssetCheckEvaluation) -> str:
-    """Return a failed result's description, else what its metadata advise."""
+    """Return the description of a failed result, or the advice in its metadata."""
     advice = result.metadata.get("what_to_do")
-    return result.description or (str(advice.value) if advice else "it failed, and says no more")
+    return result.description or (str(advice.value) if advice else "it failed without a description")
 
 
 def failed_in_words(
     evaluations: Iterable[dg.AssetCheckEvaluation], severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
 ) -> list[str]:
-    """A line for each result that failed with this severity; of a check that failed for many shards, the first few."""
+    """Return a line for each result that failed with this severity; if one failed for many shards, the first few."""
     failed = [one for one in evaluations if not one.passed and one.severity == severity]
     lines = []
     for key, found in groupby(failed, key=lambda one: one.asset_check_key):

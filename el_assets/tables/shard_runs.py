@@ -1,15 +1,15 @@
-"""A run over many shards: skip what is up to date, make the rest shard by shard, say what happened for each.
+"""A run over many shards: it skips tables that are up to date, makes the others shard by shard, and logs each.
 
-Every partitioned asset's body is `materialize_shards(context, settings, make)`. A shard's table is written as soon as
-it is made, so a run that dies loses at most one shard's work, and the next run starts with that shard.
+The body of every partitioned asset is `materialize_shards(context, settings, make)`. A shard's table is written as soon
+as it is made, so a run that dies loses the work on one shard only, and the next run starts with that shard.
 
-A table whose file cannot be read any more stays as it was, with all that is made from it, and its stamp names the
-fault; without an earlier table it is empty. A table that a model scored is never replaced by an empty one unless the
-setting `replace_by_empty` says that it is meant: the shard stays as it is, the others are made, and the run fails at
-the end and names what would have been lost.
+If the file of a table cannot be read any more, the table and those made from it stay, and its stamp names the fault; if
+there was no table, an empty one is written. A table that a model scored is not replaced by an empty one, unless
+`replace_by_empty` is set: this shard stays as it is, the others are made, and then the run fails and names the tables
+that would have been emptied.
 
-Pictures and first rows are read off the table when it is made. A run over few shards reads them off skipped tables as
-well, so that the newest materialization shows them; if it spans many, skipping stays cheap.
+Pictures and first rows are made from each new table. A run over few shards makes them from skipped tables as well, so
+that the newest materialization shows them; a run over many does not, so that skipping stays cheap.
 """
 
 import time
@@ -34,21 +34,21 @@ from el_resources.sources.contracts import CorruptShardError, ShardedSource
 from el_resources.store.shard_tables import UNPARTITIONED, ShardTables
 from el_resources.store.stamps import Stamp, digest
 
-# Shards up to which a run shows what it skips, and how large such a table may be.
+# Most shards of a run that also shows skipped tables, and the largest size of such a table.
 FEW_SHARDS = 8
 SMALL_TABLE_BYTES = 16 * 2**20
-# Shards that an error names.
+# Most shards that an error names.
 SHARDS_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """One shard's result.
+    """The result of making one shard.
 
     Attributes:
         frame: the asset's table.
         facts: counts and costs for the stamp, JSON-ready.
-        pinned: inputs to record without depending on them.
+        pinned: inputs that are recorded but do not make the table stale.
         side_tables: further tables of the same shard, written before the asset's own.
     """
 
@@ -70,25 +70,25 @@ def materialize_shards(
     still_valid: Callable[[str], bool] = lambda shard: True,
     source: ShardedSource | None = None,
     inputs: Mapping[str, Stamp] | None = None,
-    why_empty: Callable[[Stamp], str] = lambda stamp: "nothing that it is made from is left",
+    why_empty: Callable[[Stamp], str] = lambda stamp: "its inputs have no rows left",
 ) -> dg.MaterializeResult:
-    """Make the run's shards of the asset at hand; its single table if it has no partitions.
+    """Make the shards of the run for the asset of the context, or its single table if it has no partitions.
 
     Args:
-        make: computes one shard.
-        still_valid: a further condition for skipping a shard whose recipe is unchanged.
-        source: what the asset is read from, if it is.
-        inputs: the tables that it is made from, if those are more than the same shard's.
-        why_empty: why the table that would have this stamp has no rows, in words, and what to change.
+        make: makes one shard.
+        still_valid: further condition for skipping a shard with an unchanged recipe.
+        source: the source of the asset, if it is read from one.
+        inputs: stamps of its inputs, if these are not tables of the same shard.
+        why_empty: returns why the table with this stamp has no rows and what to change, in words.
 
     Raises:
         MissingTableError: a table of the same shard that the asset reads has not been made.
-        EmptiedTablesError: scored tables would have become empty; they were left as they are, the others were made.
+        EmptiedTablesError: scored tables would have been replaced by empty ones. They were kept, the others were made.
     """
     asset = context.asset_key.to_user_string()
     tables = ShardTables(settings.store)
     cookbook = Cookbook(settings, tables, source)
-    # An unpartitioned asset may be part of a run over partitions; it has one table all the same.
+    # An unpartitioned asset may be part of a run over partitions; it still has one table.
     partitioned = context.assets_def.partitions_def is not None
     shards = list(context.partition_keys) if partitioned else [UNPARTITIONED]
     if partitioned:
@@ -99,42 +99,51 @@ def materialize_shards(
     fingerprints: dict[str, str] = {}
     withheld: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
+        # Make or skip.
         outcome = _outcome(tables, maker, draft(shard))
         context.log.info(f"{asset} {number}/{len(shards)} {shard}: {outcome.in_words}")
         if outcome.withheld:
             withheld[shard] = outcome.withheld
             continue
+        # Show the table.
         metadata = _metadata(tables, all_settings(settings), outcome, is_of_few=len(shards) <= FEW_SHARDS)
         context.add_asset_metadata(metadata, partition_key=shard if partitioned else None)
         fingerprints[shard] = outcome.stamp.fingerprint
     if withheld:
         raise EmptiedTablesError(_emptied(asset, withheld, list(fingerprints)))
-    # A launchpad's settings may differ from those of the definitions' own code version.
+    # The launchpad may have other settings than the definitions, and so another code version.
     tags = {"dagster/code_version": shown_version(asset, all_settings(settings))}
     return dg.MaterializeResult(data_version=_data_version(fingerprints), tags=tags)
 
 
 def _data_version(fingerprints: Mapping[str, str]) -> dg.DataVersion:
-    """Dagster keeps one for all partitions of a run; each partition's own is in its metadata."""
+    """Return the data version of a run. Dagster has one for all its partitions; metadata holds that of each."""
     return dg.DataVersion(next(iter(fingerprints.values())) if len(fingerprints) == 1 else digest(dict(fingerprints)))
 
 
 def _emptied(asset: str, withheld: Mapping[str, str], made: Sequence[str]) -> str:
-    """Return the error's words: the scored tables that would be emptied, the reason, and the two ways on."""
+    """Return the error message: the scored tables that would be emptied, the reasons, and two remedies."""
     lines = [f"{shard!r} {why}" for shard, why in islice(withheld.items(), SHARDS_NAMED)]
     if len(withheld) > SHARDS_NAMED:
         lines.append(f"and {len(withheld) - SHARDS_NAMED} more shards")
     others = f" The other {len(made)} shards of {asset} are made." if made else ""
     return (
         f"{asset} of {len(withheld)} shards, which a model has scored, would be replaced by empty tables; they were "
-        f"left as they are.{others} Change back what emptied them, or run again with --replace-by-empty "
-        "(EL_REPLACE_BY_EMPTY=true) if it is meant:\n    " + "\n    ".join(lines)
+        f"left as they are.{others} Undo the change that emptied them, or run again with --replace-by-empty "
+        "(EL_REPLACE_BY_EMPTY=true) if it is intended:\n    " + "\n    ".join(lines)
     )
 
 
 @dataclass(frozen=True)
 class _Task:
-    """A shard's next stamp, the stored one, and whether its table still follows, or is the next one by another name."""
+    """The decision on one shard.
+
+    Attributes:
+        new: stamp of the table if it is made now.
+        stored: stamp of the stored table, if there is one.
+        kept: the stored table is up to date.
+        renamed: the stored table has the same scores, under the fingerprint of an earlier version.
+    """
 
     new: Stamp
     stored: Stamp | None
@@ -143,13 +152,13 @@ class _Task:
 
     @property
     def rows_at_stake(self) -> int:
-        """Scored rows that an empty table would replace."""
+        """Number of scored rows that an empty table would replace."""
         return self.stored.facts["rows"] if self.stored and RECIPES[self.new.asset].is_scored else 0
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """The stamp of a shard's table; `withheld` says why it was not replaced by an empty one."""
+    """The result for one shard: the stamp of its table; `withheld` is the reason why it was not emptied."""
 
     stamp: Stamp
     skipped: bool = False
@@ -185,7 +194,7 @@ def _drafted(
     inputs: Mapping[str, Stamp] | None,
     still_valid: Callable[[str], bool],
 ) -> _Task:
-    """Return a shard's next stamp with its stored table, and whether that is kept; an error names the shard."""
+    """Return the decision on a shard; errors get a note with the shard."""
     asset, settings = context.asset_key.to_user_string(), cookbook.settings
     with shard_named(shard):
         stored = cookbook.tables.stamp(asset, shard)
@@ -195,13 +204,13 @@ def _drafted(
         follows = stored is not None and still_follows(stored, new, all_settings(settings))
         if follows and not settings.force and still_valid(shard):
             return _Task(new, stored, kept=True)
-        # A stored table is judged by the dtype that it was made in, a new one is made in this machine's.
+        # A stored table is compared in its own dtype; a new one is drafted in the dtype of this machine.
         is_renamed = stored is not None and not settings.force and cookbook.takes_over(stored)
         return _Task(cookbook.draft(asset, shard, inputs), stored, kept=False, renamed=is_renamed)
 
 
 def _outcome(tables: ShardTables, maker: _Maker, task: _Task) -> _Outcome:
-    """Make the shard's table unless it is up to date; an error names the shard."""
+    """Make the shard's table unless it is up to date; errors get a note with the shard."""
     if task.kept and task.stored:
         return _Outcome(task.stored, skipped=True)
     if task.renamed and task.stored:
@@ -213,7 +222,7 @@ def _outcome(tables: ShardTables, maker: _Maker, task: _Task) -> _Outcome:
 
 
 def _made(tables: ShardTables, maker: _Maker, task: _Task) -> _Outcome:
-    """Make the shard's table and write it, unless it would wipe scores."""
+    """Make the shard's table and write it, unless it is empty and would replace scores."""
     started = time.monotonic()
     made = maker.make(task.new.partition)
     seconds = round(time.monotonic() - started, 3)
@@ -232,12 +241,12 @@ def _made(tables: ShardTables, maker: _Maker, task: _Task) -> _Outcome:
 
 
 def unreadable(error: CorruptShardError, settings: Settings) -> dict[str, Any]:
-    """Return the facts of a table whose file cannot be read: why, and under which bound on bad rows."""
+    """Return the facts of a table whose file cannot be read: the reason, and the bound on bad rows."""
     return {"unreadable": str(error), "bad_rows_max_share": settings.bad_rows_max_share}
 
 
 def _outlived(tables: ShardTables, stored: Stamp, made: Made, tried: str) -> _Outcome:
-    """Keep a table whose file cannot be read any more, so that nothing made from it is lost; its stamp says so."""
+    """Keep a table whose file cannot be read any more, and record the reason in its stamp."""
     facts = {**stored.facts, **{name: made.facts[name] for name in ("unreadable", "bad_rows_max_share")}}
     stamp = replace(stored, facts={**facts, OUTLIVED_AS: tried})
     tables.write(tables.read(stored.asset, stored.partition), stamp)
@@ -245,7 +254,7 @@ def _outlived(tables: ShardTables, stored: Stamp, made: Made, tried: str) -> _Ou
 
 
 def _changed_settings(stored: Stamp, new: Stamp) -> list[str]:
-    """The settings of the table's own recipe that are not those that it was made under."""
+    """Return the settings of the table's recipe that have changed, in words."""
     return [
         f"{name} was {stored.settings[name]!r}, is {new.settings[name]!r}"
         for name in RECIPES[new.asset].settings
@@ -254,7 +263,7 @@ def _changed_settings(stored: Stamp, new: Stamp) -> list[str]:
 
 
 def _metadata(tables: ShardTables, settings: Settings, outcome: _Outcome, *, is_of_few: bool) -> dict[str, Any]:
-    """Return a shard's metadata for the UI; a skipped table is read only if it is small, and one of few."""
+    """Return a shard's metadata for the UI; a skipped table is read only if it is small and the run has few shards."""
     stamp = outcome.stamp
     is_small = is_of_few and tables.path(stamp.asset, stamp.partition).stat().st_size <= SMALL_TABLE_BYTES
     seen = not outcome.skipped or is_small

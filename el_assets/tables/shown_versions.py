@@ -1,8 +1,8 @@
-"""The code version that Dagster shows for an asset: another one if our code changes its table, or a setting does.
+"""The code version that Dagster shows for an asset; it changes with the code and with the settings of the asset.
 
-So that the UI says *Unsynced* of the partitions that a changed setting concerns, and names the asset whose code version
-changed. It follows from the recipes (`el_assets.tables.recipes`) and is not part of a table's fingerprint:
-whether a table is made again is decided by those alone, and `python -m el_assets status` tells why.
+So the UI shows partitions as *Unsynced* after a change of a setting that they depend on, and names the asset with the
+changed code version. It is derived from the recipes (`el_assets.tables.recipes`) but is not part of fingerprints. Only
+fingerprints decide whether a table is made again; `python -m el_assets status` says why.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ DIGITS = 8
 
 
 def shown_version(asset: str, settings: Settings) -> str:
-    """The code version of an asset under the settings, such as `1-711fd255`; its inputs' count as well."""
+    """Return the code version of an asset under the settings, such as `1-711fd255`; it covers all its inputs."""
     versions = {name: RECIPES[name].code_version for name in _made_from(asset) if name in RECIPES}
     names = {name for made in versions for name in _settings_of(made)}
     for made, settings_of_it in SETTINGS_WITHOUT_RECIPE.items():
@@ -28,7 +28,7 @@ def shown_version(asset: str, settings: Settings) -> str:
 
 
 def _made_from(asset: str) -> Iterator[str]:
-    """The asset, and all that it is made from."""
+    """Yield the asset and all assets that it is made from."""
     yield asset
     inputs = INPUTS_OVER_SHARDS.get(asset) or RECIPES[asset].inputs
     for name in inputs:
@@ -36,7 +36,7 @@ def _made_from(asset: str) -> Iterator[str]:
 
 
 def _settings_of(asset: str) -> Iterator[str]:
-    """Settings that a recipe names, and those that choose its models."""
+    """Yield the settings of a recipe, and those that choose its models."""
     recipe = RECIPES[asset]
     yield from recipe.settings
     for role in recipe.models:

@@ -88,9 +88,21 @@ def test_models_are_observed_with_their_fingerprints() -> None:
 
 
 def test_every_job_says_what_it_does() -> None:
-    jobs = [job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")]
+    jobs = {job.name: str(job.description) for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
     assert len(jobs) == 7
-    assert all(job.description for job in jobs)
+    assert [name for name in ("short_model", "long_model", "text_encoder") if name not in jobs["observe_models"]] == []
+    # A user reads which tables a job makes.
+    without = {name for name, told in jobs.items() if not any(asset in told for asset in SPECS)}
+    assert without == {"remove_shards"}
+
+
+def test_a_schedule_says_which_job_it_starts_and_which_runs_it_waits_for() -> None:
+    told = {one.name: str(one.description) for one in (*(defs.schedules or ()), *(defs.sensors or ()))}
+    assert "Runs build_index for" in told["backfill_index"]
+    assert "while a run of build_index is queued or running" in told["backfill_index"]
+    assert "while a run of build_sequences or build_index is queued or running" in told["backfill_sequences"]
+    assert "while a run of select_samples or score_samples is queued or running" in told["selection_follows_scores"]
+    assert "starts remove_shards" in told["follow_corpus"]
 
 
 def test_the_link_to_the_source_of_an_asset_leads_to_its_step() -> None:

@@ -150,7 +150,7 @@ def test_a_table_of_a_gpu_is_up_to_date_on_a_laptop_and_not_mixed_with_its_own(s
     )
     assert (status.done, status.missing, status.stale) == (1, [B], {})
 
-    said = "scored with weights in bfloat16, which EL_DTYPE=auto is on another machine, and here it is float32"
+    said = "where EL_DTYPE=auto means bfloat16, and here it means float32"
     with pytest.raises(OtherModelError, match=said):
         workspace.materialize("context_scores", partitions=[A])
     workspace.materialize("entropy_maps", partitions=[B])
@@ -176,9 +176,7 @@ def test_a_table_that_was_stamped_with_auto_says_what_is_not_known(
     (status,) = (
         s for s in status_of(KINDS["corpus"], workspace.instance, settings).assets if s.asset == "entropy_maps"
     )
-    assert status.stale == {
-        A: ("an earlier version's fingerprint has `auto` in place of the weights' dtype (bfloat16 then)",)
-    }
+    assert status.stale == {A: ("an earlier version recorded the weights' dtype as `auto` (bfloat16 then)",)}
 
 
 def test_scores_that_were_stamped_with_auto_are_taken_over_if_the_dtype_is_this_one(
@@ -307,7 +305,9 @@ def test_what_no_config_says_is_refused_before_the_first_sample_is_scored(
 def test_a_launch_without_cam_of_a_job_that_measures_it_says_what_to_do(new_workspace: NewWorkspace) -> None:
     workspace = pool(new_workspace())
     workspace.materialize("instruction_samples")
-    with pytest.raises(ValueError, match=r"not measured in this run \(EL_CAM=false\): set it in the environment"):
+    with pytest.raises(
+        ValueError, match=r"cam_scores cannot be made with EL_CAM=false; set EL_CAM=false in the environment"
+    ):
         workspace.materialize("cam_scores", cam=False)
 
 

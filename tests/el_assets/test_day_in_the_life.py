@@ -42,7 +42,7 @@ def first_day(workspace: Workspace) -> str:
     for number, name in enumerate((A, B, C, D)):
         workspace.write_shard(name, library_documents(3, offset=3 * number))
     morning = follow(workspace)
-    assert morning.skip_message == f"4 came: {A}, {B}, {C}, {D}"
+    assert morning.skip_message == f"4 new: {A}, {B}, {C}, {D}"
     assert registered_shards(workspace.instance) == [A, B, C, D]
     for schedule in CORPUS_SCHEDULES:
         (request,) = schedule_tick(workspace, schedule).run_requests

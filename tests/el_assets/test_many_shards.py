@@ -122,7 +122,7 @@ def test_a_broken_index_is_said_counts_as_missing_and_is_made_anew(
     assert main(["status", "--select", "index"]) == 1
     shown = capsys.readouterr().out
     assert "retrieval_index: missing: its files are broken: " in shown
-    assert "job build_index makes it anew" in shown
+    assert "job build_index builds it again" in shown
     assert main(["run", "--select", "entropylong", "--shards", "0.jsonl"]) == 1
     assert f"the retrieval index at '{index}' is broken: " in capsys.readouterr().err.splitlines()[-1]
     assert main(["run", "--select", "index"]) == 0

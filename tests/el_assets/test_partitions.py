@@ -86,7 +86,7 @@ class NoShards:
 
 def test_a_corpus_without_shards_takes_none_away(instance: dg.DagsterInstance, tmp_path: Path) -> None:
     register_shards(instance, corpus_of(tmp_path / "corpus", "a.jsonl"))
-    with pytest.raises(ValueError, match="'nothing:' has no shard; check EL_CORPUS"):
+    with pytest.raises(ValueError, match="'nothing:' has no shard; check the address in EL_CORPUS"):
         register_shards(instance, NoShards())
     assert registered_shards(instance) == ["a.jsonl"]
 

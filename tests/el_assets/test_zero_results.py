@@ -157,8 +157,8 @@ def test_scored_tables_are_replaced_by_empty_ones_only_if_that_is_meant(
     assert stopped.returncode == 1
     assert (
         "entropy_maps of 2 shards, which a model has scored, would be replaced by empty tables; they were left as they "
-        "are. Change back what emptied them, or run again with --replace-by-empty (EL_REPLACE_BY_EMPTY=true) if it is "
-        "meant: 'a.jsonl' (3 rows, root_tokens_max was 300, is 64): 4 of 4 documents are longer than "
+        "are. Undo the change that emptied them, or run again with --replace-by-empty (EL_REPLACE_BY_EMPTY=true) if it "
+        "is intended: 'a.jsonl' (3 rows, root_tokens_max was 300, is 64): 4 of 4 documents are longer than "
         "root_tokens_max=64: raise EL_ROOT_TOKENS_MAX (0: no limit) 'b.jsonl' (3 rows"
     ) in " ".join(stopped.stderr.split())
     assert finished.files() == before
@@ -184,7 +184,7 @@ def test_a_source_file_that_was_emptied_does_not_wipe_its_scores(finished: Works
     assert finished.tables.read("entropy_maps", A).equals(maps)
     made_from = finished.tables.require_stamp("entropy_maps", B).made_from["documents"]
     assert made_from == finished.tables.require_stamp("documents", B).fingerprint
-    assert not_done(finished)["entropy_maps"] == ["stale: input documents was made anew"]
+    assert not_done(finished)["entropy_maps"] == ["stale: input documents was made again"]
 
     # The file is repaired: what was scored is still good.
     (finished.folder / "corpus" / A).write_bytes(good)

@@ -1,5 +1,6 @@
 """The command line's errors, and runs whose process died: on real instances."""
 
+import argparse
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import dagster as dg
 import pytest
 
 from el_assets.__main__ import main
+from el_assets.cli.command_line import parser
 from el_assets.cli.commands import _chosen
 from el_assets.operations.failed_runs import PROCESS_TAG, _is_alive, close_lost_runs
 from el_assets.partitions import registered_shards
@@ -46,7 +48,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "the following arguments are required: command"),
+            ([], "the following arguments are required: COMMAND"),
             (["walk"], "invalid choice: 'walk'"),
             (["run", "--alpha", "2"], "unrecognized arguments: --alpha 2"),
         ],
@@ -65,6 +67,15 @@ class TestCommandLine:
         assert raised.value.code == 0
         shown = capsys.readouterr().out
         assert all(name in shown for name in ("--shards", "--force", "[EL_STORE]", "[EL_CORPUS]", "[EL_PROFILE]"))
+
+    def test_every_command_and_option_says_what_it_does_and_names_its_default(self) -> None:
+        (added,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+        for name, command in added.choices.items():
+            assert command.description, name
+            options = [action for action in command._actions if action.dest != "help"]
+            assert [action.dest for action in options if not action.help] == [], name
+            valued = [action for action in options if action.nargs != 0 and action.dest not in ("shard", "hosts")]
+            assert [action.dest for action in valued if "default" not in str(action.help)] == [], name
 
     def test_a_folder_without_dagster_yaml_is_no_home(
         self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -110,7 +121,7 @@ class TestCommandLine:
         assert "gateau_report" in pool
         for alone in ("reports", "index,reports"):
             assert main(["backfill", "--select", alone]) == 2
-            assert "reports end a backfill of entropylong or gateau; select one" in capsys.readouterr().err
+            assert "reports are made after a backfill of entropylong or gateau; select one" in capsys.readouterr().err
 
     def test_a_backfill_of_corpus_shards_does_not_rank_the_pool(self, home: Path, instance: dg.DagsterInstance) -> None:
         assert main(["backfill", "--shards", "python-docs-0"]) == 0
@@ -136,7 +147,7 @@ class TestCommandLine:
     ) -> None:
         monkeypatch.setenv("DAGSTER_HOME", str(home / "absent"))
         assert main(["register"]) == 2
-        assert "absent' is no folder" in capsys.readouterr().err
+        assert "absent' is not a folder" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -224,7 +235,7 @@ class TestReports:
         asked = run("--select", "reports", EL_EPSILON="0.2")
         assert (implied[0], asked[0]) == (0, 1)
         for _, _, errors in (implied, asked):
-            assert "no entropylong_report: " in errors
+            assert "entropylong_report was not made: " in errors
             assert "epsilon is 0.4 in 'a.jsonl' and 0.2 in 'b.jsonl'" in errors
 
 

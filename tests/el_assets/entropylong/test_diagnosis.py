@@ -91,7 +91,7 @@ def stamps(*changes: dict[str, dict[str, Any]]) -> dict[str, list[Stamp]]:
                     "excluded_near_duplicates": 3,
                 }
             },
-            "no chunk was retrieved for 20 anchors: of those that were found 40 are of the root's own document and 3 "
+            "no chunk was retrieved for 20 anchors: of the chunks found 40 are of the root's own document and 3 "
             "near-duplicates of it; index more documents, raise EL_NEAR_DUPLICATE_CONTAINMENT (now 0.5), or change "
             "EL_RETRIEVER (now dense)",
         ),

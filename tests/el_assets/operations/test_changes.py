@@ -71,7 +71,7 @@ def test_files_that_came_changed_and_went_show_on_the_source(workspace: Workspac
     workspace.write_shard(C, [{"text": "new"}])
     (workspace.folder / "corpus" / A).unlink()
     answer = tick(workspace, cursor)
-    assert told(answer)[0] == f"source_corpus: 1 came: {C}; 1 changed: {B}; 1 went: {A}"
+    assert told(answer)[0] == f"source_corpus: 1 new: {C}; 1 changed: {B}; 1 gone: {A}"
     (record,) = workspace.instance.fetch_observations(dg.AssetKey("source_corpus"), limit=5).records
     observed = record.asset_observation
     assert observed is not None

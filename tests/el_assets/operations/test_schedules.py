@@ -100,7 +100,7 @@ def test_nothing_is_asked_for_while_a_run_of_the_job_is_under_way(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     run = instance.create_run_for_job(defs.resolve_job_def("build_index"), status=dg.DagsterRunStatus.STARTED)
-    assert message(instance, settings) == "1 runs of build_index are under way"
+    assert message(instance, settings) == "1 runs of build_index are queued or running"
     instance.report_run_failed(run)
     assert len(tick(instance, settings)) == 1
 
@@ -136,7 +136,7 @@ def test_a_tick_logs_which_shards_and_why(settings: Settings, instance: dg.Dagst
         f"context_chunks: missing: 1 shards: {C}",
         f"context_chunks: stale: setting chunk_tokens was 128, is 31: 1 shards: {A}",
         f"context_chunks: stale: its input documents is stale: 1 shards: {B}",
-        f"asks for build_index: {A} to {C}",
+        f"starts build_index: {A} to {C}",
     ]
     finish(settings, B, C)
     assert logged(instance, settings, "backfill_index") == ["all 3 registered shards are up to date"]

@@ -28,7 +28,7 @@ def workspace(new_workspace: Callable[..., Workspace]) -> Workspace:
     workspace = new_workspace()
     for name in (A, B, C, D):
         workspace.write_shard(name, [{"text": f"text of {name}"}])
-    assert follow(workspace).skip_message == f"4 came: {A}, {B}, {C}, {D}"
+    assert follow(workspace).skip_message == f"4 new: {A}, {B}, {C}, {D}"
     return workspace
 
 
@@ -44,7 +44,7 @@ class TestChanges:
         now = {"a": "1", "b": "other", "d": "4"}
         found = find_changes(now, ["a", "b", "c"], cursor_of(self.BEFORE))
         assert (found.came, found.changed, found.went) == (["d"], ["b"], ["c"])
-        assert found.in_words() == "1 came: d; 1 changed: b; 1 went: c"
+        assert found.in_words() == "1 new: d; 1 changed: b; 1 gone: c"
 
     def test_nothing_changed(self) -> None:
         found = find_changes(self.BEFORE, ["c", "a", "b"], cursor_of(self.BEFORE))
@@ -152,7 +152,7 @@ def test_a_file_that_became_a_pointer_keeps_its_registration_and_tables(workspac
     (workspace.folder / "corpus" / B).write_text(pointer)
     answer = sensor_tick(workspace)
     assert not answer.run_requests
-    assert f"{B} is no shard any more, and keeps its tables: a Git LFS pointer" in str(answer.skip_message)
+    assert f"{B} is no longer a shard, and keeps its tables: a Git LFS pointer" in str(answer.skip_message)
     assert workspace.register() == [A, B, C, D]
     assert workspace.tables.exists("documents", B)
 

@@ -222,7 +222,7 @@ def test_an_input_that_was_made_anew_is_named(workspace: Workspace) -> None:
     tables.write(tables.read("candidate_contexts", A), replace(stamp, pinned={"index_tag": "other"}))
     found = stale(corpus(workspace))
     assert set(found) == set(FROM_SCORES)
-    assert found["context_scores"] == {"input candidate_contexts was made anew"}
+    assert found["context_scores"] == {"input candidate_contexts was made again"}
 
 
 def test_a_stamp_from_before_reasons_were_kept_is_still_judged(workspace: Workspace) -> None:
@@ -357,4 +357,4 @@ class TestCommand:
     def test_help_documents_the_codes(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             main(["status", "--help"])
-        assert "exit status: 0 everything is done; 1 something is missing" in capsys.readouterr().out
+        assert "exit status:\n  0    everything is done\n  1    something is missing" in capsys.readouterr().out

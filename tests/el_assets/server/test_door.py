@@ -124,7 +124,7 @@ def test_a_proxy_may_end_https() -> None:
 @pytest.mark.parametrize("path", ["/graphql", "/report_asset_materialization/documents", "/anything"])
 def test_what_a_form_can_send_is_refused(kind: str | list[str], path: str) -> None:
     status, words = asked("POST", path, **HERE, content_type=kind)
-    assert (status, "what changes something is a POST of application/json" in words) == (403, True)
+    assert (status, "send what changes something by POST as application/json" in words) == (403, True)
     assert asked("PUT", path, **HERE, content_type="application/json")[0] == 403
 
 
