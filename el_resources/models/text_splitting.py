@@ -60,6 +60,14 @@ class TextSplitter:
         max_tokens: at least 8, so that any single character fits.
         count: returns the number of tokens of each text, if the tokenizer's own counts do not hold (see
             ModelTokenizer.count_batch).
+
+    Example:
+        >>> from el_resources.models.model_files import resolve_model
+        >>> tokenizer = Tokenizer.from_file(str(resolve_model("reference:long") / "tokenizer.json"))
+        >>> splitter = TextSplitter(tokenizer, max_tokens=8)
+        >>> text = "The first sentence is here. The second one follows."
+        >>> [(text[span.start_char : span.end_char], span.n_tokens) for span in splitter.split_all([text])[0]]
+        [('The first sentence is here.', 7), ('The second one follows.', 5)]
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int, count: Count | None = None) -> None:

@@ -188,6 +188,13 @@ class ScoringEngine:
         Raises:
             ValueError: a sequence is longer than the window, or holds ids outside the vocabulary, or positions that it
                 does not have. Nothing has run then. Or a single sequence does not fit a GPU's memory.
+
+        Example:
+            >>> from el_resources.scoring.texts import TextScorer
+            >>> engine = TextScorer.open().engine  # the embedded model
+            >>> whole, last = engine.score([np.array([5, 6, 7]), np.array([5, 6])], [np.arange(3), np.array([1])])
+            >>> whole.entropy_nats.shape, last.entropy_nats.shape
+            ((3,), (1,))
         """
         with self._timed():
             requests = checked_requests(sequences, positions, n_common, window=self.window, vocab_size=self.vocab_size)

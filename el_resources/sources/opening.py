@@ -98,6 +98,16 @@ def open_instructions(
         hub_endpoint: address of the Hugging Face hub or a mirror (EL_HUB_ENDPOINT); empty means the library's own.
         reading: settings by which files are read; None reads the first exchange under the usual names.
         limits: the longest rows that are read; None for the defaults.
+
+    Example:
+        >>> from el_resources.models.causal_lm import ModelChoice
+        >>> from el_resources.settings import Settings
+        >>> long = ModelChoice.long(Settings.load({}))
+        >>> pool = open_instructions(
+        ...     "python-docs-questions:", tokenizer=long.tokenizer, samples_per_kind=2, windows=lambda: (512, 2048)
+        ... )
+        >>> pool.shards()
+        ['python-docs-questions-0', 'python-docs-questions-1']
     """
     scheme, colon, location = uri.partition(":")
     if not colon or scheme not in POOL_SCHEMES:

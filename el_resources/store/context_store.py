@@ -82,7 +82,7 @@ class _Build:
 
 
 class ContextStore:
-    """The table at a folder or object store address.
+    """The table at a folder or object store address; PinnedIndex has an example of a sync and a search.
 
     Args:
         tell: is given a line when another writer or a fault is waited for, and when a broken table is made anew.

@@ -45,6 +45,18 @@ class PinnedIndex:
     Search results hold `query_index` (the query's position in the call), `chunk_id`, `doc_id`, `shard`, `content_hash`,
     `text`, `n_tokens` and `similarity`, at most k rows a query, sorted by (`query_index`, `similarity` descending,
     `chunk_id`).
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from el_resources.store.context_store import ContextStore, ShardChunks
+        >>> names = ["chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vector"]
+        >>> rows = [("d@0", "d", "h1", "to read", 2, [1.0, 0.0]), ("d@8", "d", "h2", "to write", 2, [0.0, 1.0])]
+        >>> chunks = pl.DataFrame(rows, names, orient="row").cast({"vector": pl.Array(pl.Float32, 2)}).to_arrow()
+        >>> shard = ShardChunks(fingerprint="1", n_rows=2, batches=lambda: iter(chunks.to_batches()))
+        >>> with TemporaryDirectory() as folder:
+        ...     added = ContextStore(folder).sync({"a": shard}, settings={}).added
+        ...     added, ContextStore(folder).open().search_text(["write"], k=1)["chunk_id"].to_list()
+        (['a'], ['d@8'])
     """
 
     def __init__(self, tag: str, table: "Table", again: Again) -> None:

@@ -56,6 +56,16 @@ class ShardTables:
     Args:
         verify: compare a table's bytes with its digest before its stamp or its rows are used; None for a store on disk
             alone, since it downloads all of a table.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as store:
+        ...     tables = ShardTables(store)
+        ...     tables.write(pl.DataFrame({"doc_id": ["d"]}), Stamp(asset="documents", partition="a/b", recipe="r"))
+        ...     tables.path("documents", "a/b").name, tables.has("documents", "c")
+        ...     tables.read("documents", "a/b")["doc_id"].to_list()
+        ('a%2Fb.parquet', False)
+        ['d']
     """
 
     def __init__(self, store: str, *, verify: bool | None = None) -> None:
