@@ -23,23 +23,11 @@ from el_resources.store.index_rows import ShardChunks
 from el_resources.store.object_stores import client_options
 from el_resources.store.shard_tables import KnownStamps, MissingTableError, ShardTables
 from el_resources.store.stamps import Stamp
-from tests.support.s3_server import BUCKET, S3, s3_server
+from tests.support.s3_server import BUCKET, S3
 
 FRAME = pl.DataFrame({"doc_id": ["ä", "b"], "nats": [0.5, None]})
 STORE = f"s3://{BUCKET}/some store"
 ROWS = [{"id": str(number), "text": f"text {number} " * 50} for number in range(2000)]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as s3:
-        yield s3
-
-
-@pytest.fixture
-def s3(server: S3) -> S3:
-    server.empty()
-    return server
 
 
 @pytest.fixture
