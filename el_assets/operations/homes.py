@@ -20,7 +20,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from filelock import FileLock, Timeout
 
 from el_resources.addresses import one_line
-from el_resources.configuration.other_variables import refuse_bad_values
+from el_resources.configuration.environment import refuse_bad_values
 
 # Where runs are executed -> folder of the Dagster instance whose launcher does that.
 HOMES = {"local": Path(), "ray": Path("deploy")}

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from el_resources.addresses import fault_of_address, is_web_address, without_secrets
-from el_resources.sources.contracts import CORPUS_SCHEMES
+from el_resources.sources.contracts import CORPUS_SCHEMES, POOL_SCHEMES
 from el_resources.store.object_stores import is_remote
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -19,7 +19,6 @@ DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 ALMOST_AN_ADDRESS = re.compile(r"(s3a?|gs|gcs|az|abfss?|https?|ftp|hdfs|memory):/?(?!/)")
 # Schemes that tables can be kept in: those that fsspec, polars and LanceDB all read and write.
 STORE_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "file")
-POOL_SCHEMES = ("python-docs-questions", "parquet", "jsonl", "hf")
 EMBEDDED = ("python-docs", "python-docs-questions")
 ENCODER_PREFIX = "sentence-transformers:"
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
-from el_resources.configuration.other_variables import refuse_bad_values
+from el_resources.addresses import is_web_address
 
 PREFIX = "EL_"
 # Variables of the same prefix that are not settings of a run: where runs are executed, how many at once, where a
 # failure is told, and under which names browsers may reach the UI.
 OTHER_VARIABLES = {"EL_EXECUTION", "EL_RUNS_AT_ONCE", "EL_FAILURE_WEBHOOK", "EL_UI_HOSTS"}
+EXECUTIONS = ("local", "ray")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,20 @@ def settings_in(variables: Mapping[str, str], fields: Collection[str]) -> dict[s
             f"unknown setting {'; '.join(suggested(unknown, known))}. .env.example lists every EL_* variable"
         )
     return {field_of(k): v for k, v in named.items()}
+
+
+def refuse_bad_values(variables: Mapping[str, str]) -> None:
+    """Raise ValueError for a value that Dagster or a sensor would trip over later; names variable, value and remedy."""
+    execution = variables.get("EL_EXECUTION", "local")
+    if execution not in EXECUTIONS:
+        raise ValueError(f"EL_EXECUTION={execution!r} is unknown; choose one of {[*EXECUTIONS]}")
+    at_once = variables.get("EL_RUNS_AT_ONCE")
+    if at_once is not None and not (at_once.strip().isdecimal() and int(at_once) >= 1):
+        raise ValueError(f"EL_RUNS_AT_ONCE={at_once!r} is no number of runs; set it to 1 or more")
+    webhook = variables.get("EL_FAILURE_WEBHOOK", "")
+    if webhook and not is_web_address(webhook):
+        # Not shown: it may hold a token.
+        raise ValueError("EL_FAILURE_WEBHOOK is no address of http or https; write https://HOST/PATH, or unset it")
 
 
 def suggested(unknown: Collection[str], known: Collection[str]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import functools
 import gc
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,8 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from el_resources.configuration.checked_values import naming
-from el_resources.models.checkpoint_dtype import checkpoint_dtype
 from el_resources.models.model_files import (
+    DTYPES,
     is_embedded,
     model_fingerprint,
     model_window,
@@ -37,6 +38,8 @@ Place = Literal["cpu", "gpu"]
 PLACES: tuple[Place, ...] = ("cpu", "gpu")
 # Share of the long window that is the short one if the settings name no short model of the long one's family.
 SHORT_SHARE = 4
+# Dtypes as a safetensors header names them.
+STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +195,34 @@ class ModelChoice:
 def _placed_tokens(choice: ModelChoice, fingerprint: str) -> PlacedTokens:
     """Load a tokenizer once as long as its files stay the same."""
     return choice.tokenizer().placed
+
+
+def checkpoint_dtype(folder: Path) -> str:
+    """Return the checkpoint's own dtype, as transformers takes it: that of its config, else of its first tensor.
+
+    It is `auto` for a checkpoint in a dtype that weights are not read in here, such as FP8, which is left to
+    transformers.
+    """
+    config = read_config(folder)
+    text = config.get("text_config")
+    for holder in (config, text if isinstance(text, dict) else {}):
+        for key in ("dtype", "torch_dtype"):
+            if isinstance(holder.get(key), str):
+                named = str(holder[key]).removeprefix("torch.")
+                return named if named in DTYPES else "auto"
+    weights = sorted(folder.glob("*.safetensors"))
+    return (
+        next((STORED_DTYPES[name] for name in _tensor_dtypes(weights[0]) if name in STORED_DTYPES), "auto")
+        if weights
+        else "auto"
+    )
+
+
+def _tensor_dtypes(path: Path) -> list[str]:
+    """Return the dtypes of a safetensors file's tensors: 8 bytes of header length, then the header, a JSON object."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return [entry["dtype"] for key, entry in header.items() if key != "__metadata__"]
 
 
 @dataclass(frozen=True)

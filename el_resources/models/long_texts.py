@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from el_resources.configuration.choices import LongTexts
+from el_resources.configuration.fields.entropylong import LongTexts
 from el_resources.models.text_encoder import OnProgress, TextEncoder, Vectors, unit_rows
 from el_resources.models.text_splitting import boundary_near_middle
 

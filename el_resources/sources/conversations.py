@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from el_resources.configuration.choices import ScoredExchange
+from el_resources.configuration.fields.gateau import ScoredExchange
 from el_resources.sources.contracts import Turn
 from el_resources.sources.file_formats import decoded, label
 from el_resources.sources.instruction_columns import InstructionColumns

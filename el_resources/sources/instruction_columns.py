@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from el_resources.configuration.choices import ScoredExchange
+from el_resources.configuration.fields.gateau import ScoredExchange
 
 VARIABLE = "EL_INSTRUCTION_COLUMNS"
 # Usual names of columns and keys, which hold unless the setting names others; the first that a row has is read.

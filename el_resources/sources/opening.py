@@ -5,6 +5,7 @@ The readers are imported when their scheme is named, so that loading this module
 
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from el_resources.addresses import secrets_kept, without_secrets
 from el_resources.models.tokenization import ModelTokenizer
@@ -12,6 +13,10 @@ from el_resources.sources.contracts import CORPUS_SCHEMES, POOL_SCHEMES, CorpusS
 from el_resources.sources.instruction_columns import PoolReading
 from el_resources.sources.mixture import MixedCorpus, TokenCounter, is_mixture, parse_mixture
 from el_resources.sources.row_limits import RowLimits
+
+if TYPE_CHECKING:
+    from el_resources.sources.file_formats import FileFormat
+    from el_resources.sources.shard_files import ShardFiles
 
 
 @secrets_kept()
@@ -57,10 +62,30 @@ def _open_source(uri: str, text_column: str | None, hub_endpoint: str, limits: R
     if scheme == "python-docs":
         return _open_python_docs(uri, location, text_column)
     from el_resources.sources.corpus_files import DEFAULT_TEXT_COLUMN, FileCorpus
-    from el_resources.sources.file_schemes import open_files
 
-    files, column = open_files(uri, hub_endpoint, "EL_CORPUS"), text_column or DEFAULT_TEXT_COLUMN
+    files, column = _open_files(uri, hub_endpoint, "EL_CORPUS"), text_column or DEFAULT_TEXT_COLUMN
     return FileCorpus(files=files, text_column=column, limits=limits or RowLimits())
+
+
+def _open_files(uri: str, hub_endpoint: str, variable: str) -> "ShardFiles":
+    """Return the files that a URI of `parquet:`, `jsonl:` or `hf:` means; nothing is looked at yet.
+
+    They are reached by the URI as it is, and known by it without credentials.
+
+    Args:
+        variable: the setting that names the source, for errors.
+    """
+    scheme, _, location = uri.partition(":")
+    uri = without_secrets(uri)
+    if scheme == "hf":
+        from el_resources.sources.hub_files import HubFiles
+
+        return HubFiles(uri=uri, location=location, variable=variable, endpoint=hub_endpoint)
+    from el_resources.sources.shard_files import LocatedFiles
+
+    assert scheme in ("parquet", "jsonl"), f"{uri!r} has no scheme of files"
+    file_format: FileFormat = "parquet" if scheme == "parquet" else "jsonl"
+    return LocatedFiles(uri=uri, location=location, variable=variable, file_format=file_format)
 
 
 def _open_python_docs(uri: str, location: str, text_column: str | None) -> CorpusSource:
@@ -116,10 +141,9 @@ def open_instructions(
             " (files need theirs too, as in jsonl:data/*.jsonl.gz)"
         )
     if scheme != "python-docs-questions":
-        from el_resources.sources.file_schemes import open_files
         from el_resources.sources.instruction_files import FileInstructions
 
-        files = open_files(uri, hub_endpoint, "EL_INSTRUCTIONS")
+        files = _open_files(uri, hub_endpoint, "EL_INSTRUCTIONS")
         return FileInstructions(files=files, reading=reading or PoolReading(), limits=limits or RowLimits())
     from el_resources.sources.python_docs_questions import PythonDocsQuestions
 

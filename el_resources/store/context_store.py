@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from el_resources.configuration.choices import FullTextTokenizer
+from el_resources.configuration.fields.entropylong import FullTextTokenizer
 from el_resources.store.index_building import build_indices
 from el_resources.store.index_rows import Differences, ShardChunks, delete_shards, groups, put_group, table_schema
 from el_resources.store.index_soundness import LOOK_BYTES, OPEN_BYTES, build_fault, fault_in_words, record_build

@@ -7,7 +7,7 @@ that a clause in Chinese, Japanese or Thai would be one word that no query has; 
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from el_resources.configuration.choices import FullTextTokenizer
+from el_resources.configuration.fields.entropylong import FullTextTokenizer
 
 if TYPE_CHECKING:
     from lancedb.table import Table

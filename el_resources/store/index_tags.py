@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from el_resources.configuration.choices import FullTextTokenizer
+from el_resources.configuration.fields.entropylong import FullTextTokenizer
 from el_resources.store.stamps import digest
 
 if TYPE_CHECKING:
