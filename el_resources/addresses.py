@@ -114,7 +114,7 @@ def fault_of_address(address: str) -> str:
 
     Example:
         >>> fault_of_address("http://host:99999/x")
-        'its port is no number from 1 to 65535; write http://HOST/PATH, or http://HOST:PORT/PATH'
+        'its port is not a number from 1 to 65535; write http://HOST/PATH, or http://HOST:PORT/PATH'
     """
     scheme = address.partition("://")[0].lower()
     if scheme not in HOSTED_SCHEMES:
@@ -125,7 +125,7 @@ def fault_of_address(address: str) -> str:
         is_named = bool(parts.hostname) and parts.port != 0
     except ValueError as error:  # its own words may quote a password
         is_port = "port" in str(error).lower()
-        return f"{'its port is no number from 1 to 65535' if is_port else 'its host is none'}; {remedy}"
+        return f"{'its port is not a number from 1 to 65535' if is_port else 'it names no host'}; {remedy}"
     if not is_named or SPACE.search(parts.netloc):
         return f"it names no host; {remedy}"
     return f"{NO_IPV6}, as in {scheme}://HOST:PORT/PATH" if ":" in (parts.hostname or "") else ""

@@ -54,12 +54,14 @@ class Settings(
             )
         if self.root_tokens_min >= self.sequence_tokens:
             raise ValueError(
-                f"root_tokens_min={self.root_tokens_min} leaves no sequence: one of "
-                f"sequence_tokens={self.sequence_tokens} holds a whole root and a context; "
-                "lower the one or raise the other"
+                f"no sequence can be packed: sequence_tokens={self.sequence_tokens} has to hold a whole root of at "
+                f"least root_tokens_min={self.root_tokens_min} tokens and a context; raise the one or lower the other"
             )
         if self.beats_controls and not self.controls_per_root:
-            raise ValueError("beats_controls needs controls_per_root of at least 1; got 0")
+            raise ValueError(
+                "beats_controls=true compares with controls, and controls_per_root=0 draws none; set "
+                "controls_per_root to at least 1, or beats_controls=false"
+            )
         return self
 
     @classmethod

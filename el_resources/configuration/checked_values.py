@@ -118,7 +118,9 @@ def at_home(place: str) -> str:
     try:
         return str(Path(place).expanduser())
     except RuntimeError as error:
-        raise ValueError(f"{place.partition('/')[0]} is no user's home folder; write the path out") from error
+        raise ValueError(
+            f"{place.partition('/')[0]} is not the home folder of any user; write the whole path"
+        ) from error
 
 
 def refuse_without_driver(address: str) -> None:
@@ -149,12 +151,12 @@ def _refuse_source(kind: str, uri: str, schemes: tuple[str, ...], example: str) 
     if not colon or scheme not in schemes:
         known = ", ".join(f"{name}:" for name in schemes)
         raise ValueError(
-            f"{kind} {uri!r} has no known scheme; use one of {known} (files need theirs too, {example}; a path with "
-            "' + ' or ' [' in it that is one of several, or is not there yet, needs double quotes around both)"
+            f"{kind} {uri!r} has no known scheme; use one of {known} (files need one too, {example}; put scheme and "
+            "path in double quotes if the path has ' + ' or ' [' in it)"
         )
     if scheme in EMBEDDED:
         if place:
-            raise ValueError(f"{scheme}: is one fixed source, write it with nothing after the colon")
+            raise ValueError(f"{scheme}: is one fixed source; write nothing after the colon")
         return
     if not place.strip():
         raise ValueError(f"{uri!r} names no place; write one after the scheme: a file, a folder or a glob")
@@ -164,4 +166,4 @@ def _refuse_source(kind: str, uri: str, schemes: tuple[str, ...], example: str) 
     if is_remote(place):
         refuse_without_driver(place)
         if fault := fault_of_address(place):
-            raise ValueError(f"{without_secrets(place)} is no address: {fault}")
+            raise ValueError(f"{without_secrets(place)} is not an address: {fault}")

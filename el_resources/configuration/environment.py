@@ -109,11 +109,11 @@ def refuse_bad_values(variables: Mapping[str, str]) -> None:
         raise ValueError(f"EL_EXECUTION={execution!r} is unknown; choose one of {[*EXECUTIONS]}")
     at_once = variables.get("EL_RUNS_AT_ONCE")
     if at_once is not None and not (at_once.strip().isdecimal() and int(at_once) >= 1):
-        raise ValueError(f"EL_RUNS_AT_ONCE={at_once!r} is no number of runs; set it to 1 or more")
+        raise ValueError(f"EL_RUNS_AT_ONCE={at_once!r} is not a number of runs; set it to 1 or more")
     webhook = variables.get("EL_FAILURE_WEBHOOK", "")
     if webhook and not is_web_address(webhook):
         # Not shown: it may hold a token.
-        raise ValueError("EL_FAILURE_WEBHOOK is no address of http or https; write https://HOST/PATH, or unset it")
+        raise ValueError("EL_FAILURE_WEBHOOK is not an http or https address; write https://HOST/PATH, or unset it")
 
 
 def suggested(unknown: Collection[str], known: Collection[str]) -> Iterator[str]:

@@ -81,8 +81,8 @@ def launched_values(settings: Settings, config: Mapping[str, Any]) -> dict[str, 
             continue
         if why := _why_not(name, value, settings):
             raise ValueError(
-                f"{name}={_shown(value)} cannot be given at launch: {why}; start Dagster with "
-                f"{variable_of(name)}={_shown(value)}, which has {_shown(own[name])} now"
+                f"{name}={_shown(value)} cannot be given at launch: {why}; set "
+                f"{variable_of(name)}={_shown(value)} (now {_shown(own[name])}) in the environment and restart Dagster"
             )
     return values
 

@@ -209,13 +209,13 @@ def _download(name: str, revision: str | None) -> Path:
         raise ValueError(f"the hub has no model {name!r}{at}; correct the revision, {local}") from error
     except RepositoryNotFoundError as error:
         raise ValueError(
-            f"{name!r} is no folder here, and the hub shows no such model to you; correct the name, log in with "
-            f"`hf auth login` if it is private or gated, {local}"
+            f"there is no folder {name!r}, and no such model on the hub that you have access to; correct the name, log "
+            f"in with `hf auth login` if it is private or gated, {local}"
         ) from error
     except (OSError, HfHubHTTPError) as error:
         raise ConnectionError(
-            f"{name!r} is no folder here, and the hub cannot be reached for the model{at} ({type(error).__name__}); "
-            f"connect, {local}"
+            f"there is no folder {name!r}, and the hub cannot be reached for the model{at} ({type(error).__name__}); "
+            f"connect to the network, {local}"
         ) from error
     return Path(folder)
 

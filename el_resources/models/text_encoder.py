@@ -180,7 +180,10 @@ class SentenceTransformersEncoder:
         tokenizer, prompt = self._model.tokenizer, self._model.prompts.get(self._model.default_prompt_name) or ""
         fixed = len(tokenizer(prompt)["input_ids"])
         if longest <= fixed:
-            raise ValueError(f"encoder {self.name!r} reads {longest} tokens, of which {fixed} are not of the text")
+            raise ValueError(
+                f"encoder {self.name!r} reads at most {longest} tokens, and its prompt and special tokens take "
+                f"{fixed}, so that no text fits; choose another encoder, or set EL_ENCODER={REFERENCE_IDF}"
+            )
         return int(longest) - fixed
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -322,13 +325,13 @@ def _download(name: str, model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision or None, ignore_patterns=["onnx/*", "openvino/*"]))
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ValueError(
-            f"encoder {name!r} is no folder here, and the hub shows no such model"
+            f"encoder {name!r}: there is no such folder, and no such model on the hub that you have access to"
             f"{f' at revision {revision!r}' if revision else ''}; correct the name or give a folder"
         ) from error
     except OSError as error:
         raise ConnectionError(
-            f"encoder {name!r} is no folder here, and the hub cannot be reached ({type(error).__name__}); "
-            f"connect, give a local folder, or set EL_ENCODER={REFERENCE_IDF}"
+            f"encoder {name!r}: there is no such folder, and the hub cannot be reached ({type(error).__name__}); "
+            f"connect to the network, give a local folder, or set EL_ENCODER={REFERENCE_IDF}"
         ) from error
 
 

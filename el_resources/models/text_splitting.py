@@ -167,7 +167,8 @@ class TextSplitter:
             return
         if len(chunk) == 1:
             raise ValueError(
-                f"the character {chunk!r} alone has {n_tokens} tokens; raise max_tokens={self.max_tokens} to that"
+                f"the character {chunk!r} alone has {n_tokens} tokens; raise max_tokens={self.max_tokens} "
+                f"to at least {n_tokens}"
             )
         middle = boundary_near_middle(chunk)
         for offset, half in ((0, chunk[:middle]), (middle, chunk[middle:])):

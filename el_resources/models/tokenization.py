@@ -270,7 +270,7 @@ class _SlowCodec:
 
     def backend(self) -> Tokenizer:
         raise ValueError(
-            f"{self._tokenizer.name_or_path}: chunks are counted with a tokenizer.json; "
+            f"the tokenizer of {self._tokenizer.name_or_path!r} has no tokenizer.json, which counting chunks needs; "
             "save the model's fast tokenizer next to its weights"
         )
 
@@ -281,5 +281,6 @@ def _check_encodable(text: str, index: int) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"text {index} holds {text[error.start]!r} at {error.start}, which UTF-8 cannot; set the document aside"
+            f"text {index} holds {text[error.start]!r} at {error.start}, which UTF-8 cannot encode; "
+            "set the document aside"
         ) from error

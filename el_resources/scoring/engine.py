@@ -231,7 +231,9 @@ class ScoringEngine:
         with self._timed():
             if self.why_not_watched:
                 name = type(self._model).__name__
-                raise ValueError(f"the attention of {name} cannot be watched: {self.why_not_watched}")
+                raise ValueError(
+                    f"the attention of {name} cannot be watched: {self.why_not_watched}; use another model"
+                )
             pieces = [pieces_of(response) for response in responses]
             check_spans(sequences, segments, pieces)
             wanted = [np.concatenate([np.arange(start, end) for start, end in spans]) for spans in pieces]

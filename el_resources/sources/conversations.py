@@ -183,7 +183,7 @@ def quoted(text: str) -> str:
 
 def _role(number: int, message: Any, columns: InstructionColumns) -> str:
     if not isinstance(message, Mapping):
-        raise NotASample("malformed_messages", f"message {number} is no object but {type(message).__name__}")
+        raise NotASample("malformed_messages", f"message {number} is {type(message).__name__}, not an object")
     role = next((message[key] for key in columns.role if message.get(key) not in (None, "", b"")), None)
     if role is None:
         raise NotASample("missing_role", f"message {number} has no role")

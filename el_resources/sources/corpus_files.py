@@ -59,7 +59,7 @@ class FileCorpus(FileSource[SourceDocument]):
         column = self.text_column
         if column not in schema.names:
             raise ValueError(
-                f"it has no column {column!r} but {listed(schema.names, COLUMNS_SHOWN)}; {NAME_THE_COLUMN}"
+                f"it has no column {column!r}; it has {listed(schema.names, COLUMNS_SHOWN)}; {NAME_THE_COLUMN}"
             )
         if not is_text(schema.field(column).type):
             raise ValueError(f"its column {column!r} holds {schema.field(column).type}, not text; {NAME_THE_COLUMN}")
@@ -79,7 +79,7 @@ class FileCorpus(FileSource[SourceDocument]):
         column = self.text_column
         if column not in row:
             return BadRow(
-                "no_text", f"line {number} has no {column!r} but {listed(row, COLUMNS_SHOWN)}; {NAME_THE_COLUMN}"
+                "no_text", f"line {number} has no {column!r}; it has {listed(row, COLUMNS_SHOWN)}; {NAME_THE_COLUMN}"
             )
         text = row[column]
         if isinstance(text, str | None):

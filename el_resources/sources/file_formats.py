@@ -93,7 +93,7 @@ def _batch_rows(shard: str, path: str, parquet: pq.ParquetFile, wanted: list[str
             unpacked, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
             if unpacked > max(limits.line_bytes, BOMB_RATIO * packed):
                 sizes = f"{packed:,} bytes that unpack to {unpacked:,}"
-                raise CorruptShardError(shard, path, f"its column {chunk.path_in_schema!r} has {sizes}; it is no text")
+                raise CorruptShardError(shard, path, f"its column {chunk.path_in_schema!r} has {sizes}; it is not text")
         n_bytes = sum(chunk.total_uncompressed_size for chunk in chunks)
         rows = max(1, min(rows, BATCH_BYTES * group.num_rows // max(1, n_bytes)))
     return rows
@@ -152,7 +152,7 @@ def plain_text(shard: str, path: str, file: IO[bytes]) -> IO[bytes]:
             twice = f"it is compressed twice ({again} within {compression})"
             raise CorruptShardError(shard, path, f"{twice}; decompress it once")
     if not head and not compression and path.lower().endswith(COMPRESSED):
-        raise CorruptShardError(shard, path, "it is empty (0 bytes), which no compressed file is; fetch it again")
+        raise CorruptShardError(shard, path, "it is empty (0 bytes), and a compressed file never is; fetch it again")
     if problem := other_than_json_lines(head):
         within = f" within {compression}" if compression else ""
         raise CorruptShardError(shard, path, f"it is {problem}{within}")
@@ -195,7 +195,7 @@ def json_object(number: int, line: bytes) -> dict[str, Any] | BadRow:
     except (ValueError, RecursionError) as error:
         return BadRow("not_json", f"line {number} is not JSON ({error})")
     if not isinstance(row, dict):
-        return BadRow("not_an_object", f"line {number} is not a JSON object but {type(row).__name__}")
+        return BadRow("not_an_object", f"line {number} is a JSON {type(row).__name__}, not an object")
     return row
 
 

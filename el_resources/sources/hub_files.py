@@ -57,7 +57,7 @@ class HubFiles(ShardFiles):
         place, revision, split = match["place"].rstrip("/"), match["revision"] or "", match["split"] or DEFAULT_SPLIT
         if place.startswith(("/", "./", "../", "~")):
             if revision:
-                raise ValueError(f"source {self.uri!r}: a local folder has no revision; leave @{revision} away")
+                raise ValueError(f"source {self.uri!r}: a local folder has no revision; remove @{revision}")
             folder, config = find_local_repository(self.uri, place)
             return LocalRepository(folder), config, split
         owner, _, rest = place.partition("/")

@@ -79,8 +79,8 @@ def find_local_repository(uri: str, place: str) -> tuple[Path, str]:
             return folder, "" if rest == "." else rest
     if not path.is_dir():
         raise FileNotFoundError(
-            f"source {uri!r}: {path} is no folder, and no folder above it has a {CARD}; name a folder that is laid out "
-            f"like a repository of the hub, followed by a config of its {CARD}"
+            f"source {uri!r}: {path} is not a folder, and no folder above it has a {CARD}; name a folder that is laid "
+            f"out like a repository of the hub, followed by a config of its {CARD}"
         )
     return path, ""
 
@@ -201,7 +201,9 @@ class HubRepository:
         except RepositoryNotFoundError as error:
             raise ValueError(f"{place} is not there, or private: check its name, or set HF_TOKEN") from error
         except RevisionNotFoundError as error:
-            raise ValueError(f"{place} has no revision {self.revision!r}; leave it away for its main branch") from error
+            raise ValueError(
+                f"{place} has no revision {self.revision!r}; correct it, or leave it out to read the main branch"
+            ) from error
         except (HTTPError, InvalidURL, OfflineModeIsEnabled) as error:
             raise ConnectionError(
                 f"{place} cannot be reached ({one_line(error)}); check the network, name a mirror with "

@@ -83,7 +83,7 @@ def parse_columns(text: str) -> InstructionColumns:
     names = {what: (given[what],) if what in given else usual for what, usual in COLUMNS.items()}
     context, instruction, response = (names[what][0] for what in TEXTS)
     if len({context, instruction, response}) < len(TEXTS):
-        raise ValueError(f"{text!r} gives two of {', '.join(TEXTS)} one column; name three")
+        raise ValueError(f"{text!r} gives two of {', '.join(TEXTS)} the same column; name three different ones")
     return InstructionColumns(
         messages=names["messages"],
         role=names["role"],
@@ -132,7 +132,7 @@ def parse_names(text: str) -> tuple[str, ...]:
         return ()
     names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True))]
     if not all(names):
-        raise ValueError(f"{text!r} has an empty name; write column names, apart by single commas")
+        raise ValueError(f"{text!r} has an empty name; write column names separated by single commas")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{text!r} names {twice[0]!r} twice; name each column once")
     return tuple(names)

@@ -145,7 +145,7 @@ def _parse_source(part: str) -> SourceSpec:
     match = (QUOTED if part.startswith('"') else OPTIONS).fullmatch(part)
     if part.startswith('"') and not match:
         raise ValueError(
-            f"corpus source {part} begins with a double quote; end it with another one, and write options after it, as "
+            f"corpus source {part} begins with a double quote; put the closing one after the path, then the options, as "
             'in "parquet:/data/a + b" [weight=0.5]'
         )
     uri, written = (match["uri"], (match["options"] or "").split()) if match else (part, [])
@@ -166,20 +166,20 @@ def _parse_source(part: str) -> SourceSpec:
 def _checked(part: str, uri: str, options: dict[str, str]) -> SourceSpec:
     name, roots = options.get("name", ""), options.get("roots", "yes")
     if name and not NAME.fullmatch(name):
-        raise ValueError(f"corpus source {part!r}: name={name} may hold letters, digits, single dots, - and _ only")
+        raise ValueError(f"corpus source {part!r}: name={name} may contain only letters, digits, single dots, - and _")
     if roots not in ("yes", "no"):
         raise ValueError(f"corpus source {part!r}: roots={roots} is neither yes nor no")
     weight = _number(part, "weight", options.get("weight", "1"))
     if not 0 < weight <= 1:
         raise ValueError(
-            f"corpus source {part!r}: weight={options['weight']} is no share of its documents; "
+            f"corpus source {part!r}: weight={options['weight']} is not a share of its documents; "
             "write 1 for the source that you want all of, and less for the others"
         )
     budgets = {}
     for budget in ("documents", "tokens"):
         amount = _number(part, budget, options[budget]) if budget in options else 0
         if budget in options and (amount < 1 or amount != int(amount)):
-            raise ValueError(f"corpus source {part!r}: {budget}={options[budget]} is no whole number above 0")
+            raise ValueError(f"corpus source {part!r}: {budget}={options[budget]} is not a whole number above 0")
         budgets[budget] = int(amount)
     return SourceSpec(
         uri=uri, name=name, weight=weight, roots=roots == "yes", text_column=options.get("text_column", ""), **budgets
@@ -192,7 +192,7 @@ def _number(part: str, name: str, text: str) -> float:
     except ValueError:
         number = float("nan")
     if not abs(number) < float("inf"):
-        raise ValueError(f"corpus source {part!r}: {name}={text} is no number")
+        raise ValueError(f"corpus source {part!r}: {name}={text} is not a number")
     return number
 
 
@@ -212,7 +212,9 @@ class MixedCorpus:
         for spec, _ in self.sources:
             if spec.tokens and self.counter is None:
                 source = without_secrets(spec.uri)
-                raise ValueError(f"corpus source {source!r} has a budget of tokens, and there is nothing to count by")
+                raise ValueError(
+                    f"corpus source {source!r} has a budget of tokens and nothing to count by; pass a `counter`"
+                )
 
     @cached_property
     def _shards(self) -> dict[str, "_Part"]:

@@ -56,8 +56,8 @@ def _open_source(uri: str, text_column: str | None, hub_endpoint: str, limits: R
     if not colon or scheme not in CORPUS_SCHEMES:
         raise ValueError(
             f"corpus {uri!r} has no known scheme; use one of {', '.join(f'{name}:' for name in CORPUS_SCHEMES)}"
-            " (files need theirs too, as in parquet:data/*.parquet; a path with ' + ' or ' [' in it that is one of "
-            "several, or is not there yet, needs double quotes around scheme and path)"
+            " (files need one too, as in parquet:data/*.parquet; put scheme and path in double quotes if the path has "
+            "' + ' or ' [' in it)"
         )
     if scheme == "python-docs":
         return _open_python_docs(uri, location, text_column)
@@ -92,7 +92,7 @@ def _open_python_docs(uri: str, location: str, text_column: str | None) -> Corpu
     from el_resources.sources.python_docs import PythonDocs
 
     if location:
-        raise ValueError(f"corpus {uri!r}: python-docs: is one fixed corpus, write it with nothing after the colon")
+        raise ValueError(f"corpus {uri!r}: python-docs: is one fixed corpus; write nothing after the colon")
     if text_column:
         warnings.warn(f"text column {text_column!r} is not used: python-docs: has no columns", stacklevel=3)
     return PythonDocs()
@@ -138,7 +138,7 @@ def open_instructions(
     if not colon or scheme not in POOL_SCHEMES:
         raise ValueError(
             f"instructions {uri!r} have no known scheme; use one of {', '.join(f'{name}:' for name in POOL_SCHEMES)}"
-            " (files need theirs too, as in jsonl:data/*.jsonl.gz)"
+            " (files need one too, as in jsonl:data/*.jsonl.gz)"
         )
     if scheme != "python-docs-questions":
         from el_resources.sources.instruction_files import FileInstructions
@@ -149,7 +149,7 @@ def open_instructions(
 
     if location:
         raise ValueError(
-            f"instructions {uri!r}: python-docs-questions: is one pool, write it with nothing after the colon"
+            f"instructions {uri!r}: python-docs-questions: is one fixed pool; write nothing after the colon"
         )
     if reading is not None and reading.names_columns:
         warnings.warn(

@@ -169,7 +169,10 @@ class LocatedFiles(ShardFiles):
     def paths(self) -> dict[str, str]:
         named = sorted((shard_name(self._below_root(file)), file) for file in self._listing.files)
         if len(dict(named)) < len(named):
-            raise ValueError(f"source {self.uri!r} has files that differ in their query only, which names no shard")
+            raise ValueError(
+                f"source {self.uri!r} has files whose addresses differ only after `?`, so that their shards would have "
+                "one name; name one of them, or serve them under different paths"
+            )
         return dict(named)
 
     def _below_root(self, file: str) -> str:
@@ -265,7 +268,7 @@ FAULTS_OF_A_FILE = {
     errno.EACCES: "it may not be read (permission denied)",
     errno.EPERM: "it may not be read (permission denied)",
     errno.EISDIR: "it is a folder; name the files in it, as in FOLDER/*",
-    errno.ENOTDIR: "it is not there: a part of its path is no folder",
+    errno.ENOTDIR: "it is not there: a part of its path is not a folder",
     errno.ELOOP: "it is a link that leads in a circle",
 }
 

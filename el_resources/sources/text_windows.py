@@ -115,7 +115,7 @@ class TextWindows:
             if excerpt.text:
                 taken.append(excerpt.text)
                 room -= excerpt.n_tokens + self._joint_tokens
-        raise ValueError(f"the texts hold too little for a context of {n_tokens} tokens; use a shorter window")
+        raise ValueError(f"the texts are too short for a context of {n_tokens} tokens; use a shorter window")
 
     def _head(self, text: str, n_tokens: int) -> str:
         """Return as many of the text's first words as fit."""

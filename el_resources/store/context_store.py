@@ -201,8 +201,8 @@ class ContextStore:
         else:
             if not self._again("reading the index", lambda _: _latest_differences(table, build.wanted)).none:
                 raise RuntimeError(
-                    f"the retrieval index at {self.uri!r} holds other rows than were put there: another program writes "
-                    "to it; end it, then run job build_index again"
+                    f"the retrieval index at {self.uri!r} does not hold the rows that were written: another program "
+                    "writes to it; end that, then run job build_index again"
                 )
         # Build the indices.
         lock.still_held()
@@ -254,7 +254,7 @@ class ContextStore:
                     return ""
                 named = [one for one in builds_in(versions) if versions[one] == versions[tag or CURRENT]]
                 if not named:
-                    return f"tag {tag or CURRENT} names version {versions[tag or CURRENT]}, which is no build"
+                    return f"tag {tag or CURRENT} names version {versions[tag or CURRENT]}, which is not a build"
                 table.checkout(named[-1])
                 table.count_rows()
                 return build_fault(self.uri, TABLE, named[-1], versions[named[-1]], hash_bytes=hash_bytes)
@@ -293,7 +293,7 @@ class ContextStore:
         table = self._again("opening the index", lambda _: self._open())
         known = builds_in(self._again("listing tags", lambda _: versions_of(table)))
         if tag not in known:
-            raise ValueError(f"the retrieval index at {self.uri!r} has no build {tag!r}; it has {', '.join(known)}")
+            raise ValueError(f"the index at {self.uri!r} has no build {tag!r}; choose one of {', '.join(known)}")
         self._again("opening the build", lambda _: table.checkout(tag))
         return PinnedIndex(tag, table, self._again)
 

@@ -121,7 +121,7 @@ def _digest_in(file: BinaryIO) -> tuple[int, str] | None:
     tail = file.read(8)
     length = int.from_bytes(tail[:4], "little")
     if size < 12 or head != _MAGIC or tail[4:] != _MAGIC or length > size - 12:
-        raise NoParquetFileError("its file is cut short, or is no Parquet file")
+        raise NoParquetFileError("its file is cut short, or is not a Parquet file")
     start = size - 8 - length
     file.seek(start)
     found = _PLACE.search(file.read(length))

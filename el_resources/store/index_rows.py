@@ -97,7 +97,7 @@ def _check_columns(schema: pa.Schema) -> None:
     needed = ["chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vector"]
     missing = [name for name in needed if name not in schema.names]
     if missing:
-        raise ValueError(f"context chunks lack the columns {missing}; they have {schema.names}")
+        raise ValueError(f"context chunks lack the columns {missing}; they have {schema.names}; materialize them again")
     vector = schema.field("vector").type
     if not pa.types.is_fixed_size_list(vector):
         raise ValueError(f"column 'vector' of the context chunks is {vector}; store it as a fixed-size list of float32")

@@ -85,18 +85,18 @@ def fault_in_words(store: str, table: str, tag: str, error: Exception | None = N
     LOG.debug("the library's words on %s", folder, exc_info=error)
     ordered = sorted(tags, key=lambda name: (tags[name] != tag, name))
     faults = (_fault_of_tag(folder, name, tags[name], sizes) for name in ordered)
-    return next(filter(None, faults), f"the files of {folder} are not those of a table that can be read")
+    return next(filter(None, faults), f"the files of {folder} do not form a readable table")
 
 
 def _fault_of_tag(folder: UPath, name: str, tag: str, sizes: Mapping[str, int]) -> str:
     """Return what is wrong with the file of a tag, or with the manifest that it names."""
     version = _tagged_version((folder / name).read_bytes())
     if version is None:
-        return f"{folder / name} is broken, which says what tag {tag} names"
+        return f"the file of tag {tag}, {folder / name}, is broken"
     manifest = _manifest(version)
     if sizes.get(manifest):
         return ""
-    return f"{folder / manifest} is {'empty' if manifest in sizes else 'gone'}, which tag {tag} names"
+    return f"the manifest of tag {tag}, {folder / manifest}, is {'empty' if manifest in sizes else 'gone'}"
 
 
 def _tags_in(sizes: Mapping[str, int]) -> dict[str, str]:

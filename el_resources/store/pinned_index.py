@@ -83,7 +83,7 @@ class PinnedIndex:
             )
         if not np.isfinite(vectors).all():
             raise ValueError(
-                "the encoder gave a query vector with a value that is not finite; take another encoder (EL_ENCODER)"
+                "the encoder gave a query vector with a value that is not finite; choose another encoder (EL_ENCODER)"
             )
         queries = np.flatnonzero(vectors.any(axis=1)).tolist()
         return self._search(lambda batch, limit: self._nearest(vectors[batch], limit), queries, k)
@@ -126,14 +126,15 @@ class PinnedIndex:
         missing = wanted.join(rows, on="chunk_id", how="anti")["chunk_id"].to_list()
         if missing:
             raise ValueError(
-                f"build {self.tag!r} has no chunk {missing[0]!r} ({len(missing)} of {len(wanted)} missing)"
+                f"build {self.tag!r} has no chunk {missing[0]!r} ({len(missing)} of {len(wanted)} missing); "
+                "materialize candidate_contexts again, which takes chunks of the newest build"
             )
         return wanted.join(rows, on="chunk_id", how="left", maintain_order="left")
 
     def _search(self, fetch: "Fetch", queries: list[int], k: int) -> pl.DataFrame:
         """Return the k best rows of each query: fetch more than k, and more again if the k-th ties with the last."""
         if k < 1:
-            raise ValueError(f"k={k} finds nothing; use 1 or more")
+            raise ValueError(f"k={k} asks for no chunks; use 1 or more")
         settled = [pl.DataFrame(schema=RESULT_SCHEMA)]
         limit = k + FETCH_MARGIN
         while queries:

@@ -151,7 +151,7 @@ class ShardTables:
 
             n_rows = read_metadata(path).num_rows
         if n_rows != int(stamp.facts.get("rows", n_rows)):
-            raise DamagedTableError(f"it has {n_rows} rows, and {stamp.facts['rows']} by its stamp")
+            raise DamagedTableError(f"it has {n_rows} rows, and its stamp says {stamp.facts['rows']}")
 
     def _metadata(self, path: str) -> Mapping[str, str]:
         """Return what a table's footer says. Raises DamagedTableError for a file that is no table."""
@@ -227,7 +227,7 @@ class ShardTables:
         except (OSError, pl.exceptions.ComputeError) as error:
             raise UnreadableTableError(
                 f"table {asset!r} of {partition!r} cannot be read from {path} ({one_line(error)}); "
-                f"if the store answers otherwise, remove the file and materialize {asset} for it again"
+                f"if other tables of the store can be read, remove the file and materialize {asset} for it again"
             ) from error
 
 
@@ -267,7 +267,7 @@ def _refuse_no_file(path: Path) -> None:
     if path.is_dir():
         raise DamagedTableError("a folder is in its place")
     if not os.access(path, os.R_OK):
-        raise DamagedTableError("its file may not be read; give this user the permission, or have it made again")
+        raise DamagedTableError("this user may not read its file; grant the permission, or remove the file")
 
 
 def _has_digest(metadata: Mapping[str, str]) -> bool:
@@ -299,7 +299,7 @@ def file_stem(partition: str) -> str:
         ValueError: the key is empty.
     """
     if not partition:
-        raise ValueError("a partition key must not be empty")
+        raise ValueError("a partition key is empty; give the shard a name")
     stem = quote(partition, safe=" ").replace("~", "%7E")  # a tilde marks a stem that was cut
     if stem.startswith("."):  # a leading dot hides a file, and marks a temporary one
         stem = "%2E" + stem[1:]

@@ -62,7 +62,7 @@ def stamp_in(metadata: Mapping[str, str], asset: str, partition: str) -> Stamp:
         found.pop(DIGEST_FIELD, None)
         unknown = sorted(found.keys() - {one.name for one in fields(Stamp)})
         if unknown:
-            raise DamagedTableError(f"its stamp is of a newer version, with {', '.join(unknown)}")
+            raise DamagedTableError(f"its stamp is of a newer version of this project, with {', '.join(unknown)}")
         stamp = Stamp(**found)
         texts, objects = (stamp.asset, stamp.partition, stamp.recipe), (stamp.settings, stamp.pinned, stamp.made_from)
         if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in objects):
@@ -73,7 +73,7 @@ def stamp_in(metadata: Mapping[str, str], asset: str, partition: str) -> Stamp:
             raise
         raise DamagedTableError(f"its stamp is broken ({one_line(error)})") from error
     if (stamp.asset, stamp.partition) != (asset, partition):
-        raise DamagedTableError(f"its stamp is that of {stamp.asset!r} of {stamp.partition!r}")
+        raise DamagedTableError(f"its stamp belongs to {stamp.asset!r} of {stamp.partition!r}")
     return stamp
 
 

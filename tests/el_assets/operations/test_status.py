@@ -88,7 +88,8 @@ class TestCommand:
     ) -> None:
         home.tables.path("hmg_scores", A).write_bytes(b"PAR1 cut")
         assert main(["status", "--select", "gateau"]) == 1
-        assert "hmg_scores: missing: its file is cut short, or is no Parquet file: a.jsonl" in capsys.readouterr().out
+        damaged = "hmg_scores: missing: its file is cut short, or is not a Parquet file: a.jsonl"
+        assert damaged in capsys.readouterr().out
         assert main(["status", "--instructions", "jsonl:absent"]) == 2
 
     def test_shards_that_are_not_registered_are_to_be_registered_and_no_job_to_be_run(

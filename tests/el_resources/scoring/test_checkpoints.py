@@ -203,7 +203,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "an encoder": (
         config(architectures=["BertForMaskedLM"], model_type="bert"),
-        r"holds a bert model \(BertForMaskedLM\), which is no causal language model; give a decoder-only",
+        r"holds a bert model \(BertForMaskedLM\), which is not a causal language model; give a decoder-only",
     ),
     "a vision encoder": (
         config(architectures=["CLIPVisionModel"], model_type="clip_vision_model"),
@@ -211,7 +211,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "a classifier": (
         config(architectures=["LlamaForSequenceClassification"]),
-        r"\(LlamaForSequenceClassification\), which is no causal language model; give",
+        r"\(LlamaForSequenceClassification\), which is not a causal language model; give",
     ),
     "an encoder-decoder": (
         config(architectures=["BartForConditionalGeneration"], model_type="bart", is_encoder_decoder=True),

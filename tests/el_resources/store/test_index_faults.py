@@ -110,11 +110,11 @@ def written(content: str) -> Callable[[Path], object]:
         (f"{TABLE}/_versions/*", remove, f"{TABLE} has no manifest"),
         (f"{TABLE}/_versions", remove, f"{TABLE} has no manifest"),
         (TABLE, remove, f"{TABLE} is gone"),
-        (NEWEST, remove, f"{NEWEST} is gone, which tag current names"),
-        (NEWEST, written(""), f"{NEWEST} is empty, which tag current names"),
-        (NEWEST, written("x" * 99), "are not those of a table that can be read"),
+        (NEWEST, remove, f"{NEWEST}, is gone"),
+        (NEWEST, written(""), f"{NEWEST}, is empty"),
+        (NEWEST, written("x" * 99), "do not form a readable table"),
         *(
-            (f"{TABLE}/_refs/tags/current.json", written(content), "current.json is broken, which says what tag")
+            (f"{TABLE}/_refs/tags/current.json", written(content), "the file of tag current, .*current.json, is broken")
             for content in ("", "{", "[]", "{}", '{"version": "x", "manifestSize": 1}', '{"version": -1}', "6", "\0")
         ),
     ],

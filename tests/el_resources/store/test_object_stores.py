@@ -111,7 +111,7 @@ class TestTables:
         assert "digest differs" in KnownStamps(STORE, verify=True).damage("scores", "a")
         tables.write(FRAME, replace(made(), facts={"rows": 7}))
         assert not tables.has("scores", "a")
-        with pytest.raises(MissingTableError, match=f"it has {FRAME.height} rows, and 7 by its stamp"):
+        with pytest.raises(MissingTableError, match=f"it has {FRAME.height} rows, and its stamp says 7"):
             tables.scan("scores", "a")
 
     def test_a_write_that_fails_leaves_the_old_table(self, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
