@@ -190,7 +190,7 @@ def _check_tensors(folder: Path, model: Any, found: dict[str, Any]) -> None:
     extra = _layers_beyond(model, found["unexpected_keys"])
     if extra:
         raise ValueError(
-            f"the weights in {folder} have layers that {name} by its config.json lacks: {listed(sorted(extra))}; "
+            f"the weights in {folder} have layers that its config.json lacks for {name}: {listed(sorted(extra))}; "
             "correct num_hidden_layers, or fetch config and weights of one model"
         )
     if found.get("error_msgs"):

@@ -1,6 +1,7 @@
-"""Files of a config's split in a repository. The rules are the hub's, so the library `datasets` applies them.
+"""Files of a config's split in a repository, by the hub's rules, which the library `datasets` implements.
 
-Imported when a repository is listed: `datasets` takes a second to load. Nothing here loads data or runs a script.
+This module is imported only if a repository is listed, since `datasets` takes a second to load. Nothing here loads data
+or runs a script.
 """
 
 from typing import Any
@@ -66,7 +67,7 @@ def _matching(uri: str, pattern: str, base: str, options: DownloadConfig) -> lis
 
 
 def _refuse_outside(uri: str, place: str) -> None:
-    """Raise ValueError if a card names a place outside the repository: cards are written by others."""
+    """Raise ValueError if a card names a place outside the repository, since cards are not trusted."""
     if "://" in place or place.startswith("/") or ".." in place.split("/"):
         raise ValueError(
             f"source {uri!r}: its {CARD} names {place!r}, which is outside the repository and is not read; "

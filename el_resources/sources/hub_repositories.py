@@ -25,7 +25,7 @@ RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)  # huggingface_hub's own choic
 
 
 class Repository(Protocol):
-    """Place of data files. A `file` is a name as `datasets` finds it; a `path` is the file system's."""
+    """Place of data files. A `file` is a name as `datasets` returns it; a `path` is one of the file system."""
 
     @property
     def filesystem(self) -> AbstractFileSystem: ...
@@ -70,7 +70,7 @@ def find_local_repository(uri: str, place: str) -> tuple[Path, str]:
     The folder is the nearest one, from the path upwards, that has a card; without one it is the path itself.
 
     Raises:
-        FileNotFoundError: no folder has a card, and the path is no folder.
+        FileNotFoundError: no folder has a card, and the path is not a folder.
     """
     path = Path(place).expanduser().absolute()
     for folder in (path, *path.parents):
@@ -143,8 +143,8 @@ class HubRepository:
 
     @property
     def storage_options(self) -> dict[str, dict[str, Any]]:
-        # `datasets` asks for a file system with the same arguments and gets this same one, so nothing is looked up
-        # twice. A new commit cannot make its caches wrong: the commit is part of every path.
+        # `datasets` makes a file system with the same arguments and so gets this one, and nothing is requested
+        # twice. Its caches stay right after a new commit, since the commit is part of every path.
         return {"hf": {"endpoint": self.endpoint, "token": None}}
 
     @cached_property
@@ -221,7 +221,7 @@ def _retried(ask: Any) -> Any:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Return True if a fault is one of the network or of a busy server."""
+    """Return true for a fault of the network or of a busy server."""
     from httpx2 import NetworkError, RemoteProtocolError, TimeoutException
     from huggingface_hub.errors import HfHubHTTPError
 

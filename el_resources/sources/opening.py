@@ -68,9 +68,9 @@ def _open_source(uri: str, text_column: str | None, hub_endpoint: str, limits: R
 
 
 def _open_files(uri: str, hub_endpoint: str, variable: str) -> "ShardFiles":
-    """Return the files that a URI of `parquet:`, `jsonl:` or `hf:` means; nothing is looked at yet.
+    """Return the files of a `parquet:`, `jsonl:` or `hf:` URI; nothing is read yet.
 
-    They are reached by the URI as it is, and known by it without credentials.
+    The URI opens them with its credentials, and names them without.
 
     Args:
         variable: the setting that names the source, for errors.
@@ -112,11 +112,11 @@ def open_instructions(
     """Return the pool that `uri` names.
 
     `uri` is `python-docs-questions:`, `parquet:PLACE`, `jsonl:PLACE` or `hf:OWNER/NAME/CONFIG`. Tokenizer, windows and
-    the number of samples are for the embedded pool, which is made to fit them; files are read as they are.
+    the number of samples are for the embedded pool, which is made to fit them; files do not depend on them.
 
     Args:
         uri: PLACE is a file, folder or glob, on this machine or at an address such as `s3://bucket/prefix`.
-        tokenizer: returns the tokenizer of the long-window model; called when samples are first asked for.
+        tokenizer: returns the tokenizer of the long-window model; called when samples are first read.
         samples_per_kind: number of samples of each kind: with near, with far and with absent evidence.
         windows: returns the tokens that the short-window and the long-window model read at once; called for the
             embedded pool only, so that opening files never resolves a model.

@@ -114,7 +114,7 @@ def written(content: str) -> Callable[[Path], object]:
         (NEWEST, written(""), f"{NEWEST}, is empty"),
         (NEWEST, written("x" * 99), "do not form a readable table"),
         *(
-            (f"{TABLE}/_refs/tags/current.json", written(content), "the file of tag current, .*current.json, is broken")
+            (f"{TABLE}/_refs/tags/current.json", written(content), "the file of tag current, ")
             for content in ("", "{", "[]", "{}", '{"version": "x", "manifestSize": 1}', '{"version": -1}', "6", "\0")
         ),
     ],
