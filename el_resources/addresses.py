@@ -1,17 +1,17 @@
-"""Addresses without what is secret in them: the one place that says what may be recorded, printed or sent on.
+"""Addresses without their secrets: the one place that decides what is recorded, printed or sent on.
 
 An address such as `https://user:password@host/data.jsonl?X-Amz-Signature=…` opens a source or a store; its name, in
-tables, reports, messages and Dagster's database, is `https://host/data.jsonl`. Two addresses that differ in their
-credentials only have one name, so that a password that changes changes nothing else.
+tables, reports, messages and Dagster's database, is `https://host/data.jsonl`. Two addresses that
+differ only in their credentials have one name, so a new password changes no table.
 
-- The part before the `@` goes, but for schemes that name a place there (`github://OWNER:NAME@BRANCH/`,
-  `abfs://CONTAINER@ACCOUNT/`, the latter without a password).
-- The query goes. Outside http(s) a question mark is a wildcard, unless a name and an equals sign follow it. Punctuation
-  that ends it stays if the address is a part of a text: it is likely the text's.
-- A parameter after `;` or `#` goes if its name is a secret's (`;sig=…`, `#access_token=…`).
-- Addresses as people misspell them are cleaned too: `https:/user:password@host`, `//user:password@host`, and a password
-  with a space or a quote in it.
-- What is no address (a path on this machine, `hf:OWNER/NAME@REVISION`) stays as it is.
+- The part before the `@` is removed, except in schemes that name a place there (`github://OWNER:NAME@BRANCH/`,
+  `abfs://CONTAINER@ACCOUNT/`, of which only a password is removed).
+- The query is removed. Outside http(s) a question mark is a wildcard, unless a name and an equals sign follow it.
+  Punctuation at the end of a query stays if the address is part of a text, since it likely belongs to the text.
+- A parameter after `;` or `#` is removed if its name is that of a secret (`;sig=…`, `#access_token=…`).
+- Misspelled addresses are cleaned too: `https:/user:password@host`, `//user:password@host`, and a password with a space
+  or a quote in it.
+- Other texts (a path on this machine, `hf:OWNER/NAME@REVISION`) stay as they are.
 """
 
 import re
@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-# `scheme://`, a network's `scheme:/` or `scheme:`, and `//` that is no part of a path.
+# `scheme://`, `scheme:/` or `scheme:` of a network, and `//` that is not part of a path.
 START = r"(?P<start>[A-Za-z][A-Za-z0-9+.-]*://|\b(?:https?|ftps?|sftp|ssh|s3a?):/?(?![/\s])|(?<![\w:/.\\~-])//(?!/))"
-# A login whose password has a space or a quote. What follows the colon of a host is a port.
+# A login with a space or a quote in its password. After the colon of a host comes a port.
 LOGIN = (
     r"(?P<login>[^\s/?#@:\[\"'<>`\\]{0,200}:(?!\d*(?:[\s/,;.)\]\"'<>`\\]|$))(?:"
     r"(?:(?!://)[^\s@]){0,200}[\"'<>`\\](?:(?!://)[^\s@]){0,200}"
@@ -30,7 +30,7 @@ LOGIN = (
 )
 ADDRESS = re.compile(START + LOGIN + r"(?P<rest>(?:(?!::[A-Za-z][\w+.-]*://)[^\s\"'<>`\\])*)")
 AUTHORITY = re.compile(r"[^/?#]*")
-# A host and a port, or a password's first part: `user:pa/ss@host` is no address, and shows what it should not.
+# A host and a port, or the start of a password: `user:pa/ss@host` is not an address, and would show a secret.
 PORT = re.compile(r"[^:]*(\[[^\]]*\])?(:\d*)?")
 QUERY = re.compile(r"\?[\w.%-]+=.*", re.DOTALL)
 WEB_QUERY = re.compile(r"\?[^#]*")
@@ -49,7 +49,7 @@ CONTAINERS_BEFORE_AT = ("", "abfs", "abfss", "adl", "wasb", "wasbs")
 
 
 def without_secrets(text: str) -> str:
-    """Return a text, such as a setting's value or a message, with the credentials of every address in it left out.
+    """Return a text, such as a setting's value or a message, without the credentials of the addresses in it.
 
     Example:
         >>> without_secrets("jsonl:https://me:hunter2@host/a.jsonl?sig=1 cannot be read")
@@ -74,7 +74,7 @@ def _punctuation(rest: str) -> str:
 
 
 def without_query(address: str) -> str:
-    """Return an address on the web up to its query; another place as it is.
+    """Return a web address without its query; other places stay as they are.
 
     Example:
         >>> without_query("https://host/a.jsonl?sig=b/c")
@@ -89,7 +89,7 @@ def has_secrets(text: str) -> bool:
 
 
 def without_secrets_within(value: Any) -> Any:
-    """Return a value of a setting as it may be shown: texts without credentials, others as they are."""
+    """Return a setting's value without credentials if it is a text; other values stay as they are."""
     return without_secrets(value) if isinstance(value, str) else value
 
 
@@ -110,11 +110,11 @@ def _without_query(scheme: str, path: str) -> str:
 
 
 def fault_of_address(address: str) -> str:
-    """Return the fault of an address that no program could connect to, with the remedy; empty if it has none.
+    """Return fault and remedy of an address to which no program could connect; empty for a good address.
 
     Example:
         >>> fault_of_address("http://host:99999/x")
-        'its port is no number from 1 to 65535; write http://HOST/PATH, or http://HOST:PORT/PATH'
+        'its port is not a number from 1 to 65535; write http://HOST/PATH, or http://HOST:PORT/PATH'
     """
     scheme = address.partition("://")[0].lower()
     if scheme not in HOSTED_SCHEMES:
@@ -123,16 +123,16 @@ def fault_of_address(address: str) -> str:
     try:
         parts = urlsplit(address)
         is_named = bool(parts.hostname) and parts.port != 0
-    except ValueError as error:  # its own words may quote a password
+    except ValueError as error:  # its message may quote a password
         is_port = "port" in str(error).lower()
-        return f"{'its port is no number from 1 to 65535' if is_port else 'its host is none'}; {remedy}"
+        return f"{'its port is not a number from 1 to 65535' if is_port else 'it names no host'}; {remedy}"
     if not is_named or SPACE.search(parts.netloc):
         return f"it names no host; {remedy}"
     return f"{NO_IPV6}, as in {scheme}://HOST:PORT/PATH" if ":" in (parts.hostname or "") else ""
 
 
 def is_web_address(address: str) -> bool:
-    """Return true for an address of http or https with a host: the one rule for all that a message or file is asked of.
+    """Return true for an http or https address with a host.
 
     Example:
         >>> is_web_address("https://host/x"), is_web_address("http:///x"), is_web_address("ftp://host")
@@ -146,26 +146,26 @@ def is_web_address(address: str) -> bool:
 
 
 def one_line(error: BaseException | None, longest: int = 0) -> str:
-    """Return an error's words on one line; those of its kind if it has none.
+    """Return an error's message on one line, or the name of its class if it has no message.
 
     Args:
-        longest: characters after which the line is cut; 0 for none.
+        longest: number of characters after which the line is cut; 0 for no limit.
     """
     line = " ".join(str(error).split()) or type(error).__name__
     return line if not longest or len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 class AddressError(OSError):
-    """Another library's error about an address, in its words, without the address's credentials."""
+    """An error of another library about an address, with its message but without the address's credentials."""
 
 
-# Classes that an error keeps when its words change; another becomes an AddressError.
+# Classes that stay when an error's message is changed; an error of another class becomes an AddressError.
 KEPT_CLASSES = (FileNotFoundError, PermissionError, ConnectionError, TimeoutError, ValueError)
 
 
 @contextmanager
 def secrets_kept() -> Iterator[None]:
-    """Keep credentials of addresses out of the errors that are raised within it, and out of those errors' causes."""
+    """Remove credentials of addresses from errors that are raised in this context, and from their causes."""
     try:
         yield
     except Exception as error:
@@ -175,7 +175,7 @@ def secrets_kept() -> Iterator[None]:
 
 
 def in_clean_words(error: Exception) -> Exception:
-    """Return an error of the same kind, or of the nearest that words alone make, without credentials in its words."""
+    """Return an error of the same class, or of the nearest that takes a message alone, without credentials."""
     words = without_secrets(str(error))
     for kind in KEPT_CLASSES:
         if isinstance(error, kind):
@@ -184,7 +184,7 @@ def in_clean_words(error: Exception) -> Exception:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that led to it."""
+    """Return the error and all its causes."""
     seen, left = set[int](), [error]
     while left:
         one = left.pop()

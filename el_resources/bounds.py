@@ -1,7 +1,7 @@
-"""Bounds of a model's fields, added to their descriptions.
+"""Bounds of a pydantic model's fields, added to their descriptions.
 
-Forms that are made from a model show each field's description, but not always its constraints: Dagster's launchpad
-shows types and choices only.
+Forms for a model show each field's description but not always its constraints: Dagster's launchpad shows types and
+choices only.
 """
 
 from typing import TypeVar
@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def bounds_described(model: type[Model]) -> type[Model]:
-    """Decorate a model: add its bounds to the description of every field that has some: `At least 0, at most 1.`"""
+    """Add to the description of every bounded field its bounds, such as `At least 0, at most 1.`; a class decorator."""
     for name, schema in model.model_json_schema()["properties"].items():
         if bounds := ", ".join(f"{words} {schema[key]:,}" for key, words in WORDS.items() if key in schema):
             field = model.model_fields[name]

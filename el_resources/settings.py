@@ -1,11 +1,11 @@
-"""One settings object: what a run depends on, where it comes from, and what it may be.
+"""The settings of a run: one object with the values, their origins and their bounds.
 
-Precedence, highest first: a launchpad's or caller's value, the environment (`EL_ALPHA=1.5`;
-el_resources.configuration.environment says how it is read), the profile (`EL_PROFILE`), the defaults of the fields
-(el_resources.configuration.fields), which are the `reference` profile. Method settings enter the fingerprints of the
-tables that depend on them (el_assets.tables.recipes names which); storage and device settings do not.
+Precedence, highest first: a value from the launchpad or the caller, the environment (`EL_ALPHA=1.5`, read by
+el_resources.configuration.environment), the profile (`EL_PROFILE`), and the defaults of the fields
+(el_resources.configuration.fields), which are the `reference` profile. Method settings are part of the fingerprints of
+the tables that depend on them, as el_assets.tables.recipes declares; storage and device settings are not.
 
-`[?]` in a description marks what the EntropyLong paper does not state.
+`[?]` in a description marks a value that the EntropyLong paper does not state.
 """
 
 from collections.abc import Collection, Mapping
@@ -54,12 +54,14 @@ class Settings(
             )
         if self.root_tokens_min >= self.sequence_tokens:
             raise ValueError(
-                f"root_tokens_min={self.root_tokens_min} leaves no sequence: one of "
-                f"sequence_tokens={self.sequence_tokens} holds a whole root and a context; "
-                "lower the one or raise the other"
+                f"no sequence can be packed: sequence_tokens={self.sequence_tokens} has to hold a whole root of at "
+                f"least root_tokens_min={self.root_tokens_min} tokens and a context; raise the one or lower the other"
             )
         if self.beats_controls and not self.controls_per_root:
-            raise ValueError("beats_controls needs controls_per_root of at least 1; got 0")
+            raise ValueError(
+                "beats_controls=true compares with controls, and controls_per_root=0 draws none; set "
+                "controls_per_root to at least 1, or beats_controls=false"
+            )
         return self
 
     @classmethod
@@ -67,9 +69,9 @@ class Settings(
         """Build the settings from overrides, environment and profile.
 
         Args:
-            environment: `EL_*` variables; those of the process and of `.env` if None. An unknown `EL_*` name is an
+            environment: `EL_*` variables; None for those of the process and of `.env`. An unknown `EL_*` name is an
                 error.
-            overrides: win over the environment; None means not given.
+            overrides: values that take precedence over the environment; None means not given.
 
         Raises:
             ValueError: names the variable or argument, its value, and what is allowed.
@@ -92,7 +94,7 @@ class Settings(
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Settings":
-        """Build the settings from values alone. Raises ValueError that names each wrong one."""
+        """Build the settings from values alone. Raises a ValueError that names every wrong value."""
         try:
             return cls(**values)
         except ValidationError as error:
@@ -103,16 +105,16 @@ class Settings(
         return {name: getattr(self, name) for name in sorted(names)}
 
     def seen_by(self, reader: str, names: Collection[str]) -> "Settings":
-        """Return a view of which only the named settings can be read; another one raises UnnamedSettingError.
+        """Return a view with the named settings alone; reading another one raises UnnamedSettingError.
 
         Args:
-            reader: the step that reads, for the error.
+            reader: name of the step that reads, for the error.
         """
         return cast(Settings, SeenSettings(self, reader, type(self).model_fields.keys(), names))
 
 
 def all_settings(settings: Settings) -> Settings:
-    """Return the whole settings that a view was made of, for pictures and logs, on which no table depends."""
+    """Return the settings that a view is of, whole, for pictures and logs, on which no table depends."""
     return settings.whole if isinstance(settings, SeenSettings) else settings
 
 

@@ -100,6 +100,27 @@ def drawn_once(look: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, A
 
 
 NOT_RUN: list[int] = []
+# Modules whose tests take longest together; pytest-xdist hands out modules in this order.
+LONGEST = (
+    "test_resumption.py",
+    "test_checkpoints.py",
+    "test_zero_results.py",
+    "test_workspace.py",
+    "test_damaged_store.py",
+    "test_doors.py",
+    "test_writer_lock.py",
+    "test_index_faults.py",
+    "test_oracle.py",
+    "test_day_in_the_life.py",
+    "test_schedules.py",
+    "test_shard_assets.py",
+    "test_interrupts.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the modules that take longest first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ WITH_EXAMPLES = [
 
 
 def test_examples_are_found() -> None:
-    assert len(WITH_EXAMPLES) >= 10
+    assert len(WITH_EXAMPLES) >= 20
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)

@@ -17,7 +17,7 @@ from el_assets.entropylong.candidates import (
 )
 from el_assets.tables.shard_assets import Advance, ShardStep
 from el_assets.tables.shard_runs import Made
-from el_resources.configuration.choices import LongTexts
+from el_resources.configuration.fields.entropylong import LongTexts
 from el_resources.models.long_texts import encode_whole
 from el_resources.models.text_encoder import TextEncoder, Vectors, encoder_fingerprint, open_encoder
 from el_resources.settings import Settings

@@ -99,7 +99,15 @@ def make_group(root: Segment, contexts: Sequence[Segment], separator_ids: np.nda
 def pack(
     groups: Sequence[Group], *, length: int, end_of_text: int, seed: int
 ) -> tuple[list[list[Segment]], list[tuple[Group, str]]]:
-    """Return (sequences of exactly `length` tokens, each a list of segments; groups left over, with reasons)."""
+    """Return (sequences of exactly `length` tokens, each a list of segments; groups left over, with reasons).
+
+    Example:
+        >>> context, root = Segment("context", np.arange(5)), Segment("root", np.arange(4), doc_id="d")
+        >>> group = make_group(root, [context], np.array([0]), seed=0)
+        >>> sequences, leftovers = pack([group], length=8, end_of_text=0, seed=0)
+        >>> [(segment.kind, segment.n_tokens, segment.cut) for segment in sequences[0]]
+        [('context', 3, 2), ('separator', 1, 0), ('root', 4, 0)]
+    """
     # Set misfits apart.
     reasons = [too_long(group, length) for group in groups]
     leftovers = [(group, reason) for group, reason in zip(groups, reasons, strict=True) if reason is not None]

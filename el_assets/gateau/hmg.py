@@ -44,5 +44,10 @@ def hmg_table(
 
 
 def mean_nll(nll_nats: np.ndarray) -> float:
-    """Return the mean NLL over the response's tokens, in float64."""
+    """Return the mean NLL over the response's tokens, in float64.
+
+    Example:
+        >>> mean_nll(np.array([1.0, 2.0, 4.5], dtype=np.float32))
+        2.5
+    """
     return float(nll_nats.astype(np.float64).mean())

@@ -35,7 +35,13 @@ class InfluenceRule:
     scale: str
 
     def hmp(self, nll_short_nats: Values, nll_long_nats: Values) -> Values:
-        """Return the HMP of every sample of the pool."""
+        """Return the HMP of every sample of the pool.
+
+        Example:
+            >>> rule = InfluenceRule(alpha=0.8, hmp_normalisation="none", perplexity="log_ppl", scale="rank")
+            >>> rule.hmp(nll_short_nats=np.array([3.0, 2.0]), nll_long_nats=np.array([1.0, 2.5])).tolist()
+            [2.0, -0.5]
+        """
         short, long = (self._perplexity(nll) for nll in (nll_short_nats, nll_long_nats))
         return scaled(short, self.hmp_normalisation) - scaled(long, self.hmp_normalisation)
 

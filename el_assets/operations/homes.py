@@ -21,7 +21,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from filelock import FileLock, Timeout
 
 from el_resources.addresses import one_line
-from el_resources.configuration.other_variables import refuse_bad_values
+from el_resources.configuration.environment import refuse_bad_values
 
 # EL_EXECUTION -> folder of the Dagster instance whose launcher executes runs there.
 HOMES = {"local": Path(), "ray": Path("deploy")}

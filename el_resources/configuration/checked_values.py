@@ -1,7 +1,7 @@
-"""Values of settings that a look at the text refuses or completes, before anything is read.
+"""Checks of settings that need their text alone: places, devices and names are refused or completed.
 
-Bounds and choices are fields of `Settings`; here are places, devices and names. What only this machine can tell (is
-there a GPU, is the model's folder there) is asked before a run: el_assets.cli.before_a_run.
+Bounds and choices are checked by the fields of `Settings`. Checks that need this machine (is there a GPU, does the
+model's folder exist) run before a run: el_assets.cli.before_a_run.
 """
 
 import re
@@ -11,15 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from el_resources.addresses import fault_of_address, is_web_address, without_secrets
-from el_resources.sources.contracts import CORPUS_SCHEMES
+from el_resources.sources.contracts import CORPUS_SCHEMES, POOL_SCHEMES
 from el_resources.store.object_stores import is_remote
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-# `s3:/bucket`, `s3:bucket`: an address with a slash too few would be taken for a folder of that name.
+# `s3:/bucket`, `s3:bucket`: an address that lacks a slash would be taken for a folder of that name.
 ALMOST_AN_ADDRESS = re.compile(r"(s3a?|gs|gcs|az|abfss?|https?|ftp|hdfs|memory):/?(?!/)")
-# Schemes that tables can be kept in: those that fsspec, polars and LanceDB all read and write.
+# Schemes of stores: those that fsspec, polars and LanceDB all read and write.
 STORE_SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "file")
-POOL_SCHEMES = ("python-docs-questions", "parquet", "jsonl", "hf")
 EMBEDDED = ("python-docs", "python-docs-questions")
 ENCODER_PREFIX = "sentence-transformers:"
 
@@ -32,7 +31,7 @@ def device(name: str) -> str:
 
 
 def store(place: str) -> str:
-    """Return a store's place, the home folder written out. Raises ValueError if no tables can be kept there."""
+    """Return a store's place with `~` expanded. Raises ValueError if tables cannot be stored there."""
     if not place.strip():
         raise ValueError("an empty place; name a folder or s3://BUCKET/PREFIX")
     _refuse_almost(place)
@@ -65,7 +64,7 @@ def instructions(uri: str) -> str:
 
 
 def encoder(name: str) -> str:
-    """Return an encoder's name, the home folder written out. Raises ValueError if it has no known form."""
+    """Return an encoder's name with `~` expanded. Raises ValueError if it has no known form."""
     model = name.removeprefix(ENCODER_PREFIX)
     if name == "reference-idf":
         return name
@@ -75,7 +74,7 @@ def encoder(name: str) -> str:
 
 
 def model(name: str) -> str:
-    """Return a model's name, the home folder written out. Raises ValueError if it has no known form."""
+    """Return a model's name with `~` expanded. Raises ValueError if it has no known form."""
     from el_resources.models.model_files import refuse_unknown_form
 
     refuse_unknown_form(name)
@@ -83,7 +82,7 @@ def model(name: str) -> str:
 
 
 def hub_endpoint(address: str) -> str:
-    """Return the hub's address. Raises ValueError if it is none of http."""
+    """Return the hub's address. Raises ValueError unless it is an http or https address."""
     if address and not is_web_address(address):
         raise ValueError("no address; write https://HOST, or leave it empty for huggingface.co")
     return address
@@ -103,7 +102,7 @@ CHECKS: dict[str, Callable[[str], str]] = {
 
 @contextmanager
 def naming(variable: str) -> Iterator[None]:
-    """Within it, an error names the variable whose value it is about, unless it names a variable itself."""
+    """Put the variable in front of errors that are raised in this context, unless they name one already."""
     try:
         yield
     except (ValueError, ConnectionError) as error:
@@ -113,19 +112,21 @@ def naming(variable: str) -> Iterator[None]:
 
 
 def at_home(place: str) -> str:
-    """Return a path with `~` and `~user` written out. Raises ValueError if there is no such user."""
+    """Return a path with `~` and `~user` expanded. Raises ValueError if there is no such user."""
     if not place.startswith("~"):
         return place
     try:
         return str(Path(place).expanduser())
     except RuntimeError as error:
-        raise ValueError(f"{place.partition('/')[0]} is no user's home folder; write the path out") from error
+        raise ValueError(
+            f"{place.partition('/')[0]} is not the home folder of any user; write the whole path"
+        ) from error
 
 
 def refuse_without_driver(address: str) -> None:
-    """Raise ValueError if no file system has an address's scheme, or its package is not installed; names the package.
+    """Raise ValueError if no file system has an address's scheme, or its package is not installed; name the package.
 
-    The package is looked for and not imported, which would take a second for some.
+    The package is searched for but not imported, since some take a second to import.
     """
     from fsspec.registry import known_implementations  # type: ignore[import-untyped]  # fsspec ships no types
 
@@ -150,12 +151,12 @@ def _refuse_source(kind: str, uri: str, schemes: tuple[str, ...], example: str) 
     if not colon or scheme not in schemes:
         known = ", ".join(f"{name}:" for name in schemes)
         raise ValueError(
-            f"{kind} {uri!r} has no known scheme; use one of {known} (files need theirs too, {example}; a path with "
-            "' + ' or ' [' in it that is one of several, or is not there yet, needs double quotes around both)"
+            f"{kind} {uri!r} has no known scheme; use one of {known} (files need one too, {example}; put scheme and "
+            "path in double quotes if the path has ' + ' or ' [' in it)"
         )
     if scheme in EMBEDDED:
         if place:
-            raise ValueError(f"{scheme}: is one fixed source, write it with nothing after the colon")
+            raise ValueError(f"{scheme}: is one fixed source; write nothing after the colon")
         return
     if not place.strip():
         raise ValueError(f"{uri!r} names no place; write one after the scheme: a file, a folder or a glob")
@@ -165,4 +166,4 @@ def _refuse_source(kind: str, uri: str, schemes: tuple[str, ...], example: str) 
     if is_remote(place):
         refuse_without_driver(place)
         if fault := fault_of_address(place):
-            raise ValueError(f"{without_secrets(place)} is no address: {fault}")
+            raise ValueError(f"{without_secrets(place)} is not an address: {fault}")

@@ -1,8 +1,8 @@
-"""Variables of a workspace, read in one way by every entry: a shell, Dagster's servers, and their runs.
+"""Variables of a workspace, read in the same way by commands in a shell, Dagster's servers, and their runs.
 
-Precedence, highest first: a variable given by a command's flag, `.env` in the working directory, the shell. `.env` wins
-over the shell because Dagster's own commands (`dagster dev`, the daemon, the code servers) read it so; a workspace that
-read it otherwise would serve one corpus in the UI and make another from the shell.
+Precedence, highest first: a command's flag, `.env` in the working directory, the shell. `.env` takes precedence over
+the shell because Dagster's own commands (`dagster dev`, the daemon, the code servers) give it precedence; otherwise the
+UI could serve one corpus while a command in the shell makes another.
 """
 
 import difflib
@@ -15,17 +15,18 @@ from pathlib import Path
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
-from el_resources.configuration.other_variables import refuse_bad_values
+from el_resources.addresses import is_web_address
 
 PREFIX = "EL_"
-# Variables of the same prefix that are not settings of a run: where runs are executed, how many at once, where a
-# failure is told, and under which names browsers may reach the UI.
+# Variables with the same prefix that are not settings of a run: where runs are executed, how many at once, the address
+# that is told of failures, and the host names of the UI.
 OTHER_VARIABLES = {"EL_EXECUTION", "EL_RUNS_AT_ONCE", "EL_FAILURE_WEBHOOK", "EL_UI_HOSTS"}
+EXECUTIONS = ("local", "ray")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Layers of variables, each of which wins over those after it.
+    """Layers of variables; each takes precedence over the next.
 
     Attributes:
         flags: variables that a command's flags set.
@@ -47,29 +48,29 @@ class Environment:
         return cls(flags=flags or {}, file=read_env_file(Path.cwd() / ".env"), shell=dict(os.environ))
 
     def values(self) -> dict[str, str]:
-        """All variables, each with the value that counts."""
+        """Return all variables with the values that take precedence."""
         return {**self.shell, **self.file, **self.flags}
 
     def origin(self, variable: str) -> str:
-        """Name the layer that a variable comes from: `flag`, `.env` or `shell`; empty if none has it."""
+        """Return the layer that a variable comes from: `flag`, `.env` or `shell`; empty if none has it."""
         layers = {"flag": self.flags, ".env": self.file, "shell": self.shell}
         return next((name for name, layer in layers.items() if variable in layer), "")
 
     def without_flags(self) -> "Environment":
-        """Return the layers that other commands and the UI see too."""
+        """Return the layers that other commands and the UI also read."""
         return Environment(file=self.file, shell=self.shell)
 
     def enter(self) -> None:
-        """Give the file's variables that are no settings to this process, for those that read them there (HF_TOKEN)."""
+        """Set variables of the file that are not settings in this process, for libraries that read them (HF_TOKEN)."""
         others = {k: v for k, v in self.file.items() if not k.startswith(PREFIX) or k in OTHER_VARIABLES}
         os.environ.update(others)
 
 
 def read_env_file(file: Path) -> dict[str, str]:
-    """Return the variables of a `.env` file, none if there is no such file.
+    """Return the variables of a `.env` file; none if the file does not exist.
 
     Raises:
-        ValueError: it cannot be read, or has a line without a value, which dotenv would pass over.
+        ValueError: it cannot be read, or has a line without a value, which dotenv would ignore.
     """
     if not (file.exists() or file.is_symlink()):
         return {}
@@ -88,7 +89,7 @@ def settings_in(variables: Mapping[str, str], fields: Collection[str]) -> dict[s
     """Return `{field: text}` for every `EL_<FIELD>`.
 
     Raises:
-        ValueError: a name is misspelt, since ignoring it would change results; suggests the nearest one.
+        ValueError: a name is unknown; ignoring it could change results. The error suggests the nearest name.
     """
     refuse_bad_values(variables)
     named = {k: v for k, v in variables.items() if k.upper().startswith(PREFIX) and k not in OTHER_VARIABLES}
@@ -101,8 +102,22 @@ def settings_in(variables: Mapping[str, str], fields: Collection[str]) -> dict[s
     return {field_of(k): v for k, v in named.items()}
 
 
+def refuse_bad_values(variables: Mapping[str, str]) -> None:
+    """Raise ValueError for a value on which Dagster or a sensor would fail later; name variable, value and remedy."""
+    execution = variables.get("EL_EXECUTION", "local")
+    if execution not in EXECUTIONS:
+        raise ValueError(f"EL_EXECUTION={execution!r} is unknown; choose one of {[*EXECUTIONS]}")
+    at_once = variables.get("EL_RUNS_AT_ONCE")
+    if at_once is not None and not (at_once.strip().isdecimal() and int(at_once) >= 1):
+        raise ValueError(f"EL_RUNS_AT_ONCE={at_once!r} is not a number of runs; set it to 1 or more")
+    webhook = variables.get("EL_FAILURE_WEBHOOK", "")
+    if webhook and not is_web_address(webhook):
+        # Not shown: it may hold a token.
+        raise ValueError("EL_FAILURE_WEBHOOK is not an http or https address; write https://HOST/PATH, or unset it")
+
+
 def suggested(unknown: Collection[str], known: Collection[str]) -> Iterator[str]:
-    """Yield each unknown name with the known one that it resembles most, if any does."""
+    """Yield each unknown name, with the most similar known one if there is any."""
     for name in unknown:
         near = [name.upper()] if name.upper() in known else difflib.get_close_matches(name, known, n=1, cutoff=0.7)
         yield f"{name} (did you mean {near[0]}?)" if near else name
@@ -124,7 +139,7 @@ def field_of(variable: str) -> str:
 
 
 def as_env_lines(variables: Mapping[str, str]) -> list[str]:
-    """Return lines for `.env` that give these variables back, quoted if they hold more than plain characters.
+    """Return lines for `.env` with these variables; values with special characters are quoted.
 
     Example:
         >>> as_env_lines({"EL_STORE": "my data"})

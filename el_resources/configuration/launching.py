@@ -1,7 +1,7 @@
-"""The settings of a run: those of the environment, and what a launchpad, a backfill or a schedule gives anew.
+"""The settings of a run: those of the environment, and the values that a launchpad, a backfill or a schedule changes.
 
-A launch may change how data is made, and not what code runs or where secrets and tables go. That comes from the
-environment alone, so that whoever may start a run gains nothing more:
+A launch may change how data is made. It may not change which code runs, or where secrets and tables go: these come from
+the environment alone, so that the right to start a run does not grant more than that.
 
 | at launch | is refused, because |
 |---|---|
@@ -13,8 +13,8 @@ environment alone, so that whoever may start a run gains nothing more:
 | an address with credentials | Dagster keeps what a launch gives, and shows it |
 | `{"env": "NAME"}` for a value | a secret variable would be shown in messages and tables |
 
-A value that equals the environment's is no change. Addresses are shown in the launchpad and in Dagster's database
-without their credentials (el_resources.addresses); such an address means the environment's own.
+A value that equals the environment's is always accepted. The launchpad and Dagster's database show addresses without
+their credentials (el_resources.addresses); an address given in that form means the environment's own.
 """
 
 from collections.abc import Mapping
@@ -39,10 +39,10 @@ MODELS = ("encoder", "long_model", "long_model_revision", "short_model", "short_
 
 
 def settings_at_launch(settings: Settings) -> dg.ResourceDefinition:
-    """Return the resource of runs, of which most values may be given anew at launch; the others stay as they are.
+    """Return the resource with a run's settings; most of them may be changed at launch.
 
-    A value that is refused raises `dg.DagsterInvalidConfigError` while the run is planned, and none comes about.
-    Dagster's own schema, which a launchpad checks while one types, knows types and choices only.
+    A refused value raises `dg.DagsterInvalidConfigError` while the run is planned, so no run starts. Dagster's own
+    schema, which the launchpad checks while a user types, contains types and choices only.
     """
     schema = _plain_schema(settings)
     resource = dg.ResourceDefinition(settings_of_a_run, config_schema=schema, description=Settings.__doc__)
@@ -59,7 +59,7 @@ def settings_at_launch(settings: Settings) -> dg.ResourceDefinition:
 
 
 def settings_of_a_run(context: dg.InitResourceContext) -> Settings:
-    """Return the settings that a run's steps are given. Dagster shows this function's name as the resource's type."""
+    """Return the settings for a run's steps. Dagster shows this function's name as the resource's type."""
     return Settings.of(context.resource_config)
 
 
@@ -71,7 +71,7 @@ def launched_values(settings: Settings, config: Mapping[str, Any]) -> dict[str, 
         config: a value for every setting, as it is given at launch or shown there.
 
     Raises:
-        ValueError: a launch cannot give this value; says why, and what to do instead.
+        ValueError: a launch cannot give this value; the error says why, and what to do instead.
     """
     own = {name: getattr(settings, name) for name in type(settings).model_fields}
     shown = {name: without_secrets_within(value) for name, value in own.items()}
@@ -81,8 +81,8 @@ def launched_values(settings: Settings, config: Mapping[str, Any]) -> dict[str, 
             continue
         if why := _why_not(name, value, settings):
             raise ValueError(
-                f"{name}={_shown(value)} cannot be given at launch: {why}; start Dagster with "
-                f"{variable_of(name)}={_shown(value)}, which has {_shown(own[name])} now"
+                f"{name}={_shown(value)} cannot be given at launch: {why}; set "
+                f"{variable_of(name)}={_shown(value)} (now {_shown(own[name])}) in the environment and restart Dagster"
             )
     return values
 
@@ -108,9 +108,9 @@ def _shown(value: Any) -> str:
 
 
 def _plain_schema(settings: Settings) -> dict[str, dg.Field]:
-    """Return the schema of a launch's values, by setting: those of `settings` unless given.
+    """Return the schema of a launch's values by setting; their defaults are the values of `settings`.
 
-    Dagster's schema of a resource would also take `{"env": "NAME"}` for a text, a number or a flag, and so put any
+    Dagster's schema of a resource would also accept `{"env": "NAME"}` for a text, a number or a flag, and so put any
     variable of the environment, also a secret one, into a run's messages.
     """
     made = _with_values_as_defaults(settings).configure_at_launch().get_resource_definition().config_schema.as_field()
@@ -127,10 +127,10 @@ def _plain(field: dg.Field) -> dg.Field:
 
 
 def _with_values_as_defaults(settings: Settings) -> type[dg.ConfigurableResource]:
-    """Return a resource class whose defaults are these values, as they may be shown.
+    """Return a resource class that has these values, without credentials, as defaults.
 
-    `configure_at_launch(**values)` would lose the values of all fields that are a choice: Dagster 1.13.27 keeps the
-    class's own default of every Literal.
+    `configure_at_launch(**values)` would lose the values of fields with choices: Dagster 1.13.27 keeps the class's own
+    default of every Literal.
     """
     fields: dict[str, Any] = {
         name: (

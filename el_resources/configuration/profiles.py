@@ -1,4 +1,4 @@
-"""Presets of settings: `reference`, which is the defaults, and `paper`, EntropyLong's own values."""
+"""Presets of settings: `reference`, which has the defaults, and `paper`, which has EntropyLong's values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ UNLIMITED = 0  # a cap of this value is off
 PROFILES: dict[str, dict[str, Any]] = {
     "reference": {},
     "paper": {
-        # The paper names both and no shares; Cosmopedia has several configs, of which a corpus may name more.
+        # The paper names both without shares. Cosmopedia has several configs; a corpus may list more of them.
         "corpus": "hf:HuggingFaceFW/fineweb-edu/sample-10BT [name=fineweb-edu] + "
         "hf:HuggingFaceTB/cosmopedia/stanford [name=cosmopedia-stanford]",
         "long_model": "meta-llama/Meta-Llama-3-8B",

@@ -1,11 +1,11 @@
-"""A view of the settings that shows a step those that its recipe names, and no other."""
+"""View of the settings for a step, with the settings that its recipe names and no others."""
 
 from collections.abc import Collection
 from typing import Any
 
 
 class UnnamedSettingError(AttributeError):
-    """A step reads a setting that its recipe does not name, so that its table would not follow from its fingerprint."""
+    """A step reads a setting that its recipe does not name, so the fingerprint of its table would not include it."""
 
 
 class SeenSettings:
@@ -13,9 +13,9 @@ class SeenSettings:
 
     Args:
         whole: all settings.
-        reader: the step that reads, for the error.
+        reader: name of the step that reads, for the error.
         fields: names of all settings.
-        names: names of those that may be read.
+        names: names of the settings that may be read.
     """
 
     def __init__(self, whole: Any, reader: str, fields: Collection[str], names: Collection[str]) -> None:

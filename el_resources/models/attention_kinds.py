@@ -1,14 +1,14 @@
 """Facts about a model's attention from its config alone, before a weight is loaded. Imports no torch.
 
 Attention is watched in a packed forward (scoring/segment_mass.py), which needs softmax attention in every layer, full
-or within a sliding window, without capped scores, sinks or position biases. The configs of the families below say that
-theirs is another; what a config does not say is found when the model is loaded (scoring/probe.py).
+or within a sliding window, without capped scores, sinks or position biases. This module finds the models whose config
+or family shows that their attention differs; other differences are found when the model is loaded (scoring/probe.py).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-# The kinds of layers, as `layer_types` names them, that packed attention does.
+# Layer kinds, by their names in `layer_types`, that packed attention supports.
 ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
 # Keys that only configs of recurrent and hybrid models have.
 _HYBRID_KEYS = (
@@ -28,7 +28,7 @@ _HYBRID_KEYS = (
 # Kinds of RoPE whose configs may state the length before it is scaled.
 _SCALED_BY_FACTOR = ("linear", "dynamic", "yarn")
 _BIASED = ("alibi", "use_alibi")
-# Families whose configs do not say what their attention asks for.
+# Families whose attention differs, although their configs do not show it.
 _FAMILIES = {
     "bloom": "its attention has position biases",
     "gpt_oss": "its attention has attention sinks",
@@ -39,7 +39,7 @@ _FAMILIES = {
 
 
 def attention_is_watchable(config: Mapping[str, Any]) -> str:
-    """Return why the attention of a model with this config.json cannot be watched; empty if nothing speaks against it.
+    """Return why the attention of a model with this config.json cannot be watched; empty if the config allows it.
 
     Example:
         >>> attention_is_watchable({"model_type": "gemma2", "attn_logit_softcapping": 50.0})
@@ -73,7 +73,7 @@ def mixes_windows(config: Mapping[str, Any]) -> bool:
 
 
 def stated_window(config: Mapping[str, Any]) -> int | None:
-    """Return the tokens that a config says its model reads at once; None if it says nothing of it."""
+    """Return the number of tokens that a model reads at once according to its config; None if it states none."""
     text = config.get("text_config")
     for holder in (config, text if isinstance(text, Mapping) else {}):
         for key in ("max_position_embeddings", "n_positions"):
@@ -83,11 +83,11 @@ def stated_window(config: Mapping[str, Any]) -> int | None:
 
 
 def longest_window(config: Mapping[str, Any]) -> int | None:
-    """Return the most tokens that a config allows its model to read at once; None if it names no limit.
+    """Return the largest number of tokens that a config lets its model read at once; None if it states no limit.
 
-    That is the stated window. If RoPE is scaled by a factor, it is that many times the length that is scaled, if this
-    is more: linear, dynamic and YaRN configs state the length before scaling (Qwen) or the one after it (DeepSeek).
-    LongRoPE, Llama 3 and RoPE that differs by kind of layer (Gemma 3) always state the one after it.
+    It is the stated window, or the original length times the factor of RoPE scaling if that is larger: linear, dynamic
+    and YaRN configs state the length before scaling (Qwen) or after it (DeepSeek). LongRoPE, Llama 3 and RoPE that
+    differs by kind of layer (Gemma 3) always state the length after scaling.
 
     Example:
         >>> yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -106,6 +106,6 @@ def longest_window(config: Mapping[str, Any]) -> int | None:
 
 
 def _text_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a model's language part, with what is said of the whole."""
+    """Return the config of a model's language part, completed from the config of the whole model."""
     text = config.get("text_config")
     return {**config, **(text if isinstance(text, Mapping) else {})}

@@ -1,8 +1,9 @@
-"""The Dagster resource that hands out scoring engines: one load per model and run, whatever the number of shards."""
+"""Dagster resource that provides scoring engines: a run loads each model once, however many shards it has."""
 
 import functools
 import gc
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,8 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from el_resources.configuration.checked_values import naming
-from el_resources.models.checkpoint_dtype import checkpoint_dtype
 from el_resources.models.model_files import (
+    DTYPES,
     is_embedded,
     model_fingerprint,
     model_window,
@@ -32,20 +33,22 @@ if TYPE_CHECKING:
 
 
 RopeScaling = Literal["none", "dynamic"]
-# Kind of device that weights are read on, as far as the dtype `auto` depends on it.
+# Kind of device that runs the model; the dtype `auto` depends on it.
 Place = Literal["cpu", "gpu"]
 PLACES: tuple[Place, ...] = ("cpu", "gpu")
-# Share of the long window that is the short one if the settings name no short model of the long one's family.
+# The short window is this fraction of the long one if the settings name no short model of the same family.
 SHORT_SHARE = 4
+# Dtypes as a safetensors header names them.
+STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """A causal language model as the settings name it; nothing is loaded until it is asked for.
+    """A causal language model as the settings name it; it is loaded on first use.
 
     Attributes:
-        window_tokens: tokens that it reads at once; 0 for what its config states.
-        bos_token, end_of_text_token: names of the tokens that are placed; empty for the choice of placed_tokens.py.
+        window_tokens: number of tokens that it reads at once; 0 for the window that its config states.
+        bos_token, end_of_text_token: spellings of BOS and end-of-text; empty for the choice of placed_tokens.py.
         variable: the setting that names it, for errors.
     """
 
@@ -61,13 +64,13 @@ class ModelChoice:
 
     @classmethod
     def long(cls, settings: Settings) -> "ModelChoice":
-        """The model that scores the corpus."""
+        """Return the model that scores the corpus."""
         choice = cls._of(settings, settings.long_model, settings.long_model_revision)
         return replace(choice, window_tokens=settings.long_window)
 
     @classmethod
     def short(cls, settings: Settings) -> "ModelChoice":
-        """Its short-window sibling."""
+        """Return the short-window model."""
         choice = cls._of(settings, settings.short_model, settings.short_model_revision)
         return replace(choice, variable="EL_SHORT_MODEL")
 
@@ -84,20 +87,20 @@ class ModelChoice:
         )
 
     def folder(self) -> Path:
-        """The folder with its files; a hub model is downloaded first. Raises ValueError (see resolve_model)."""
+        """Return the folder of the model's files, downloaded for a hub model. Raises ValueError (resolve_model)."""
         with naming(self.variable):
             return resolve_model(self.name, self.revision or None)
 
     def config(self) -> dict[str, Any]:
-        """The model's config.json."""
+        """Return the content of the model's config.json."""
         with naming(self.variable):
             return read_config(self.folder())
 
     def checked_config(self) -> Any:
-        """Return the configuration as transformers reads it, for which torch is imported.
+        """Return the configuration as transformers reads it; this imports torch.
 
         Raises:
-            ValueError: it is not that of a causal language model, or does not fit the tokenizer or the weights.
+            ValueError: the model is not a causal language model, or its config does not fit the tokenizer or weights.
         """
         from el_resources.scoring.checkpoints import checked_config, refuse_other_weights
 
@@ -144,9 +147,9 @@ class ModelChoice:
         return "float32" if (place or self.place()) == "cpu" else checkpoint_dtype(self.folder())
 
     def fingerprint(self, place: Place | None = None) -> str:
-        """Return the hash of what scores depend on: weights, tokenizer, dtype, window, and another BOS than its own.
+        """Return the hash of all that scores depend on: weights, tokenizer, dtype, window, and a BOS from the settings.
 
-        Kernels, batches and devices are not part of it: they move a score by rounding alone.
+        Kernels, batches and devices are not part of it, since they change scores by rounding only.
         """
         placed = self.placed_tokens()
         return model_fingerprint(
@@ -157,14 +160,14 @@ class ModelChoice:
         )
 
     def tokenizer_fingerprint(self) -> str:
-        """Return the hash of what token ids depend on: the tokenizer, and ordinary tokens that the settings place."""
+        """Return the hash of all that token ids depend on: the tokenizer, and ordinary tokens that settings place."""
         own, placed = tokenizer_fingerprint(self.folder()), self.placed_tokens()
         if placed is None or not placed.kept_from_text:
             return own
         return hashlib.sha256("\n".join([own, *placed.kept_from_text]).encode()).hexdigest()
 
     def other_end_of_text(self) -> str | None:
-        """Return name and id of the end-of-text token if it is another one than the checkpoint names; else None."""
+        """Return name and id of the end-of-text token if it differs from the checkpoint's; else None."""
         placed = self.placed_tokens()
         if placed is None or placed.end_of_text_id == placed.own_end_of_text_id:
             return None
@@ -172,7 +175,7 @@ class ModelChoice:
         return f"{tokenizer.end_of_text_token} ({tokenizer.eos_id})"
 
     def placed_tokens(self) -> PlacedTokens | None:
-        """Return the choice of BOS and end-of-text; None if names alone say that it is the checkpoint's own."""
+        """Return BOS and end-of-text; None if their names alone show that they are the checkpoint's own."""
         folder = self.folder()
         if not (self.bos_token or self.end_of_text_token or may_have_chat_tokens(folder)):
             return None
@@ -190,13 +193,40 @@ class ModelChoice:
 
 @functools.lru_cache(maxsize=32)
 def _placed_tokens(choice: ModelChoice, fingerprint: str) -> PlacedTokens:
-    """Load a tokenizer once as long as its files stay the same."""
+    """Return the placed tokens; a tokenizer is loaded again only if its files changed."""
     return choice.tokenizer().placed
+
+
+def checkpoint_dtype(folder: Path) -> str:
+    """Return the checkpoint's own dtype as transformers chooses it: from its config, else from its first tensor.
+
+    It is `auto` if the engine has no such dtype, as for FP8; then transformers decides.
+    """
+    config = read_config(folder)
+    text = config.get("text_config")
+    for holder in (config, text if isinstance(text, dict) else {}):
+        for key in ("dtype", "torch_dtype"):
+            if isinstance(holder.get(key), str):
+                named = str(holder[key]).removeprefix("torch.")
+                return named if named in DTYPES else "auto"
+    weights = sorted(folder.glob("*.safetensors"))
+    return (
+        next((STORED_DTYPES[name] for name in _tensor_dtypes(weights[0]) if name in STORED_DTYPES), "auto")
+        if weights
+        else "auto"
+    )
+
+
+def _tensor_dtypes(path: Path) -> list[str]:
+    """Return the dtypes of a safetensors file's tensors: 8 bytes of header length, then the header, a JSON object."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return [entry["dtype"] for key, entry in header.items() if key != "__metadata__"]
 
 
 @dataclass(frozen=True)
 class ScorerTokens:
-    """Counts tokens of a model; its tokenizer is loaded when first counted."""
+    """Counter of a model's tokens; the tokenizer is loaded on first use."""
 
     model: ModelChoice
 
@@ -214,11 +244,11 @@ class ScorerTokens:
 def short_window(settings: Settings) -> int:
     """Return the tokens of the short window, BOS included.
 
-    That is the setting `short_window`; else the short model's own window; but a quarter of the long window if the short
-    model is the embedded one and the long model is not, because the two are no family.
+    It is the setting `short_window` if that is given, else the window of the short model. If the short model is the
+    embedded one and the long model is not, the two are not a family, and it is a quarter of the long window.
 
     Raises:
-        ValueError: it holds less than BOS and one token, or more than the long window, of which it is a part.
+        ValueError: it has no room for BOS and one token, or is larger than the long window.
     """
     given, long_window = settings.short_window, ModelChoice.long(settings).window()
     if given == 1:
@@ -254,10 +284,10 @@ class CausalLM(dg.ConfigurableResource):
     def engine(
         self, choice: ModelChoice, *, window: int | None = None, rope_scaling: RopeScaling = "none"
     ) -> "ScoringEngine":
-        """The engine of a model; the same object for the same arguments until the run ends.
+        """Return the engine of a model; until the run ends, equal arguments give the same object.
 
         Args:
-            window: tokens to read at most, if more than the model was trained on; None keeps its own window.
+            window: largest number of tokens to read, if it exceeds the model's own window; None keeps that.
             rope_scaling: `none`, or `dynamic` for dynamic NTK scaling of the rotary embeddings to that window.
         """
         key = _Loaded(choice, window, rope_scaling)

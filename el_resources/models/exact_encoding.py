@@ -1,14 +1,14 @@
-"""A tokenizer.json changed so that texts are encoded piece by piece: no control token from text, no added space.
+"""Changes to a tokenizer.json that allow encoding piece by piece: no control tokens from text, and no added space.
 
-Two things keep the ids of a tokenizer as published from being joined:
-- *Control tokens that count as text.* The library encodes special tokens that a text spells as ordinary text, but only
-  those marked `special`. Tool, reasoning and fill-in tokens are often not (Qwen's `<tool_call>`, `<|fim_prefix|>`).
-  Here every added token of a control token's form is marked. Added tokens of ordinary text (runs of white space, words,
-  HTML elements) stay as they are, since the model was trained with them.
-- *The dummy prefix.* SentencePiece puts a space before a text, and decoding takes it away from the beginning only, so
-  that the separator `"\\n\\n"` between two texts would become `" \\n\\n "`. Here it is switched off in all its forms.
+With a published tokenizer the ids of several texts cannot always be joined, for two reasons:
+- *Control tokens that count as text.* If a text spells a special token, the library can encode it as ordinary text, but
+  only if the token is marked `special`. Tool, reasoning and fill-in tokens are often not marked (Qwen's `<tool_call>`,
+  `<|fim_prefix|>`). Here every added token with the form of a control token is marked. Added tokens of ordinary text
+  (runs of white space, words, HTML elements) stay as they are, since the model was trained with them.
+- *The dummy prefix.* SentencePiece puts a space before a text, and decoding removes it at the beginning only, so that
+  the separator `"\\n\\n"` between two texts would become `" \\n\\n "`. Here it is switched off in all its forms.
 
-Tokenizers without either are not touched. Imports nothing but the standard library.
+Tokenizers without such tokens and prefixes are not changed. Imports nothing but the standard library.
 """
 
 import copy
@@ -16,10 +16,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# Part of the fingerprint of tokenizers that are changed: raised when the changes below do.
+# Part of the fingerprint of changed tokenizers; it rises when the code below changes them differently.
 VERSION = 1
 _CONTROL = re.compile(r"[▁ ]?(?:<\|[^<>\n]+\|>|<[^<>\s]+>|\[[^\[\]\s]+\]|｟[^\n]+｠|[^\n]*｜[^\n]*)")
-# HTML elements that vocabularies hold as words (Gemma's); `s` is left out, which is the name of BOS.
+# HTML elements that vocabularies contain as words (Gemma's), without `s`, since `<s>` is BOS.
 _HTML = re.compile(
     r"</?(?:a|b|blockquote|br|caption|code|div|em|h[1-6]|hr|i|img|li|ol|p|pre|span|strong|sub|sup|table|tbody|td|tfoot"
     r"|th|thead|tr|u|ul)/?>"
@@ -40,7 +40,7 @@ def is_control_form(content: str) -> bool:
 
 
 def made_exact(tokenizer: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The content of a tokenizer.json with its control tokens marked and its dummy prefix off, and what was changed."""
+    """Return a tokenizer.json with its control tokens marked and its dummy prefix off, and the list of changes."""
     parts = ("added_tokens", "normalizer", "pre_tokenizer", "decoder")
     changed = {**tokenizer, **{part: copy.deepcopy(tokenizer.get(part)) for part in parts}}
     changes = [
@@ -56,7 +56,7 @@ def made_exact(tokenizer: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
 
 
 def _without_prefix(step: dict[str, Any] | None, part: str, changes: list[str]) -> dict[str, Any] | None:
-    """A step of the tokenizer without what adds a space to a text's beginning, or takes one; None if that was all."""
+    """Return a tokenizer's step that neither adds nor removes a space before a text; None if nothing is left of it."""
     if step is None:
         return None
     kind = step.get("type")
@@ -78,5 +78,5 @@ def _without_prefix(step: dict[str, Any] | None, part: str, changes: list[str]) 
 
 
 def _legacy_scheme(step: Mapping[str, Any]) -> str:
-    """Return the scheme that Metaspace's option from before it had schemes amounts to."""
+    """Return the scheme of a Metaspace step that has the option `add_prefix_space` instead of a scheme."""
     return "always" if step.get("add_prefix_space", True) else "never"

@@ -1,8 +1,8 @@
-"""Texts longer than an encoder's window: split so that all of their text counts, or refused.
+"""Texts longer than an encoder's window: split so that all of the text counts, or refused.
 
 An encoder embeds the head of such a text and silently drops the rest. So a text is halved, near a space, until every
 part fits; its vector is the mean of its parts' vectors, weighted by their tokens and scaled to length 1. A text that
-fits has the vector that the encoder gives it. Tokens are the encoder's own.
+fits keeps the encoder's vector. Tokens are counted by the encoder.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from el_resources.configuration.choices import LongTexts
+from el_resources.configuration.fields.entropylong import LongTexts
 from el_resources.models.text_encoder import OnProgress, TextEncoder, Vectors, unit_rows
 from el_resources.models.text_splitting import boundary_near_middle
 
-# Share of the tokens that may be lost; `refuse` refuses texts of which more would be.
+# Largest share of the tokens that may be lost under `refuse`.
 MOST_LOST = 0.01
 
 
@@ -23,9 +23,9 @@ class Beyond:
     """Amount of text beyond the window of an encoder.
 
     Attributes:
-        window: tokens of text that the encoder reads; None if it reads any number.
-        n_texts, n_longer: numbers of all texts, and of those longer than the window.
-        n_tokens, n_tokens_beyond: tokens of all texts, and those beyond the window; 0 if there is no window.
+        window: number of tokens of a text that the encoder reads; None if there is no limit.
+        n_texts, n_longer: number of texts, and number of texts longer than the window.
+        n_tokens, n_tokens_beyond: number of tokens, and number of tokens beyond the window; 0 without a window.
     """
 
     window: int | None
@@ -60,8 +60,8 @@ def encode_whole(
     """Return vectors `[len(texts), dimension]`, and the amount of text that is beyond the encoder's window.
 
     Args:
-        long_texts: `split` reads all of a long text in parts. `refuse` raises an error if more than 1 % of the tokens
-            would be lost; if fewer would be, they are lost.
+        long_texts: `split` encodes a long text in parts. `refuse` drops the tokens beyond the window, and raises an
+            error if these are more than 1 % of all.
         on_progress: called with the number of texts done since its last call.
 
     Raises:
@@ -94,7 +94,7 @@ def _encode_in_parts(
     flat = [part for listed in parts for part, _ in listed]
     weights = np.array([weight for listed in parts for _, weight in listed], dtype=np.float32)
     owners = np.repeat(np.arange(len(texts)), [len(listed) for listed in parts])
-    # Texts done after each part, each part counted as a share of its text, so that progress counts texts.
+    # A part counts as a share of its text, so that progress counts texts.
     done = np.cumsum([1 / len(listed) for listed in parts for _ in listed])
     at = 0
 

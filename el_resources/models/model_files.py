@@ -1,13 +1,13 @@
-"""A model's files: the folder of a name, the check that it is whole, its window and its fingerprint. Imports no torch.
+"""Files of a model: its folder, the check that it is complete, its window and its fingerprint. Imports no torch.
 
 A name is, in this order: `reference:short` or `reference:long` (shipped with this package), a local folder, or a
 Hugging Face hub id such as `meta-llama/Meta-Llama-3-8B`, downloaded once into the hub's own cache.
 
 Guarantees: a folder that `resolve_model` returns holds a config, a tokenizer and whole safetensors weights. Pickled
-weights are never accepted. A fingerprint depends on contents alone, so that a copy of a folder, and a hub snapshot made
-of links, have the same one.
-Costs: weights are hashed once per process and file (about 1 GB/s); files of the hub's cache that are named by their own
-SHA-256 are not read.
+weights are never accepted. A fingerprint depends on the files' contents alone, so a copy of a folder and a hub
+snapshot of links have the same one.
+Costs: a process hashes each weight file once (about 1 GB/s). Files of the hub's cache whose names are their SHA-256 are
+not read.
 """
 
 import functools
@@ -30,7 +30,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# Files of the top level only: hub repositories keep further formats of the same weights in folders.
+# Top level only: hub repositories keep other formats of the same weights in subfolders.
 _HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja", "*.py"]
 _HUB_EXCLUDED = ["*/*", "consolidated*"]
 _TOKENIZER_VOCABULARIES = (
@@ -46,14 +46,14 @@ _NOT_IN_TOKEN_IDS = ("model_max_length", "chat_template")
 
 
 def resolve_model(name: str, revision: str | None = None) -> Path:
-    """The folder that holds a model.
+    """Return the folder of a model.
 
     Args:
         name: `reference:short`, `reference:long`, a folder, or a hub id.
         revision: branch, tag or commit of a hub id; None or empty for its main branch.
 
     Raises:
-        ValueError: the name leads nowhere, a revision is given for local files, or files are missing from the folder.
+        ValueError: there is no such model, a revision is given for local files, or the folder lacks files.
         ConnectionError: the hub cannot be reached and its cache does not hold the model.
     """
     local = _local_folder(name)
@@ -65,13 +65,13 @@ def resolve_model(name: str, revision: str | None = None) -> Path:
 
 
 def refuse_unknown_form(name: str) -> None:
-    """Raise ValueError for a name that is no reference model, no hub id, and no path of a machine that runs may use."""
+    """Raise ValueError for a name that cannot be a reference model, a hub id, or a path on any machine."""
     if name.startswith(REFERENCE_PREFIX) or "/" not in name:
         _local_folder(name)
 
 
 def model_window(folder: Path, override: int | None = None) -> int:
-    """Return the tokens that the model reads at once, BOS included: those that its config states unless overridden.
+    """Return the number of tokens that the model reads at once, BOS included: the override, else the config's window.
 
     Raises:
         ValueError: the override (EL_LONG_WINDOW) is below 2 or beyond what the config allows (`longest_window`; a
@@ -105,12 +105,12 @@ def is_embedded(name: str) -> bool:
 
 
 def model_fingerprint(folder: Path, *, dtype: str, window: int | None = None, bos_id: int | None = None) -> str:
-    """Return the hash of what scores depend on: weights, config, tokenizer, dtype of the weights in memory, and window.
+    """Return the hash of everything that scores depend on: weights, config, tokenizer, dtype in memory, and window.
 
     Args:
-        dtype: `auto` is for tables of earlier versions, which recorded that word.
-        window: overrides the config's.
-        bos_id: token that every text is read after, if it is not the checkpoint's own BOS.
+        dtype: `auto` only to recognise tables of earlier versions, which recorded that word.
+        window: replaces the config's window.
+        bos_id: first token of every text, if it is not the checkpoint's own BOS.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
@@ -126,10 +126,10 @@ def model_fingerprint(folder: Path, *, dtype: str, window: int | None = None, bo
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
-    """Return the hash of what token ids depend on: vocabulary and tokenizer settings.
+    """Return the hash of everything that token ids depend on: vocabulary and tokenizer settings.
 
-    Window and chat template are not part of it. Changes to the encoding of texts (exact_encoding.py) are. Two models
-    whose tokenizers have the same fingerprint read the same ids.
+    It includes the changes of exact_encoding.py, and neither window nor chat template. Two models whose tokenizers have
+    the same fingerprint read the same ids.
     """
     file = folder / "tokenizer_config.json"
     settings = read_json(file) if file.is_file() else {}
@@ -139,12 +139,12 @@ def tokenizer_fingerprint(folder: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json."""
+    """Return the content of the folder's config.json."""
     return read_json(folder / "config.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder."""
+    """Return the JSON object in a file of a model folder."""
     if path.is_file():
         refuse_other_than_data(path)
     try:
@@ -159,7 +159,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a folder without whole safetensors weights, or with integers that nothing says how to read."""
+    """Raise ValueError if a folder lacks whole safetensors weights, or has integers without a quantization config."""
     dtypes = {dtype for file in _weight_files(folder) for dtype in _check_safetensors(file)}
     whole_numbers = dtypes and not any("F" in dtype for dtype in dtypes)
     if whole_numbers and not read_config(folder).get("quantization_config"):
@@ -209,19 +209,19 @@ def _download(name: str, revision: str | None) -> Path:
         raise ValueError(f"the hub has no model {name!r}{at}; correct the revision, {local}") from error
     except RepositoryNotFoundError as error:
         raise ValueError(
-            f"{name!r} is no folder here, and the hub shows no such model to you; correct the name, log in with "
-            f"`hf auth login` if it is private or gated, {local}"
+            f"there is no folder {name!r}, and no such model on the hub that you have access to; correct the name, log "
+            f"in with `hf auth login` if it is private or gated, {local}"
         ) from error
     except (OSError, HfHubHTTPError) as error:
         raise ConnectionError(
-            f"{name!r} is no folder here, and the hub cannot be reached for the model{at} ({type(error).__name__}); "
-            f"connect, {local}"
+            f"there is no folder {name!r}, and the hub cannot be reached for the model{at} ({type(error).__name__}); "
+            f"connect to the network, {local}"
         ) from error
     return Path(folder)
 
 
 def _checked(folder: Path, name: str) -> Path:
-    """The folder, once it is known to hold a config, whole weights and a tokenizer."""
+    """Return the folder after checking that it has a config, whole weights and a tokenizer."""
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
             f"model {name!r}: {folder} holds an adapter (adapter_config.json), which is part of a model; merge it into "
@@ -237,7 +237,7 @@ def _checked(folder: Path, name: str) -> Path:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers would load from the folder."""
+    """Return the safetensors files that transformers would load from the folder."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return [single]
@@ -262,14 +262,14 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_safetensors(path: Path) -> set[str]:
-    """Return the dtypes of a file's tensors; refuse one that is not whole (see _tensors_of)."""
+    """Return the dtypes of a file's tensors. Raises ValueError for an incomplete file (see _tensors_of)."""
     return {str(entry.get("dtype")) for entry in _tensors_of(path).values()}
 
 
 def _tensors_of(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file by name, as its header describes them.
+    """Return the entries of a safetensors header by tensor name.
 
-    Refuses a file that is not all there, a download that broke off, or is another: a pointer, an error page, …
+    Raises ValueError for an incomplete download, and for other files, such as a pointer or an error page.
 
     Layout: 8 bytes of header length, little endian; the header, a JSON object with each tensor's offsets; the tensors.
     """
@@ -289,7 +289,7 @@ def _tensors_of(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:
-    """The folder's tokenizer files but tokenizer_config.json; at least one holds a vocabulary."""
+    """Return the folder's tokenizer files except tokenizer_config.json; at least one contains a vocabulary."""
     vocabularies = [folder / name for name in _TOKENIZER_VOCABULARIES if (folder / name).is_file()]
     vocabularies += sorted(folder.glob("*.tiktoken"))
     if not vocabularies:
@@ -301,7 +301,7 @@ def _tokenizer_files(folder: Path) -> list[Path]:
 
 
 def _encoding_lines(file: Path) -> list[str]:
-    """Return the changes to a tokenizer before texts are encoded; unknown, and so assumed, without a tokenizer.json."""
+    """Return lines for the changes to the tokenizer; without a tokenizer.json they are unknown, and are assumed."""
     if not file.is_file():
         return [f"encoding {exact_encoding.VERSION}"]
     status = file.stat()
@@ -311,17 +311,17 @@ def _encoding_lines(file: Path) -> list[str]:
 
 @functools.lru_cache(maxsize=32)
 def _encoding_changes(file: Path, n_bytes: int, modified_ns: int) -> tuple[str, ...]:
-    """Read a tokenizer.json once as long as its size and time of change stay the same."""
+    """Return the changes to a tokenizer.json, which is read again only if its size or time of change differs."""
     return tuple(exact_encoding.made_exact(read_json(file))[1])
 
 
 def _file_lines(paths: Iterable[Path]) -> list[str]:
-    """`name sha256` of each file, sorted by name."""
+    """Return a line `name sha256` for each file, sorted by name."""
     return sorted(f"{path.name} {_sha256(path)}" for path in paths)
 
 
 def _sha256(path: Path) -> str:
-    """SHA-256 of a file's contents; the hub's cache names large files by it, which saves reading them."""
+    """Return the SHA-256 of a file; the hub's cache uses it as the name of large files, which are then not read."""
     target = path.resolve()
     if path.is_symlink() and target.parent.name == "blobs" and _SHA256.fullmatch(target.name):
         return target.name
@@ -331,11 +331,11 @@ def _sha256(path: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _sha256_of(path: Path, n_bytes: int, modified_ns: int) -> str:
-    """Hash a file once as long as its size and time of change stay the same."""
+    """Return the SHA-256 of a file, which is read again only if its size or time of change differs."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(lines: Iterable[str]) -> str:
-    """One hash over lines, whose order counts."""
+    """Return the hash of some lines in their order."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,17 +1,16 @@
-"""The two tokens that this project places itself: BOS in front of every text, and end-of-text between unrelated texts.
+"""Choice of the two tokens that this project places: BOS before every text, end-of-text between unrelated texts.
 
-The rule, for each of the two:
-1. A token that the settings name (EL_BOS_TOKEN, EL_END_OF_TEXT_TOKEN) is taken. It is refused if the tokenizer lacks it
-   or has it as a word of ordinary text: it must be special, named by the folder's files, or in `END_OF_TEXT_NAMES` or
-   `BOS_NAMES`.
-2. Else the checkpoint's own: named by tokenizer_config.json, else numbered by config.json. A model without BOS gets its
-   end-of-text token there.
-3. But not if that is a chat token, which no pre-training text followed: then the tokenizer's end-of-text token. It is
-   the first EOS token of config.json and generation_config.json that is no chat token, else the first of
-   `END_OF_TEXT_NAMES` that the tokenizer has. If there is none the checkpoint's own stays.
+Each of the two is the first that exists of:
+1. The token that the settings name (EL_BOS_TOKEN, EL_END_OF_TEXT_TOKEN). A name is refused if the tokenizer lacks it or
+   uses it for ordinary text: it must be special, named by the folder's files, or in `END_OF_TEXT_NAMES` or `BOS_NAMES`.
+2. The checkpoint's own token: the name in tokenizer_config.json, else the id in config.json. A model without BOS gets
+   its end-of-text token in place of BOS. A chat token is skipped, since pre-training texts did not follow one.
+3. In place of a chat token, the tokenizer's end-of-text token: the first EOS token of config.json and
+   generation_config.json that is not a chat token, else the first of `END_OF_TEXT_NAMES` that the tokenizer has.
+4. The chat token, if there is no other.
 
-A *chat token* is one that the folder's chat template spells out, or one of `CHAT_TOKEN_NAMES`, for folders that come
-without their template; names in `END_OF_TEXT_NAMES` and `BOS_NAMES` never are, since templates spell those as well.
+A *chat token* is spelled in the folder's chat template, or is one of `CHAT_TOKEN_NAMES`, for folders without their
+template. Names in `END_OF_TEXT_NAMES` and `BOS_NAMES` are never chat tokens, although templates spell them as well.
 SmolLM2-Instruct, for example, names `<|im_start|>` and `<|im_end|>`, and has `<|endoftext|>` for both.
 
 Imports neither torch nor transformers.
@@ -64,10 +63,10 @@ class PlacedTokens:
     """Ids of BOS and end-of-text.
 
     Attributes:
-        has_bos: whether BOS is the model's own.
-        own_bos_id, own_end_of_text_id: what the checkpoint's files name, chat token or not.
-        kept_from_text: spellings of those that the settings chose and the tokenizer does not mark as special, which
-            text is kept from all the same.
+        has_bos: true if the model has a BOS of its own.
+        own_bos_id, own_end_of_text_id: ids that the checkpoint's files name, also if they are chat tokens.
+        kept_from_text: spellings of placed tokens that settings name and the tokenizer does not mark as special. Text
+            is never encoded as one of them.
     """
 
     bos_id: int
@@ -89,11 +88,11 @@ def choose_placed_tokens(
     """Choose BOS and end-of-text of a model folder by the rule above.
 
     Args:
-        vocabulary: ids by spelling; special_tokens: those that the tokenizer marks as special.
-        bos_token, end_of_text_token: names that the settings give; empty for the rule's choice.
+        vocabulary, special_tokens: ids by spelling, of all tokens and of those that the tokenizer marks as special.
+        bos_token, end_of_text_token: names from the settings; empty for the rule's choice.
 
     Raises:
-        ValueError: the tokenizer lacks a named token or takes it for text, or no end-of-text token is named anywhere.
+        ValueError: the tokenizer lacks a named token or uses it for text, or no file names an end-of-text token.
     """
     named_eos = _asked_for(folder, "EL_END_OF_TEXT_TOKEN", end_of_text_token, vocabulary, special_tokens)
     own_eos = _own_eos_id(folder, vocabulary)
@@ -132,14 +131,14 @@ def chat_token_ids(folder: Path, vocabulary: Mapping[str, int]) -> set[int]:
 
 
 def may_have_chat_tokens(folder: Path) -> bool:
-    """Return false if BOS and end-of-text are certainly no chat tokens, as far as names say without a vocabulary."""
+    """Return false if names alone, without a vocabulary, show that BOS and end-of-text are not chat tokens."""
     settings = _settings(folder)
     names = [_name(settings.get(key)) for key in ("bos_token", "eos_token")]
     return not all(name in END_OF_TEXT_NAMES or name in BOS_NAMES for name in names)
 
 
 def chat_templates(folder: Path) -> list[str]:
-    """Return every chat template of a model folder, wherever transformers looks for one."""
+    """Return every chat template of a model folder, from all places in which transformers looks."""
     files = [folder / "chat_template.jinja", *sorted((folder / "additional_chat_templates").glob("*.jinja"))]
     found: list[Any] = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
     for name in ("tokenizer_config.json", "chat_template.json"):
@@ -151,7 +150,7 @@ def chat_templates(folder: Path) -> list[str]:
 
 
 def _named_tokens(folder: Path, vocabulary: Mapping[str, int]) -> set[str]:
-    """Spellings of the tokens that the folder's files name or number as BOS or end-of-text."""
+    """Return the spellings of tokens that the folder's files give, by name or id, as BOS or end-of-text."""
     settings, names = _settings(folder), {number: name for name, number in vocabulary.items()}
     named = {_name(settings.get(key)) for key in ("bos_token", "eos_token")}
     numbered = {names.get(number) for key in ("bos_token_id", "eos_token_id") for number in _numbers(folder, key)}
@@ -166,7 +165,7 @@ def _other_end_of_text(
     *,
     default: int,
 ) -> int:
-    """The tokenizer's end-of-text token in place of a chat token."""
+    """Return the tokenizer's end-of-text token, which takes the place of a chat token; `default` if it has none."""
     numbered = [number for number in _numbers(folder, "eos_token_id") if number not in chat_ids]
     known = [names[name] for names in (special_tokens, vocabulary) for name in END_OF_TEXT_NAMES if name in names]
     held = set(vocabulary.values())
@@ -176,7 +175,7 @@ def _other_end_of_text(
 def _asked_for(
     folder: Path, variable: str, name: str, vocabulary: Mapping[str, int], special_tokens: Mapping[str, int]
 ) -> int | None:
-    """Id of a token that a setting names, or None if it names none."""
+    """Return the id of the token that a setting names; None if it is empty."""
     if not name:
         return None
     placeable = _placeable(folder, vocabulary, special_tokens)
@@ -191,20 +190,20 @@ def _asked_for(
 
 
 def _placeable(folder: Path, vocabulary: Mapping[str, int], special_tokens: Mapping[str, int]) -> list[str]:
-    """Return the spellings of the tokens that encode no text: special ones, and those with a role or a known name."""
+    """Return the spellings of tokens that do not encode text: special ones, and those with a role or a known name."""
     roles = {_name(token) for key, token in _settings(folder).items() if key.endswith("_token")}
     found = {*special_tokens, *END_OF_TEXT_NAMES, *BOS_NAMES, *roles, *_named_tokens(folder, vocabulary)}
     return sorted(name for name in found if name and name in vocabulary)
 
 
 def _own_eos_id(folder: Path, vocabulary: Mapping[str, int]) -> int | None:
-    """End-of-text: named by tokenizer_config.json, else numbered by config.json."""
+    """Return the id of end-of-text by its name in tokenizer_config.json, else the id in config.json."""
     named = vocabulary.get(_name(_settings(folder).get("eos_token")) or "")
     return named if named is not None else next(iter(_numbers_of(read_config(folder), "eos_token_id")), None)
 
 
 def _own_bos_id(folder: Path, vocabulary: Mapping[str, int], eos_id: int) -> tuple[int, bool]:
-    """The checkpoint's BOS, and whether it is one of the model's own.
+    """Return (id of BOS or of the token used in its place, true if it is a BOS of the model).
 
     Qwen's tokenizers declare `"bos_token": null`, and their configs number the end-of-text token as BOS.
     """
@@ -219,26 +218,26 @@ def _own_bos_id(folder: Path, vocabulary: Mapping[str, int], eos_id: int) -> tup
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """The folder's tokenizer_config.json, which old models lack."""
+    """Return the folder's tokenizer_config.json; empty if there is none."""
     file = folder / "tokenizer_config.json"
     return read_json(file) if file.is_file() else {}
 
 
 def _name(token: object) -> str | None:
-    """A token given as a string, or as the mapping that older versions of transformers wrote."""
+    """Return the spelling of a token that is given as a string or as an object with its `content`; else None."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else None
 
 
 def _numbers(folder: Path, key: str) -> list[int]:
-    """Token ids from config.json and generation_config.json."""
+    """Return the token ids of a key in config.json and generation_config.json."""
     generation = folder / "generation_config.json"
     found = _numbers_of(read_config(folder), key)
     return [*found, *(_numbers_of(read_json(generation), key) if generation.is_file() else [])]
 
 
 def _numbers_of(config: Mapping[str, Any], key: str) -> list[int]:
-    """Token ids from a config; chat models list several."""
+    """Return the token ids of a config's key; chat models list several."""
     text = config.get("text_config")
     value = config.get(key, text.get(key) if isinstance(text, dict) else None)
     listed = value if isinstance(value, list) else [value]

@@ -1,19 +1,19 @@
-"""Texts to vectors, for dense retrieval: an embedded encoder without training, or any sentence-transformers model.
+"""Encoders of texts for dense retrieval: an embedded one without training, or any sentence-transformers model.
 
 `reference-idf`: a text's vector is the sum of fixed vectors of its tokens, each weighted by the token's inverse
 document frequency (`reference_models/token_idf.safetensors`). A token's vector has two parts of equal weight:
-- the reference model's input embedding (256 numbers), which brings together different words for like things;
-- 512 signs hashed from the token's id, a random projection under which cosine approximates that of TF-IDF vectors.
+- the reference model's input embedding (256 numbers), in which words with similar meanings are close;
+- 512 signs hashed from the token's id, a random projection that approximates the cosine of TF-IDF vectors.
 Either part alone finds fewer contexts that pass verification (benchmarks/results/retrieval.md).
 
 Guarantees of every encoder:
-- `encode` gives float32 rows of length 1; a text without tokens gives the zero vector, which is similar to nothing.
-- Text beyond `window_tokens` is not read; el_resources.models.long_texts splits longer texts, so that all of it counts.
-- A row depends on its text alone, not on its neighbours in the batch (`reference-idf`: to the last bit).
-- `encoder_fingerprint` changes whenever a vector could.
+- `encode` returns float32 rows of length 1; a text without tokens has the zero vector, whose similarity is always 0.
+- Text beyond `window_tokens` is not read; el_resources.models.long_texts splits longer texts, so that nothing is lost.
+- A row depends on its text alone, not on the other texts in the batch (`reference-idf`: to the last bit).
+- `encoder_fingerprint` changes whenever a vector could change.
 
-Cost of `reference-idf`: opening it takes part of a second and no torch; 1,500 passages of 128 tokens a second on 2 busy
-cores. A transformer of the MiniLM class does 14 a second there.
+Costs: `reference-idf` opens in less than a second without torch, and encodes 1,500 passages of 128 tokens a second on
+2 busy cores, where a transformer of the MiniLM class encodes 14.
 """
 
 import json
@@ -37,15 +37,15 @@ OnProgress = Callable[[int], None]
 
 REFERENCE_IDF = "reference-idf"
 SENTENCE_TRANSFORMERS_PREFIX = "sentence-transformers:"
-# Raised when the arithmetic below changes, since vectors made before then are not comparable.
+# It rises when the arithmetic below changes, since older vectors are not comparable then.
 REFERENCE_IDF_VERSION = 1
-# Bounds the rows of the token table that are gathered at once: 128 passages of 128 tokens are 50 MB.
+# Bound of the rows of the token table that are read at once: 128 passages of 128 tokens are 50 MB.
 TEXTS_PER_BLOCK = 128
-SIGN_BYTES = 64  # of hash per token; the longest digest that BLAKE2b gives
+SIGN_BYTES = 64  # of the hash of a token; the longest digest of BLAKE2b
 
 
 class TextEncoder(Protocol):
-    """An encoder of texts as vectors whose dot product is their similarity."""
+    """Encoder of texts; the dot product of two vectors is their similarity."""
 
     @property
     def name(self) -> str: ...
@@ -55,22 +55,22 @@ class TextEncoder(Protocol):
 
     @property
     def window_tokens(self) -> int | None:
-        """Tokens of a text that `encode` reads, by its own tokenizer; None if it reads all. The rest is not read."""
+        """Number of tokens of a text that `encode` reads, by the encoder's tokenizer; None if it reads all."""
         ...
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text by the encoder's own tokenizer."""
+        """Return the number of tokens of each text, by the encoder's tokenizer."""
         ...
 
     def encode(self, texts: Sequence[str], on_progress: OnProgress | None = None) -> Vectors:
-        """Vectors `[len(texts), dimension]`; `on_progress` is given the number of texts done since its last call."""
+        """Return vectors `[len(texts), dimension]`; `on_progress` is called with the texts done since its last call."""
         ...
 
 
 def open_encoder(
     name: str, *, device: str = "auto", trust_remote_code: bool = False, revision: str | None = None
 ) -> TextEncoder:
-    """The encoder that `name` names.
+    """Return the encoder that `name` names.
 
     Args:
         name: `reference-idf`, or `sentence-transformers:NAME-OR-FOLDER`.
@@ -89,7 +89,7 @@ def open_encoder(
 
 
 def encoder_fingerprint(name: str, revision: str | None = None) -> str:
-    """Hash of everything that an encoder's vectors depend on; imports no torch.
+    """Return the hash of everything that an encoder's vectors depend on; imports no torch.
 
     A hub model is downloaded if it is not in the hub's cache.
     """
@@ -139,7 +139,7 @@ class TokenTableEncoder:
     def _encode_block(self, texts: Sequence[str]) -> Vectors:
         ids = self._tokenizer.encode_batch(texts)
         sums_ND = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        # reduceat gives a segment of length zero its neighbour's first row, so texts without tokens are left out.
+        # For an empty segment reduceat returns the next one's first row, so texts without tokens are left out.
         filled = np.array([row for row, tokens in enumerate(ids) if len(tokens)], dtype=np.intp)
         if len(filled):
             starts = np.cumsum([0, *(len(ids[row]) for row in filled[:-1])])
@@ -148,7 +148,7 @@ class TokenTableEncoder:
 
 
 class SentenceTransformersEncoder:
-    """A sentence-transformers model. Queries and passages are encoded alike: both are excerpts of documents."""
+    """A sentence-transformers model; queries and passages are encoded alike, since both are excerpts of documents."""
 
     def __init__(self, name: str, folder: Path, *, device: str, trust_remote_code: bool) -> None:
         try:
@@ -173,14 +173,17 @@ class SentenceTransformersEncoder:
         self.window_tokens = self._window()
 
     def _window(self) -> int | None:
-        """The model's longest input without its special tokens and the prompt that it puts first, if it has one."""
+        """Return the model's longest input in tokens, without special tokens and prompt; None if there is no limit."""
         longest = self._model.max_seq_length
         if longest is None or not math.isfinite(longest):
             return None
         tokenizer, prompt = self._model.tokenizer, self._model.prompts.get(self._model.default_prompt_name) or ""
         fixed = len(tokenizer(prompt)["input_ids"])
         if longest <= fixed:
-            raise ValueError(f"encoder {self.name!r} reads {longest} tokens, of which {fixed} are not of the text")
+            raise ValueError(
+                f"encoder {self.name!r} reads at most {longest} tokens, and its prompt and special tokens take "
+                f"{fixed}, so that no text fits; choose another encoder, or set EL_ENCODER={REFERENCE_IDF}"
+            )
         return int(longest) - fixed
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -207,14 +210,14 @@ class SentenceTransformersEncoder:
 
 
 def reference_token_vectors() -> Vectors:
-    """Return the token table of `reference-idf`: embedding and signs next to each other, times IDF."""
+    """Return the token table of `reference-idf`: embedding and signs of each token in one row, times its IDF."""
     idf_V = reference_idf()
     parts = (reference_embeddings() * idf_V[:, None], token_signs(len(idf_V)) * idf_V[:, None])
     return np.concatenate([part_VD / _row_scale(part_VD) for part_VD in parts], axis=1)
 
 
 def reference_embeddings() -> Vectors:
-    """Input embeddings of the long reference model, a row a token."""
+    """Return the input embeddings of the long reference model, one row a token."""
     return read_tensor(_EMBEDDINGS, "model.embed_tokens.weight")
 
 
@@ -224,7 +227,7 @@ def reference_idf() -> Vectors:
 
 
 def token_signs(vocab_size: int) -> Vectors:
-    """+1 or -1 for each bit of a hash of each token's id: nearly orthogonal rows, the same on every machine."""
+    """Return +1 or -1 for each bit of a hash of each token's id: rows are nearly orthogonal, and equal everywhere."""
     digests = b"".join(blake2b(str(token).encode(), digest_size=SIGN_BYTES).digest() for token in range(vocab_size))
     bits_VD = np.unpackbits(np.frombuffer(digests, dtype=np.uint8)).reshape(vocab_size, -1)
     return bits_VD.astype(np.float32) * 2 - 1
@@ -242,9 +245,9 @@ def unit_rows(rows_ND: Vectors) -> Vectors:
 
 
 def read_tensor(path: Path, name: str) -> Vectors:
-    """A float32 or bfloat16 tensor of a safetensors file, as float32.
+    """Return a float32 or bfloat16 tensor of a safetensors file as float32.
 
-    numpy has no bfloat16, but a bfloat16 is the upper half of the float32 of the same value.
+    numpy has no bfloat16, but a bfloat16 is the upper half of the equal float32.
     """
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
@@ -265,7 +268,7 @@ def sentence_transformers_folder(name: str, revision: str | None = None) -> Path
     """Return the folder of a `sentence-transformers:` model, downloaded once into the hub's cache if it is not local.
 
     Raises:
-        ValueError: the name leads nowhere, or to something that is no model of this kind.
+        ValueError: there is no such model, or it is not of this kind.
         ConnectionError: the hub cannot be reached.
     """
     model = name.removeprefix(SENTENCE_TRANSFORMERS_PREFIX)
@@ -286,7 +289,7 @@ def sentence_transformers_folder(name: str, revision: str | None = None) -> Path
 
 
 def refuse_no_encoder(name: str) -> None:
-    """Raise ValueError or ConnectionError if a `sentence-transformers:` model is not there, or its files are not."""
+    """Raise ValueError or ConnectionError if a `sentence-transformers:` model, or one of its files, is missing."""
     folder = sentence_transformers_folder(name)
     if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ValueError(
@@ -302,7 +305,7 @@ def refuse_no_encoder(name: str) -> None:
 
 
 def _encoder_folder(folder: Path, name: str) -> Path:
-    """The folder, unless it holds a causal language model: sentence-transformers makes an encoder of that too."""
+    """Return the folder. Raises ValueError for a causal language model, which sentence-transformers would also open."""
     described = (folder / "modules.json").is_file() or not (folder / "config.json").is_file()
     architectures = [] if described else [str(one) for one in read_config(folder).get("architectures") or []]
     if any(one.endswith(("ForCausalLM", "LMHeadModel")) for one in architectures):
@@ -322,13 +325,13 @@ def _download(name: str, model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision or None, ignore_patterns=["onnx/*", "openvino/*"]))
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ValueError(
-            f"encoder {name!r} is no folder here, and the hub shows no such model"
+            f"encoder {name!r}: there is no such folder, and no such model on the hub that you have access to"
             f"{f' at revision {revision!r}' if revision else ''}; correct the name or give a folder"
         ) from error
     except OSError as error:
         raise ConnectionError(
-            f"encoder {name!r} is no folder here, and the hub cannot be reached ({type(error).__name__}); "
-            f"connect, give a local folder, or set EL_ENCODER={REFERENCE_IDF}"
+            f"encoder {name!r}: there is no such folder, and the hub cannot be reached ({type(error).__name__}); "
+            f"connect to the network, give a local folder, or set EL_ENCODER={REFERENCE_IDF}"
         ) from error
 
 

@@ -1,22 +1,22 @@
-"""Documents cut into retrieval chunks of at most `max_tokens` tokens, at text boundaries.
+"""Splitting of documents into retrieval chunks of at most `max_tokens` tokens, at text boundaries.
 
 Algorithm: `semantic-text-splitter` fills each chunk with the largest units that fit (paragraphs by number of blank
 lines, then lines, sentences, words, grapheme clusters, characters) and trims white space around it. For every chunk it
-looks at all of the remaining text, which takes quadratic time, so a long text is given to it window by window: the last
-chunk of a window is dropped and the next window begins there, which gives the chunks of the whole text. The splitter
-also tries every place in a run without white space or the end of a sentence (hex digits, base64, DNA, an array of
-numbers). So a run that is longer than any ordinary word is not given to it but cut here, by the run's own number of
-characters per token.
+reads all of the remaining text, which takes quadratic time, so a long text is split window by window: the last chunk of
+a window is dropped and the next window begins there, which gives the chunks of the whole text. The splitter also tries
+every position in a run without white space or the end of a sentence (hex digits, base64, DNA, an array of numbers). So
+a run that is longer than any ordinary word is cut here, by the number of characters per token that it has itself.
 
 Guarantees, for every text:
 - `text[span.start_char:span.end_char]` is the chunk; offsets count characters, as Python does.
-- A chunk tokenized by itself, without special tokens, has `span.n_tokens` tokens, at most `max_tokens`. The splitter
-  counts with its own copy of the tokenizer, so every chunk is counted again here, and cut again if the two disagree.
-- Spans are in order and do not overlap; only white space is between them; no chunk is blank.
+- A chunk that is tokenized alone, without special tokens, has `span.n_tokens` tokens, at most `max_tokens`. The
+  splitter counts with its own copy of the tokenizer, so every chunk is counted again here, and cut again if it is
+  longer than the splitter counted.
+- Spans are in order and do not overlap; the text between them is white space; no chunk is blank.
 - The same text gives the same spans.
 
-Cost: about 350,000 tokens/s for many texts at once and 200,000 for one by one, on 2 cores, and linear in the length of
-any text (benchmarks/results/hard_texts.md). Building a splitter takes as long as reading the tokenizer: build one for
+Cost on 2 cores: about 350,000 tokens/s for many texts at once and 200,000 for one at a time, linear in the length of a
+text (benchmarks/results/hard_texts.md). Building a splitter takes as long as reading the tokenizer, so build one for
 all texts.
 """
 
@@ -27,14 +27,15 @@ from dataclasses import dataclass
 from semantic_text_splitter import TextSplitter as BoundarySplitter
 from tokenizers import Tokenizer
 
-# A character is the smallest unit: up to 4 bytes, each a token of its own, and a prefix token in some tokenizers.
+# The longest character: up to 4 bytes that are a token each, and in some tokenizers a prefix token.
 FEWEST_TOKENS = 8
-# Characters per token of the limit, and least characters: a window holds many chunks, and no ordinary word is a run.
+# Characters per token of the limit, and least characters, of a window (it holds many chunks) and of a run (longer than
+# any ordinary word).
 WINDOW_CHARS_PER_TOKEN, SHORTEST_WINDOW = 64, 8_192
 RUN_CHARS_PER_TOKEN, SHORTEST_RUN = 8, 1024
-# Bounds memory: a chunk being counted takes some 100 bytes a token.
+# Bounds memory: counting a chunk takes some 100 bytes a token.
 COUNTED_AT_ONCE = 1024
-# Share of the limit that a piece of a run should fill, so that few pieces are cut again.
+# Share of the limit that a piece of a run should fill; with less than all of it, few pieces are cut again.
 FILLED = 0.9
 
 _IN_RUN = r"[^\s。｡!！?？…]"
@@ -56,10 +57,18 @@ class TextSplitter:
     """Splitter of texts into chunks of at most `max_tokens` tokens of `tokenizer`.
 
     Args:
-        tokenizer: copied; its truncation and padding are ignored, since either would hide a chunk's true length.
+        tokenizer: it is copied without its truncation and padding, which would hide a chunk's true length.
         max_tokens: at least 8, so that any single character fits.
-        count: returns the number of tokens of each text, if the tokenizer's own counts do not hold (see
+        count: returns the number of tokens of each text, if the tokenizer itself does not count as the model reads (see
             ModelTokenizer.count_batch).
+
+    Example:
+        >>> from el_resources.models.model_files import resolve_model
+        >>> tokenizer = Tokenizer.from_file(str(resolve_model("reference:long") / "tokenizer.json"))
+        >>> splitter = TextSplitter(tokenizer, max_tokens=8)
+        >>> text = "The first sentence is here. The second one follows."
+        >>> [(text[span.start_char : span.end_char], span.n_tokens) for span in splitter.split_all([text])[0]]
+        [('The first sentence is here.', 7), ('The second one follows.', 5)]
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int, count: Count | None = None) -> None:
@@ -67,7 +76,7 @@ class TextSplitter:
             raise ValueError(f"max_tokens={max_tokens} is too small to hold any character; use {FEWEST_TOKENS} or more")
         self.max_tokens = max_tokens
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        # Not part of a tokenizer's JSON: it decides if "<|endoftext|>" in a text is one token or plain characters.
+        # Not part of a tokenizer's JSON: true if "<|endoftext|>" in a text is plain characters, not one token.
         self._tokenizer.encode_special_tokens = tokenizer.encode_special_tokens
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -90,7 +99,7 @@ class TextSplitter:
         ]
 
     def _chunks(self, texts: list[str]) -> list[list[Chunk]]:
-        """Return the chunks of each text, of which some may be too long."""
+        """Return the chunks of each text before they are counted; some may be too long."""
         ordinary = [len(text) <= self._window and not self._long_run.search(text) for text in texts]
         together = iter(
             self._splitter.chunk_all_indices([t for t, plain in zip(texts, ordinary, strict=True) if plain])
@@ -131,7 +140,7 @@ class TextSplitter:
             start, width = start + chunks[-1][0], self._window
 
     def _run_chunks(self, text: str, start: int, end: int) -> Iterator[Chunk]:
-        """Yield a long run in pieces that fill most of the limit and end after a sign, such as a comma, if possible."""
+        """Yield pieces of a long run that fill most of the limit and, if possible, end after punctuation."""
         while start < end:
             # Estimate the length.
             sample = text[start : min(start + RUN_CHARS_PER_TOKEN * self.max_tokens, end)]
@@ -151,7 +160,7 @@ class TextSplitter:
         return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(chunks, add_special_tokens=False)]
 
     def _within_limit(self, start: int, chunk: str, n_tokens: int) -> Iterator[Span]:
-        """Yield the chunk as one span, or cut in halves if it is longer than the splitter believed."""
+        """Yield the chunk as one span, or halve it if it is longer than the splitter counted."""
         if not chunk.strip():
             return
         if n_tokens <= self.max_tokens:
@@ -159,7 +168,8 @@ class TextSplitter:
             return
         if len(chunk) == 1:
             raise ValueError(
-                f"the character {chunk!r} alone has {n_tokens} tokens; raise max_tokens={self.max_tokens} to that"
+                f"the character {chunk!r} alone has {n_tokens} tokens; raise max_tokens={self.max_tokens} "
+                f"to at least {n_tokens}"
             )
         middle = boundary_near_middle(chunk)
         for offset, half in ((0, chunk[:middle]), (middle, chunk[middle:])):
@@ -169,14 +179,14 @@ class TextSplitter:
 
 
 def boundary_near_middle(chunk: str) -> int:
-    """Return the place at which to halve a text: after the last space of its first half, else in the middle."""
+    """Return the position at which a text is halved: after the last space of its first half, else in the middle."""
     middle = len(chunk) // 2
     space = chunk.rfind(" ", 1, middle)
     return space + 1 if space > 0 else middle
 
 
 def _after_last_sign(piece: str) -> int:
-    """Return the end for a piece of a run: after the last sign of its last quarter, else its own end."""
+    """Return where to end a piece of a run: after the last punctuation in its last quarter, else at its end."""
     for end in range(len(piece), max(1, len(piece) * 3 // 4), -1):
         if not piece[end - 1].isalnum():
             return end

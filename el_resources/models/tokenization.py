@@ -2,11 +2,11 @@
 
 Guarantees:
 - `encode` adds nothing: no BOS, no end-of-text, no truncation, no padding, no dummy prefix (exact_encoding.py).
-- Text that spells a special or control token, as in a document about tokenizers, is encoded as the ordinary text that
-  it is. The ids of `control_tokens` therefore come from this project alone.
-- `decode` drops and tidies nothing. The ids of several texts in a row decode to these texts in a row, for every
-  vocabulary that keeps its texts (byte-level or with byte fallback); `joint_ids` refuses a separator that is not kept.
-Costs: `encode_batch` uses all cores, about 1 to 3 MB of text a second on two.
+- Text that spells a special or control token, as in a document about tokenizers, is encoded as ordinary text. So ids of
+  `control_tokens` only come from this project.
+- `decode` drops and tidies nothing. Joined ids of several texts decode to the joined texts, for every vocabulary that
+  preserves text (byte-level or with byte fallback); `joint_ids` refuses a separator that is not preserved.
+Costs: `encode_batch` uses all cores; two encode about 1 to 3 MB of text a second.
 """
 
 import itertools
@@ -27,7 +27,7 @@ from el_resources.models.model_files import read_json
 from el_resources.models.placed_tokens import PlacedTokens, choose_placed_tokens
 
 TokenIds = NDArray[np.int32]
-# Texts that a separator is tried between: a word, a leading space, a line break, another script, a digit.
+# A separator is tried between these texts: a word, a leading space, a line break, another script, a digit.
 JOINED_TEXTS = (("The end.", "A start"), ("x = 1", "  y"), ("- one\n", "\ttwo"), ("終わり", "はじめ"), ("7", "8 "))
 
 
@@ -48,14 +48,14 @@ class ModelTokenizer:
 
     Attributes:
         origin: the model folder.
-        placed: both tokens, and what the checkpoint itself names.
-        bos_id: token put before every sequence; placed_tokens.py says how it is chosen.
-        has_bos: whether that is a BOS of the model's own.
+        placed: both tokens, and those that the checkpoint names.
+        bos_id: first token of every sequence, chosen as placed_tokens.py explains.
+        has_bos: true if the model has a BOS of its own.
         eos_id: end-of-text, which separates unrelated texts.
-        bos_token, end_of_text_token: how the two are spelled.
-        vocab_size: ids are in [0, vocab_size). The model's own vocabulary may be larger, padded for speed.
-        control_tokens: spelling and id of the tokens that text never becomes: all special ones, those of a control
-            token's form, BOS and end-of-text.
+        bos_token, end_of_text_token: spellings of the two.
+        vocab_size: ids are in [0, vocab_size). The model's vocabulary may be larger, padded for speed.
+        control_tokens: spelling and id of the tokens as which text is never encoded: all special ones, those with the
+            form of a control token, BOS and end-of-text.
     """
 
     def __init__(self, codec: _Codec, *, origin: str, placed: PlacedTokens) -> None:
@@ -82,10 +82,10 @@ class ModelTokenizer:
     def from_folder(
         cls, folder: Path, *, trust_remote_code: bool = False, bos_token: str = "", end_of_text_token: str = ""
     ) -> Self:
-        """The tokenizer of a model folder: its tokenizer.json, else whatever transformers makes of its files.
+        """Return the tokenizer of a model folder: its tokenizer.json, else the tokenizer that transformers loads.
 
         Args:
-            bos_token, end_of_text_token: names of the two placed tokens; empty: chosen as placed_tokens.py says.
+            bos_token, end_of_text_token: names of the two placed tokens; empty for the choice of placed_tokens.py.
         """
         file = folder / "tokenizer.json"
         codec = _FastCodec.from_file(file) if file.is_file() else _through_transformers(folder, trust_remote_code)
@@ -96,7 +96,7 @@ class ModelTokenizer:
 
     @property
     def backend(self) -> Tokenizer:
-        """The `tokenizers` object that this one uses, for libraries that count tokens themselves.
+        """The `tokenizers` object, for libraries that count tokens themselves.
 
         Raises:
             ValueError: the model's tokenizer is not built on that library.
@@ -104,11 +104,11 @@ class ModelTokenizer:
         return self._codec.backend()
 
     def encode(self, text: str) -> TokenIds:
-        """Token ids of a text, nothing added."""
+        """Return the token ids of a text, with nothing added."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Token ids of each text."""
+        """Return the token ids of each text."""
         for index, text in enumerate(texts):
             if not text.isascii():
                 _check_encodable(text, index)
@@ -116,18 +116,18 @@ class ModelTokenizer:
         return [self._without_control(text, ids) for text, ids in zip(texts, batch, strict=True)]
 
     def count_batch(self, texts: Sequence[str]) -> list[int]:
-        """Number of tokens of each text."""
+        """Return the number of tokens of each text."""
         return [len(ids) for ids in self.encode_batch(texts)]
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> str:
-        """The text of token ids, special tokens spelled out."""
+        """Return the text of token ids, with special tokens spelled out."""
         return self._codec.decode([int(token) for token in ids])
 
     def joint_ids(self, separator: str) -> TokenIds:
-        """Token ids of a separator that is put between the ids of two texts.
+        """Return the token ids of a separator between the ids of two texts.
 
         Raises:
-            ValueError: between two texts they decode to something else.
+            ValueError: the joined ids do not decode to the texts with the separator between them.
         """
         ids = self.encode(separator)
         for before, after in JOINED_TEXTS:
@@ -143,15 +143,15 @@ class ModelTokenizer:
         return ids
 
     def spelled_control_token(self, text: str) -> str | None:
-        """A control token that the text spells, if it spells one."""
+        """Return a control token that the text spells; None if it spells none."""
         return next((name for name in self.control_tokens if name in text), None)
 
     def _without_control(self, text: str, ids: TokenIds) -> TokenIds:
-        """The ids; if control tokens that the text spells slipped in, those of the text cut inside their spelling.
+        """Return the ids; if they contain control tokens that the text spells, encode it cut inside these spellings.
 
-        Unigram vocabularies hold `</s>`, and `<0x0A>` for a byte, as pieces like any other, and then they are found in
-        text; a normalizer may make them of other characters, and then the text is encoded by the character. Unknown
-        characters have their token.
+        Unigram vocabularies contain `</s>`, and `<0x0A>` for a byte, as ordinary pieces, which are then found in text.
+        If a normalizer makes them of other characters, the text is encoded character by character. Unknown characters
+        keep their token.
         """
         if not self._is_control[ids].any() and not self._byte_piece.search(text):
             return ids
@@ -172,7 +172,7 @@ class _FastCodec:
         model = content["model"]
         number = model.get("unk_id")
         self._unknown_token = model.get("unk_token") if number is None else model["vocab"][number][0]
-        # A tokenizer.json may carry the truncation and padding of the run that saved it.
+        # A tokenizer.json may contain the truncation and padding of the run that saved it.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # Special tokens are not looked for in the text.
@@ -183,7 +183,7 @@ class _FastCodec:
         content = read_json(file)
         try:
             return cls(content)
-        except Exception as error:  # the library raises nothing narrower
+        except Exception as error:  # the library raises no narrower class
             raise ValueError(
                 f"{file} is not a tokenizer ({one_line(error)}); fetch it again from the model's origin"
             ) from error
@@ -213,7 +213,7 @@ class _FastCodec:
 
 
 def _through_transformers(folder: Path, trust_remote_code: bool) -> _Codec:
-    """Older tokenizer files, or a model's own tokenizer code, through transformers (which may import torch)."""
+    """Return a tokenizer without tokenizer.json, or with code of its own, through transformers (may import torch)."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
@@ -222,7 +222,7 @@ def _through_transformers(folder: Path, trust_remote_code: bool) -> _Codec:
 
 
 class _SlowCodec:
-    """A tokenizer that is not built on the `tokenizers` library. Added tokens of ordinary text are looked for here."""
+    """A tokenizer that is not built on the `tokenizers` library; added tokens of ordinary text are found here."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -270,16 +270,17 @@ class _SlowCodec:
 
     def backend(self) -> Tokenizer:
         raise ValueError(
-            f"{self._tokenizer.name_or_path}: chunks are counted with a tokenizer.json; "
+            f"the tokenizer of {self._tokenizer.name_or_path!r} has no tokenizer.json, which counting chunks needs; "
             "save the model's fast tokenizer next to its weights"
         )
 
 
 def _check_encodable(text: str, index: int) -> None:
-    """Refuse lone surrogates, which JSON can spell and UTF-8 cannot."""
+    """Raise ValueError for a lone surrogate, which JSON can contain and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"text {index} holds {text[error.start]!r} at {error.start}, which UTF-8 cannot; set the document aside"
+            f"text {index} holds {text[error.start]!r} at {error.start}, which UTF-8 cannot encode; "
+            "set the document aside"
         ) from error

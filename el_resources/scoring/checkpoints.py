@@ -118,7 +118,7 @@ def _check_type(folder: Path, stated: dict[str, Any], trust_remote_code: bool) -
     file, model_type = folder / "config.json", stated.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise ValueError(
-            f"{file} names no model_type, so that nothing can be made of it; fetch the model's own config.json"
+            f"{file} names no model_type, so transformers cannot tell its class; fetch the model's own config.json"
         )
     if model_type in CONFIG_MAPPING or (stated.get("auto_map") and trust_remote_code):
         return
@@ -142,7 +142,7 @@ def _check_kind(folder: Path, config: Any, stated: dict[str, Any]) -> None:
     known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in (stated.get("auto_map") or {})
     if not known or (architectures and all(one.endswith(_OTHER_HEADS) for one in architectures)):
         raise ValueError(
-            f"{what}, which is no causal language model; {_DECODER_ONLY} (an encoder of texts is set by EL_ENCODER)"
+            f"{what}, which is not a causal language model; {_DECODER_ONLY} (an encoder of texts is set by EL_ENCODER)"
         )
 
 
@@ -190,7 +190,7 @@ def _check_tensors(folder: Path, model: Any, found: dict[str, Any]) -> None:
     extra = _layers_beyond(model, found["unexpected_keys"])
     if extra:
         raise ValueError(
-            f"the weights in {folder} have layers that {name} with its config.json has not: {listed(sorted(extra))}; "
+            f"the weights in {folder} have layers that its config.json lacks for {name}: {listed(sorted(extra))}; "
             "correct num_hidden_layers, or fetch config and weights of one model"
         )
     if found.get("error_msgs"):

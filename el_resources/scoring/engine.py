@@ -188,6 +188,13 @@ class ScoringEngine:
         Raises:
             ValueError: a sequence is longer than the window, or holds ids outside the vocabulary, or positions that it
                 does not have. Nothing has run then. Or a single sequence does not fit a GPU's memory.
+
+        Example:
+            >>> from el_resources.scoring.texts import TextScorer
+            >>> engine = TextScorer.open().engine  # the embedded model
+            >>> whole, last = engine.score([np.array([5, 6, 7]), np.array([5, 6])], [np.arange(3), np.array([1])])
+            >>> whole.entropy_nats.shape, last.entropy_nats.shape
+            ((3,), (1,))
         """
         with self._timed():
             requests = checked_requests(sequences, positions, n_common, window=self.window, vocab_size=self.vocab_size)
@@ -224,7 +231,9 @@ class ScoringEngine:
         with self._timed():
             if self.why_not_watched:
                 name = type(self._model).__name__
-                raise ValueError(f"the attention of {name} cannot be watched: {self.why_not_watched}")
+                raise ValueError(
+                    f"the attention of {name} cannot be watched: {self.why_not_watched}; use another model"
+                )
             pieces = [pieces_of(response) for response in responses]
             check_spans(sequences, segments, pieces)
             wanted = [np.concatenate([np.arange(start, end) for start, end in spans]) for spans in pieces]

@@ -95,7 +95,15 @@ class TextScorer:
         return cls(choice.open_engine(), choice.tokenizer(), separator=separator)
 
     def entropy(self, text: str) -> TextEntropy:
-        """Score every token of a text."""
+        """Score every token of a text.
+
+        Example:
+            >>> scores = TextScorer.open().entropy("Return a list.")
+            >>> scores.tokens
+            ['Return', ' a', ' list', '.']
+            >>> [f"{nats:.1f}" for nats in scores.entropy_nats]
+            ['5.1', '2.0', '5.5', '1.1']
+        """
         ids = self.tokenizer.encode(text)
         [scores] = self.engine.score([ids])
         tokens = [self.tokenizer.decode([int(one)]) for one in ids]
@@ -109,6 +117,12 @@ class TextScorer:
 
         Raises:
             ValueError: the text has no such position, or context and text exceed the model's window.
+
+        Example:
+            >>> scorer = TextScorer.open()
+            >>> effect = scorer.with_context("frobnicate(path) returns names.", "Call frobnicate(path).", [2])
+            >>> f"{effect.before_nats[0]:.1f} nats, then {effect.after_nats[0]:.1f}: {effect.reduction[0]:.0%} less"
+            '4.5 nats, then 1.3: 72% less'
         """
         wanted = np.asarray(positions, dtype=np.int64)
         ids = self.tokenizer.encode(text)

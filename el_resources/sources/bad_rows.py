@@ -1,8 +1,8 @@
-"""Refuse a file as a whole if too many of its rows are bad.
+"""Limit on the bad rows of a file: a file with too many of them is refused as a whole.
 
-A bad row is one whose line or fields cannot be read; it stays as a row that is set aside. A file is refused if no row
-is good, or if more than max(1, max_share * rows) are bad: such a file is of another kind, or broken. Rows that are set
-aside for what they say (an empty text, a missing role) are good in this sense.
+A row is bad if its line or fields cannot be read; it stays in the table as a row that is set aside. A file is refused
+if it has no good row, or more than max(1, max_share * rows) bad ones: then it is of another kind, or broken. Rows that
+are set aside for their content (an empty text, a missing role) count as good here.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ BAD_ROW_REASONS = frozenset(
     {"not_utf8", "not_json", "not_an_object", "no_text", "text_not_text", "line_too_long", "text_too_long"}
 )
 ROWS_SHOWN = 3
-HOPELESS_ROWS = 10_000  # without a good one, after which a file is not read further
+HOPELESS_ROWS = 10_000  # bad rows without a good one, after which reading stops
 
 
 class SetAsideRow(Protocol):
@@ -31,21 +31,21 @@ Row = TypeVar("Row", bound=SetAsideRow)
 
 
 def most_bad_rows(n_rows: int, max_share: float) -> int:
-    """Return how many of a file's rows may be bad: one always may."""
+    """Return the number of a file's rows that may be bad, at least one."""
     return max(1, int(max_share * n_rows))
 
 
 def within_share(
     rows: Iterable[Row], *, max_share: float, shard: str, path: str, reasons: frozenset[str] = BAD_ROW_REASONS
 ) -> Iterator[Row]:
-    """The rows as they come, in bounded memory.
+    """Yield the rows in their order, in bounded memory.
 
     Args:
-        max_share: of the rows that may be bad; one bad row always may.
-        reasons: the ones of bad rows.
+        max_share: largest share of bad rows; one bad row is always allowed.
+        reasons: the reasons that make a row bad.
 
     Raises:
-        CorruptShardError: too many were bad, after the last row; names their number and the first ones.
+        CorruptShardError: too many rows were bad; raised after the last row, with their number and the first ones.
     """
     n_rows, n_bad, first = 0, 0, list[str]()
     for row in rows:

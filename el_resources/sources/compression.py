@@ -1,9 +1,9 @@
-"""Text that may be compressed, as a stream: gzip, bzip2, xz and Zstandard, told by content and not by name.
+"""Streams of text that may be compressed: gzip, bzip2, xz and Zstandard, recognised by content and not by name.
 
 Guarantees:
-- Members, frames and streams one after another are read as one; what follows the last and is none is an error, as is an
-  end before the end.
-- Memory is bounded whatever the file asks for: windows of at most 128 MiB (`zstd --long=27`; `xz -9` has 64 MiB).
+- Consecutive members, frames and streams are read as one. Other bytes after the last one are an error, and so is a
+  stream that is cut short.
+- Memory is bounded for every file: windows have at most 128 MiB (`zstd --long=27`; `xz -9` needs 64 MiB).
 """
 
 import bz2
@@ -19,13 +19,13 @@ from el_resources.store.file_kinds import Compression
 
 READ_BUFFER_BYTES = 1 << 20
 PACKED_BLOCK_BYTES = 1 << 16
-XZ_MEMORY_BYTES = 160 << 20  # a dictionary of 128 MiB and its book-keeping
+XZ_MEMORY_BYTES = 160 << 20  # a dictionary of 128 MiB and some more
 
 Decoder = bz2.BZ2Decompressor | lzma.LZMADecompressor
 
 
 def decompressed(file: io.BufferedReader, compression: Compression) -> io.BufferedReader:
-    """The content of a compressed file."""
+    """Return a stream of the content of a compressed file."""
     match compression:
         case "gzip":
             return buffered(gzip.GzipFile(fileobj=file))
@@ -38,14 +38,14 @@ def decompressed(file: io.BufferedReader, compression: Compression) -> io.Buffer
 
 
 def buffered(raw: Any) -> io.BufferedReader:
-    """A file or stream with a buffer, whose first bytes can be looked at."""
+    """Return a buffered file or stream, whose first bytes can be read ahead."""
     return io.BufferedReader(raw, READ_BUFFER_BYTES)
 
 
 class PackedStreams(io.RawIOBase):
-    """The content of streams one after another.
+    """The content of consecutive compressed streams.
 
-    Python's BZ2File and LZMAFile pass over a tail that is broken, and the latter takes no bound of memory.
+    Python's BZ2File and LZMAFile ignore a broken tail, and the latter has no limit on memory.
     """
 
     def __init__(self, file: io.BufferedReader, new_decoder: Callable[[], Decoder]) -> None:
@@ -58,7 +58,7 @@ class PackedStreams(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer but at the end, so that a look at the first bytes sees them all."""
+        """Fill the whole buffer unless the content ends, so that reading ahead gives all first bytes."""
         filled = 0
         while filled < len(buffer) and (content := self._next(len(buffer) - filled)):
             buffer[filled : filled + len(content)] = content
@@ -66,7 +66,7 @@ class PackedStreams(io.RawIOBase):
         return filled
 
     def _next(self, max_bytes: int) -> bytes:
-        """Some of the content that follows; none at its end."""
+        """Return the next part of the content; empty at its end."""
         while not self._decoder.eof or self._begin_next():
             if self._decoder.needs_input and not self._ahead and not self._read_on():
                 raise EOFError("Compressed file ended before the end-of-stream marker was reached")
@@ -76,7 +76,7 @@ class PackedStreams(io.RawIOBase):
         return b""
 
     def _begin_next(self) -> bool:
-        """Start with the next stream; False at the file's end. Zeros between streams are padding."""
+        """Start the next stream; return False at the end of the file. Zeros between streams are padding."""
         self._ahead = self._decoder.unused_data.lstrip(b"\0")
         while not self._ahead and self._read_on():
             self._ahead = self._ahead.lstrip(b"\0")

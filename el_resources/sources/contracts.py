@@ -6,11 +6,11 @@ Every source guarantees:
 - `shard_fingerprint()` depends on the shard's content and on how it is read, never on a file's name or times.
 - Items stream in bounded memory. A row that cannot be read is yielded with its reason, not dropped, and every string
   that is yielded can be encoded as UTF-8.
-- Opening reads nothing: a path is looked at when shards are first asked for.
+- Opening a source reads nothing; its path is read when the shards are first listed.
 
-A sample is a long context, an instruction about it and the response. Its texts are as stored, not trimmed and not
-shortened; cutting to a model's window, and finding repeated ids and conversations, is left to downstream steps. It
-carries its row's whole conversation as it came in, whichever part of it is scored.
+A sample is a long context, an instruction about it and the response. Its texts are as stored, neither trimmed nor
+shortened; later steps cut them to a model's window, and find repeated ids and conversations. A sample contains the
+whole conversation of its row as stored, whichever part of it is scored.
 """
 
 import json
@@ -32,7 +32,7 @@ class SourceDocument:
 
     Attributes:
         source_id: the source's own stable id, None if it has none.
-        text: the text; empty when it could not be decoded.
+        text: the text; empty if it cannot be decoded.
         set_aside_reason: reason for which the text could not be read (el_resources.sources.corpus_files lists them).
             All other reasons for setting a document aside are found downstream.
         detail: the flaw in words, with the line or row, if the document is set aside.
@@ -70,9 +70,9 @@ class SourceSample:
         later: (instruction, response) of every exchange that is scored with the first (`scored_exchange` all).
         n_turns: exchanges of a user and an assistant in the source.
         turns: the whole conversation; empty if it is just the three texts.
-        original: the row's conversation as it came in, as JSON; empty if it is just the three texts.
-        kept_columns: JSON object of the further columns that are written with the sample; None if none is asked for.
-        set_aside_reason: reason for which the row is no sample; its texts are then empty.
+        original: the row's conversation as stored, as JSON; empty if it is just the three texts.
+        kept_columns: JSON object of the further columns that are written with the sample; None if there are none.
+        set_aside_reason: reason for which the row is not a sample; its texts are then empty.
         detail: the flaw in words, if the row is set aside.
         evidence: `near`, `far` or `absent`: distance from the response to the passage that it needs; None if the source
             does not know it.
@@ -97,7 +97,7 @@ class SourceSample:
 
     @property
     def conversation(self) -> tuple[Turn, ...]:
-        """The turns; of three texts, a user's turn (context, blank line, instruction) and an assistant's."""
+        """Return the turns; three texts become a user's turn (context, blank line, instruction) and an assistant's."""
         if self.turns or self.set_aside_reason is not None:
             return self.turns
         asked = f"{self.context}\n\n{self.instruction}" if self.context else self.instruction
@@ -108,7 +108,7 @@ class SourceSample:
 
     @property
     def original_json(self) -> str:
-        """The row's conversation as JSON."""
+        """Return the row's conversation as JSON."""
         texts = {"context": self.context, "instruction": self.instruction, "response": self.response}
         return self.original or json.dumps(texts, ensure_ascii=False)
 
@@ -124,15 +124,15 @@ class ShardedSource(Protocol):
         ...
 
     def passed_over(self) -> Mapping[str, str]:
-        """Return the reasons of the listed files that are no shards (hidden, pointers, …), by path."""
+        """Return the reasons of the listed files that are not shards (hidden, pointers, …), by path."""
         ...
 
     def shard_fingerprint(self, shard: str) -> str:
-        """Return a hash of the shard's content and of everything but the tokenizer that decides how it is read."""
+        """Return a hash of the shard's content and of everything that affects its reading, except the tokenizer."""
         ...
 
     def origin(self, shard: str) -> Mapping[str, str]:
-        """Return the shard's origin, to be recorded: `source`, its URI, and `file` and `revision` if it has them."""
+        """Return the shard's origin for the records: `source` (the URI), and `file` and `revision` if it has them."""
         ...
 
 

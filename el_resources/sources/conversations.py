@@ -2,7 +2,7 @@
 
 A row's messages are a list of objects with a role and a content, in LongAlign's form ({role, content}) or in ShareGPT's
 ({from, value}). A content is a text or a list of parts {"type": "text", "text": …}, whose texts are joined without
-anything in between. The whole conversation is kept as it came in; `scored_exchange` chooses the texts that are scored:
+anything in between. The whole conversation is kept as stored; `scored_exchange` chooses the texts that are scored:
 
     system  user 1: context, blank line, instruction   assistant 1   user 2   assistant 2
     first   └─ context ───────────────┘ └ instruction ┘ └ response ┘
@@ -16,7 +16,7 @@ anything in between. The whole conversation is kept as it came in; `scored_excha
 - `last`: the context is everything before the last exchange, messages joined by a blank line, then the context of the
   last user message.
 - `all`: later user messages are instructions as a whole, and every response is scored.
-A user message at the end that nobody answered is kept and not scored. With one exchange and no system prompt the three
+A last user message without an answer is kept and not scored. With one exchange and no system prompt the three choices
 are the same.
 
 Reasons for which conversations are set aside:
@@ -25,9 +25,9 @@ Reasons for which conversations are set aside:
 | not_utf8 | text that is not UTF-8, or a lone surrogate |
 | not_json, not_an_object | a line that is not JSON, or is another JSON value than an object |
 | line_too_long, text_too_long | more bytes or characters than el_resources.sources.row_limits allows |
-| malformed_messages | messages that are no list, or one that is no object |
+| malformed_messages | messages that are not a list, or one that is not an object |
 | missing_role | a message without a role |
-| unknown_role | a role of no known name, or a system message after the first user's |
+| unknown_role | a role with an unknown name, or a system message after the first user's |
 | tool_turns | a message of a tool, or one that calls a tool: each model's template renders these differently |
 | no_user_turn, no_assistant_turn | no message of that role |
 | roles_do_not_alternate | an assistant before the first user, or two messages of one role in a row |
@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from el_resources.configuration.choices import ScoredExchange
+from el_resources.configuration.fields.gateau import ScoredExchange
 from el_resources.sources.contracts import Turn
 from el_resources.sources.file_formats import decoded, label
 from el_resources.sources.instruction_columns import InstructionColumns
@@ -78,7 +78,7 @@ class ScoredTexts:
 
 
 def read_turns(messages: Any, columns: InstructionColumns) -> list[Turn]:
-    """Return the turns of a row's messages; raise NotASample if these are no conversation of users and assistants."""
+    """Return the turns of a row's messages; raise NotASample unless users and assistants alternate in them."""
     if not isinstance(messages, list | None):
         raise NotASample("malformed_messages", f"`messages` holds {type(messages).__name__}, not a list")
     roles = [_role(number, message, columns) for number, message in enumerate(messages or [], start=1)]
@@ -142,7 +142,7 @@ def content_text(value: Any, place: str) -> str:
 
 
 def text_of(value: Any, place: str) -> str:
-    """Return a text decoded, None as the empty text; raise NotASample if it is no text or not UTF-8."""
+    """Return a text decoded, None as the empty text; raise NotASample if it is not text or not UTF-8."""
     if not isinstance(value, str | bytes | None):
         raise NotASample("content_not_text", f"{place} holds {type(value).__name__}, not text")
     try:
@@ -183,7 +183,7 @@ def quoted(text: str) -> str:
 
 def _role(number: int, message: Any, columns: InstructionColumns) -> str:
     if not isinstance(message, Mapping):
-        raise NotASample("malformed_messages", f"message {number} is no object but {type(message).__name__}")
+        raise NotASample("malformed_messages", f"message {number} is {type(message).__name__}, not an object")
     role = next((message[key] for key in columns.role if message.get(key) not in (None, "", b"")), None)
     if role is None:
         raise NotASample("missing_role", f"message {number} has no role")

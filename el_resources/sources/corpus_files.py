@@ -1,8 +1,8 @@
-"""Corpora that are files, read as el_resources.sources.file_formats says: one document per row or line.
+"""Corpora in files (el_resources.sources.file_formats reads them): one document per row or line.
 
 Columns or keys: the text (`text`, or the name in EL_TEXT_COLUMN) and, if they exist, `id`, `url` and `license`. So
 FineWeb-Edu (text, id, url) and Cosmopedia (text) are read as they are. A Parquet file without the text column is
-refused, and the error lists its columns. A row without a licence gets that of its repository, if the source is one.
+refused, and the error lists its columns. A row without a licence gets the licence of its repository, if it has one.
 
 A row whose text cannot be read becomes a document that is set aside, with its line or row number in `detail`:
 | reason | content of the row |
@@ -27,7 +27,7 @@ from el_resources.sources.file_formats import BadRow, cells, decoded, is_text, j
 from el_resources.sources.file_source import FileSource
 from el_resources.sources.row_limits import RowLimits
 
-# Part of every fingerprint: raise it when the same bytes are read differently.
+# Part of every fingerprint; it rises when the same bytes are read differently.
 READER_VERSION = 2
 DEFAULT_TEXT_COLUMN = "text"
 FIELDS = ("id", "url", "license")
@@ -59,7 +59,7 @@ class FileCorpus(FileSource[SourceDocument]):
         column = self.text_column
         if column not in schema.names:
             raise ValueError(
-                f"it has no column {column!r} but {listed(schema.names, COLUMNS_SHOWN)}; {NAME_THE_COLUMN}"
+                f"it has no column {column!r}; it has {listed(schema.names, COLUMNS_SHOWN)}; {NAME_THE_COLUMN}"
             )
         if not is_text(schema.field(column).type):
             raise ValueError(f"its column {column!r} holds {schema.field(column).type}, not text; {NAME_THE_COLUMN}")
@@ -75,11 +75,11 @@ class FileCorpus(FileSource[SourceDocument]):
                 yield self._document(f"line {number}", row[self.text_column], row)
 
     def _flaw(self, number: int, row: Mapping[str, Any]) -> BadRow | None:
-        """Return the flaw of a JSON object that has no text; None if it has one. A null is an empty text."""
+        """Return the flaw of a JSON object without text; None if it has a text. A null is an empty text."""
         column = self.text_column
         if column not in row:
             return BadRow(
-                "no_text", f"line {number} has no {column!r} but {listed(row, COLUMNS_SHOWN)}; {NAME_THE_COLUMN}"
+                "no_text", f"line {number} has no {column!r}; it has {listed(row, COLUMNS_SHOWN)}; {NAME_THE_COLUMN}"
             )
         text = row[column]
         if isinstance(text, str | None):

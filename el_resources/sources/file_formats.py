@@ -1,13 +1,12 @@
-"""Parquet and JSON lines through fsspec: rows in bounded memory, and whose fault it is when a file cannot be read.
+"""Parquet and JSON lines through fsspec: rows in bounded memory, and errors that tell bad files from bad connections.
 
-- Parquet is read a batch of rows at a time, only the columns that are wanted; JSON lines one line at a time, plain or
-  compressed (el_resources.sources.compression), whatever the name says. Content that is neither is named for what it
-  is.
-- Memory follows neither the length of a line nor what a compressed file unpacks to (el_resources.sources.row_limits).
-  Of Parquet, whose smallest unit is a page, it follows the largest page: batches of long rows are smaller, and columns
-  that are all but nothing compressed and large unpacked are refused.
-- What a decoder refuses is a CorruptShardError that names the file. A fault of the disk or the network is none: it is
-  raised as it is, so that no shard is taken for corrupt, or for complete, because a connection broke.
+- Parquet is read in batches of rows, and only in the wanted columns. JSON lines are read line by line, plain or
+  compressed (el_resources.sources.compression), whatever the file's name. The error for other content names its kind.
+- Neither a long line nor a compressed file needs more memory than the limits allow (el_resources.sources.row_limits).
+  The smallest unit of Parquet is a page, so the largest page has to fit; batches of long rows are smaller, and a column
+  that is tiny compressed and huge unpacked is refused.
+- If a decoder refuses the content, a CorruptShardError names the file. Faults of the disk or the network are raised
+  unchanged, so that a broken connection never makes a shard look corrupt or complete.
 """
 
 import codecs
@@ -39,7 +38,7 @@ SUFFIXES: dict[FileFormat, tuple[str, ...]] = {
 }
 BATCH_ROWS = 256
 BATCH_BYTES = 64 << 20  # of the wanted columns, on average
-BOMB_RATIO = 1000  # unpacked to packed; text has less than 30
+BOMB_RATIO = 1000  # ratio of unpacked to packed bytes; text has less than 30
 CACHED_BLOCKS = 8  # of a remote file, 5 MiB each unless its file system says otherwise
 DECODER_OSERRORS = (OSError, gzip.BadGzipFile)
 
@@ -49,8 +48,8 @@ class BadRow:
     """A row that cannot be read.
 
     Attributes:
-        reason: `not_utf8`, `not_json`, `not_an_object`, or that it is longer than the limits allow.
-        detail: its line and what is wrong with it, in words.
+        reason: `not_utf8`, `not_json`, `not_an_object`, or the reason for a row that is longer than the limits allow.
+        detail: its line and its flaw, in words.
     """
 
     reason: str
@@ -58,7 +57,7 @@ class BadRow:
 
 
 def format_of(path: str) -> FileFormat | None:
-    """The format that a file's name tells; None for another."""
+    """Return the format by a file's suffix; None for other suffixes."""
     return next((name for name, suffixes in SUFFIXES.items() if path.lower().endswith(suffixes)), None)
 
 
@@ -69,13 +68,13 @@ def parquet_batches(
     columns: Callable[[pa.Schema], list[str]],
     limits: RowLimits,
 ) -> Iterator[pa.RecordBatch]:
-    """A Parquet file's rows, batch by batch.
+    """Yield a Parquet file's rows, batch by batch.
 
     Args:
-        columns: the names of the wanted columns of a schema; raises ValueError for a schema that it refuses, and then
-            the shard is a corrupt one.
+        columns: returns the names of a schema's wanted columns, or raises ValueError if the schema makes the shard
+            corrupt.
     """
-    # Columns are read in turns: one window that moves ahead, fsspec's default, would fetch the same bytes again.
+    # Columns are read in turns, so fsspec's default, one window that moves ahead, would fetch bytes twice.
     kept = {"cache_type": "blockcache", "cache_options": {"maxblocks": CACHED_BLOCKS}}
     with filesystem.open(path, "rb", **kept) as file, corruption_named(shard, path):
         parquet = _opened_parquet(shard, path, file)
@@ -84,7 +83,7 @@ def parquet_batches(
 
 
 def _batch_rows(shard: str, path: str, parquet: pq.ParquetFile, wanted: list[str], limits: RowLimits) -> int:
-    """Rows of a batch, fewer if they are long. Raises CorruptShardError for a column that is a decompression bomb."""
+    """Return the rows of a batch, fewer if rows are long. Raises CorruptShardError for a decompression bomb."""
     metadata, rows = parquet.metadata, BATCH_ROWS
     numbers = [n for n in range(metadata.num_columns) if metadata.schema.column(n).path.split(".")[0] in wanted]
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
@@ -93,7 +92,7 @@ def _batch_rows(shard: str, path: str, parquet: pq.ParquetFile, wanted: list[str
             unpacked, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
             if unpacked > max(limits.line_bytes, BOMB_RATIO * packed):
                 sizes = f"{packed:,} bytes that unpack to {unpacked:,}"
-                raise CorruptShardError(shard, path, f"its column {chunk.path_in_schema!r} has {sizes}; it is no text")
+                raise CorruptShardError(shard, path, f"its column {chunk.path_in_schema!r} has {sizes}; it is not text")
         n_bytes = sum(chunk.total_uncompressed_size for chunk in chunks)
         rows = max(1, min(rows, BATCH_BYTES * group.num_rows // max(1, n_bytes)))
     return rows
@@ -125,7 +124,7 @@ def _wanted(shard: str, path: str, schema: pa.Schema, columns: Callable[[pa.Sche
 def json_lines(
     filesystem: AbstractFileSystem, shard: str, path: str, limits: RowLimits
 ) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    """Number and object of every line that is not blank; a BadRow for a line that holds none. Compressed or not."""
+    """Yield number and object of every line that is not blank; a BadRow takes the place of an unreadable object."""
     with opened(filesystem, path) as file, corruption_named(shard, path):
         for number, line in bounded_lines(plain_text(shard, path, file), limits):
             if isinstance(line, int):
@@ -138,10 +137,10 @@ def json_lines(
 
 
 def plain_text(shard: str, path: str, file: IO[bytes]) -> IO[bytes]:
-    """The text of an opened file of JSON lines, decompressed if it is compressed.
+    """Return the text of an opened file of JSON lines as a stream, decompressed if it is compressed.
 
     Raises:
-        CorruptShardError: the content is no JSON lines; says what it is.
+        CorruptShardError: the content is not JSON lines; the error names its kind.
     """
     text: io.BufferedReader = file if isinstance(file, io.BufferedReader) else buffered(file)
     head, compression = text.peek(HEAD_BYTES), compression_of(text.peek(HEAD_BYTES))
@@ -152,7 +151,7 @@ def plain_text(shard: str, path: str, file: IO[bytes]) -> IO[bytes]:
             twice = f"it is compressed twice ({again} within {compression})"
             raise CorruptShardError(shard, path, f"{twice}; decompress it once")
     if not head and not compression and path.lower().endswith(COMPRESSED):
-        raise CorruptShardError(shard, path, "it is empty (0 bytes), which no compressed file is; fetch it again")
+        raise CorruptShardError(shard, path, "it is empty (0 bytes), and a compressed file never is; fetch it again")
     if problem := other_than_json_lines(head):
         within = f" within {compression}" if compression else ""
         raise CorruptShardError(shard, path, f"it is {problem}{within}")
@@ -161,14 +160,14 @@ def plain_text(shard: str, path: str, file: IO[bytes]) -> IO[bytes]:
 
 @contextmanager
 def opened(filesystem: AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
-    """A file for reading from its start to its end; OSError if a file of the network ends before its end."""
+    """Open a file to be read as a whole; a network file that ends too early raises OSError."""
     with filesystem.open(path, "rb") as file:
         # fsspec's own line reader fetches a whole block for every line.
         yield buffered(WholeFile(file)) if isinstance(file, AbstractBufferedFile) else file
 
 
 class WholeFile(io.RawIOBase):
-    """A file of the network, whose size is known; a transfer that ends before is an OSError and no end of the file."""
+    """A network file of known size; if the transfer ends before that, reading raises OSError."""
 
     def __init__(self, file: AbstractBufferedFile) -> None:
         self._file = file
@@ -184,7 +183,7 @@ class WholeFile(io.RawIOBase):
 
 
 def json_object(number: int, line: bytes) -> dict[str, Any] | BadRow:
-    """The object of a line; `number` counts from 1."""
+    """Return the object of a line, or a BadRow; `number` counts from 1."""
     try:
         row = json.loads(line.rstrip().decode("utf-8"))
     except UnicodeDecodeError:
@@ -195,15 +194,16 @@ def json_object(number: int, line: bytes) -> dict[str, Any] | BadRow:
     except (ValueError, RecursionError) as error:
         return BadRow("not_json", f"line {number} is not JSON ({error})")
     if not isinstance(row, dict):
-        return BadRow("not_an_object", f"line {number} is not a JSON object but {type(row).__name__}")
+        return BadRow("not_an_object", f"line {number} is a JSON {type(row).__name__}, not an object")
     return row
 
 
 @contextmanager
 def corruption_named(shard: str, path: str) -> Iterator[None]:
-    """Turns decoders' errors into CorruptShardError; errors of system and network stay what they are.
+    """Turn decoders' errors into CorruptShardError, and leave errors of system and network unchanged.
 
-    A decoder's OSError is a plain one without an errno: the system's carry one, the network's have their own classes.
+    An OSError of a decoder has no errno and no class of its own; those of the system have an errno, and those of the
+    network have classes of their own.
     """
     try:
         yield
@@ -221,7 +221,7 @@ def _in_words(error: Exception) -> str:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Return whether a column of this type can hold text: bytes can, and a column of nulls holds empty texts."""
+    """Return true if a column of this type can contain text; bytes can, and nulls are empty texts."""
     if pa.types.is_dictionary(kind):
         return is_text(kind.value_type)
     return holds_bytes(kind) or pa.types.is_null(kind)
@@ -233,26 +233,26 @@ def holds_bytes(kind: pa.DataType) -> bool:
 
 
 def cells(batch: pa.RecordBatch, column: str) -> list[Any]:
-    """A column's values, Nones if it is missing. Text comes as bytes: Arrow does not check that it is UTF-8."""
+    """Return a column's values, Nones if it is missing; text as bytes, since Arrow does not check that it is UTF-8."""
     if column not in batch.schema.names:
         return [None] * batch.num_rows
     return array_values(batch.column(column))
 
 
 def array_values(values: pa.Array) -> list[Any]:
-    """An array's values; text as bytes."""
+    """Return an array's values; text as bytes."""
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     return list((values.cast(pa.large_binary()) if holds_bytes(values.type) else values).to_pylist())
 
 
 def decoded(text: str | bytes | None) -> str:
-    """A text that UTF-8 can hold, None as the empty one; raises UnicodeError for others (a lone surrogate is one)."""
+    """Return the text, empty for None. Raises UnicodeError if UTF-8 cannot encode it (a lone surrogate)."""
     return text.decode("utf-8") if isinstance(text, bytes) else (text or "").encode("utf-8").decode("utf-8")
 
 
 def label(value: Any) -> str:
-    """A short field as text that UTF-8 can hold; what it cannot stays visible as an escape."""
+    """Return a short field as text; characters that UTF-8 cannot encode are shown as escapes."""
     if value is None:
         return ""
     if isinstance(value, bytes):

@@ -1,4 +1,4 @@
-"""Listing of the files that a path, a folder or a glob means, and of the files that are passed over."""
+"""Listing of the files of a path, a folder or a glob, and of the files that are passed over."""
 
 import glob
 import os
@@ -74,7 +74,7 @@ def existing_part(path: str) -> str:
 
 
 class TellingFileSystem(LocalFileSystem):
-    """This machine's files. fsspec silently leaves out a folder that it cannot list; here the errors are kept."""
+    """Files of this machine. fsspec silently omits folders that it cannot list; here their errors are kept."""
 
     cachable = False
 
@@ -101,10 +101,10 @@ class TellingFileSystem(LocalFileSystem):
 def _only_files(
     filesystem: AbstractFileSystem, found: Mapping[str, Info], suffixes: tuple[str, ...]
 ) -> dict[str, Info]:
-    """Return a listing without folders, except those that are named like a data file: reading them fails and says so.
+    """Return a listing without folders. Folders named like a data file stay, so that reading them raises an error.
 
-    The listing itself tells files from folders; asking again would cost a request for each. On disk the file system is
-    asked, since a link may lead to a file, or to nothing.
+    The entries of the listing tell files from folders, since a request for each would be slow. On disk the file system
+    is asked, because a link may lead to a file, or to nothing.
     """
 
     def is_file(path: str, info: Info) -> bool:

@@ -25,7 +25,7 @@ class FileSource(ABC, Generic[Item]):
         return self.files.shards()
 
     def passed_over(self) -> dict[str, str]:
-        """Return the reasons of the listed files that are no shards, by path."""
+        """Return the reasons of the listed files that are not shards, by path."""
         return self.files.passed_over()
 
     def origin(self, shard: str) -> dict[str, str]:

@@ -9,12 +9,12 @@ Guarantees:
 - A shard is one Parquet or JSON lines file of the split, named by its path in the repository. Listing downloads the
   card and no data. No script of a repository is run.
 - The revision is resolved to a commit when shards are listed, and everything is read from that commit. The commit is
-  recorded. A fingerprint holds the file's own hash in the repository, so a shard stays valid if a newer commit does not
-  change its file.
+  recorded. A fingerprint contains the file's hash in the repository, so a shard stays current if a newer commit does
+  not change its file.
 - Reading streams ranges, in bounded memory. After timeouts, broken connections and the statuses 408, 429 and 5xx a
   request is repeated with growing pauses; if it still fails, an error names the repository, and no shard comes out
   empty.
-- Rows without a licence of their own have the card's.
+- Rows without a licence get the licence of the card.
 
 Private and gated repositories need HF_TOKEN, or `hf auth login`.
 """
@@ -57,7 +57,7 @@ class HubFiles(ShardFiles):
         place, revision, split = match["place"].rstrip("/"), match["revision"] or "", match["split"] or DEFAULT_SPLIT
         if place.startswith(("/", "./", "../", "~")):
             if revision:
-                raise ValueError(f"source {self.uri!r}: a local folder has no revision; leave @{revision} away")
+                raise ValueError(f"source {self.uri!r}: a local folder has no revision; remove @{revision}")
             folder, config = find_local_repository(self.uri, place)
             return LocalRepository(folder), config, split
         owner, _, rest = place.partition("/")
@@ -85,7 +85,7 @@ class HubFiles(ShardFiles):
 
     @property
     def root(self) -> str:
-        # A commit of the hub has all of its files, so a missing one is a fault of the hub and not of the file.
+        # A commit has all of its files, so a missing one is a fault of the hub and not of the file.
         return str(self._address[0].folder) if isinstance(self._address[0], LocalRepository) else ""
 
     @cached_property

@@ -1,6 +1,7 @@
-"""Files of a config's split in a repository. The rules are the hub's, so the library `datasets` applies them.
+"""Files of a config's split in a repository, by the hub's rules, which the library `datasets` implements.
 
-Imported when a repository is listed: `datasets` takes a second to load. Nothing here loads data or runs a script.
+This module is imported only if a repository is listed, since `datasets` takes a second to load. Nothing here loads data
+or runs a script.
 """
 
 from typing import Any
@@ -45,7 +46,7 @@ def split_files(uri: str, repository: Repository, card: DatasetCardData, config:
     base, patterns = _patterns(uri, repository, MetadataConfigs.from_dataset_card_data(card), config, options)
     if split not in patterns:
         raise ValueError(
-            f"source {uri!r} has no split {split!r} but {', '.join(map(str, patterns))}; name one after #, "
+            f"source {uri!r} has no split {split!r}; it has {', '.join(map(str, patterns))}; name one after #, "
             f"as in {uri.partition('#')[0]}#{next(iter(patterns))}"
         )
     found = [file for pattern in patterns[split] for file in _matching(uri, pattern, base, options)]
@@ -60,13 +61,18 @@ def _matching(uri: str, pattern: str, base: str, options: DownloadConfig) -> lis
     except FileNotFoundError as error:
         if has_magic(pattern):
             return []
-        raise FileNotFoundError(f"source {uri!r}: its {CARD} names the file {pattern!r}, which is not there") from error
+        raise FileNotFoundError(
+            f"source {uri!r}: its {CARD} names the file {pattern!r}, which is not there; name another config or split"
+        ) from error
 
 
 def _refuse_outside(uri: str, place: str) -> None:
-    """Raise ValueError if a card names a place outside the repository: cards are written by others."""
+    """Raise ValueError if a card names a place outside the repository, since cards are not trusted."""
     if "://" in place or place.startswith("/") or ".." in place.split("/"):
-        raise ValueError(f"source {uri!r}: its {CARD} names {place!r}, which leads out of the repository; not read")
+        raise ValueError(
+            f"source {uri!r}: its {CARD} names {place!r}, which is outside the repository and is not read; "
+            "name another config"
+        )
 
 
 def _patterns(
@@ -75,7 +81,7 @@ def _patterns(
     """Return (base to which the patterns are relative, patterns by split)."""
     name = config or configs.get_default_config_name()
     if configs and not name:
-        raise ValueError(f"source {uri!r} does not say which config of {_listed(configs)}; name one after a slash")
+        raise ValueError(f"source {uri!r} has several configs, {_listed(configs)}; name one after a slash")
     if name in configs:
         given = configs[name]
         _refuse_outside(uri, str(given.get("data_dir", "")))
@@ -86,10 +92,10 @@ def _patterns(
         return base, _found(base, options)
     except EmptyDatasetError as error:
         raise ValueError(
-            f"source {uri!r} has neither a config nor a folder with data that is called {config!r}; "
+            f"source {uri!r} has neither a config nor a folder with data named {config!r}; "
             f"its configs: {_listed(configs)}"
             if config
-            else f"source {uri!r} has no data file"
+            else f"source {uri!r} has no data file; name another repository, or a folder of it"
         ) from error
 
 

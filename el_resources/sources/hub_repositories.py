@@ -25,7 +25,7 @@ RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)  # huggingface_hub's own choic
 
 
 class Repository(Protocol):
-    """Place of data files. A `file` is a name as `datasets` finds it; a `path` is the file system's."""
+    """Place of data files. A `file` is a name as `datasets` returns it; a `path` is one of the file system."""
 
     @property
     def filesystem(self) -> AbstractFileSystem: ...
@@ -70,7 +70,7 @@ def find_local_repository(uri: str, place: str) -> tuple[Path, str]:
     The folder is the nearest one, from the path upwards, that has a card; without one it is the path itself.
 
     Raises:
-        FileNotFoundError: no folder has a card, and the path is no folder.
+        FileNotFoundError: no folder has a card, and the path is not a folder.
     """
     path = Path(place).expanduser().absolute()
     for folder in (path, *path.parents):
@@ -79,8 +79,8 @@ def find_local_repository(uri: str, place: str) -> tuple[Path, str]:
             return folder, "" if rest == "." else rest
     if not path.is_dir():
         raise FileNotFoundError(
-            f"source {uri!r}: {path} is no folder, and no folder above it has a {CARD}; name a folder that is laid out "
-            f"like a repository of the hub, followed by a config of its {CARD}"
+            f"source {uri!r}: {path} is not a folder, and no folder above it has a {CARD}; name a folder that is laid "
+            f"out like a repository of the hub, followed by a config of its {CARD}"
         )
     return path, ""
 
@@ -143,8 +143,8 @@ class HubRepository:
 
     @property
     def storage_options(self) -> dict[str, dict[str, Any]]:
-        # `datasets` asks for a file system with the same arguments and gets this same one, so nothing is looked up
-        # twice. A new commit cannot make its caches wrong: the commit is part of every path.
+        # `datasets` makes a file system with the same arguments and so gets this one, and nothing is requested
+        # twice. Its caches stay right after a new commit, since the commit is part of every path.
         return {"hf": {"endpoint": self.endpoint, "token": None}}
 
     @cached_property
@@ -201,7 +201,9 @@ class HubRepository:
         except RepositoryNotFoundError as error:
             raise ValueError(f"{place} is not there, or private: check its name, or set HF_TOKEN") from error
         except RevisionNotFoundError as error:
-            raise ValueError(f"{place} has no revision {self.revision!r}; leave it away for its main branch") from error
+            raise ValueError(
+                f"{place} has no revision {self.revision!r}; correct it, or leave it out to read the main branch"
+            ) from error
         except (HTTPError, InvalidURL, OfflineModeIsEnabled) as error:
             raise ConnectionError(
                 f"{place} cannot be reached ({one_line(error)}); check the network, name a mirror with "
@@ -219,7 +221,7 @@ def _retried(ask: Any) -> Any:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Return True if a fault is one of the network or of a busy server."""
+    """Return true for a fault of the network or of a busy server."""
     from httpx2 import NetworkError, RemoteProtocolError, TimeoutException
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -7,7 +7,7 @@ Example:
     columns = parse_columns("messages=dialog role=speaker content=text user=Human assistant=Bot")
     columns.messages             # ('dialog',)
     columns.kind_of("Human")     # 'user'
-    columns.kind_of("human")     # None: a role that is named replaces the usual names of its kind
+    columns.kind_of("human")     # None: the named roles replace the usual ones of their kind
 
 Names are written `WHAT=NAME`, separated by spaces; a name with a space is quoted (`context="long text"`). A kind of
 roles may have several names, separated by commas (`user=Human,Customer`).
@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from el_resources.configuration.choices import ScoredExchange
+from el_resources.configuration.fields.gateau import ScoredExchange
 
 VARIABLE = "EL_INSTRUCTION_COLUMNS"
-# Usual names of columns and keys, which hold unless the setting names others; the first that a row has is read.
+# Usual names of columns and keys, unless the setting names others; the first one that a row has is read.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations"),
     "role": ("role", "from"),
@@ -55,7 +55,7 @@ class InstructionColumns:
     roles: Mapping[str, str]
 
     def kind_of(self, role: str) -> str | None:
-        """Return `user`, `assistant`, `system` or `tool`; None for a role of no known name."""
+        """Return `user`, `assistant`, `system` or `tool`; None for a role with an unknown name."""
         return self.roles.get(role)
 
     def described(self) -> str:
@@ -70,7 +70,7 @@ class InstructionColumns:
 
 
 def parse_columns(text: str) -> InstructionColumns:
-    """Return the names that the setting gives, and the usual ones for the rest.
+    """Return the names from the setting, completed by the usual ones.
 
     Raises:
         ValueError: a part is not `WHAT=NAME`, or WHAT is unknown or given twice, or a role has two kinds.
@@ -83,7 +83,7 @@ def parse_columns(text: str) -> InstructionColumns:
     names = {what: (given[what],) if what in given else usual for what, usual in COLUMNS.items()}
     context, instruction, response = (names[what][0] for what in TEXTS)
     if len({context, instruction, response}) < len(TEXTS):
-        raise ValueError(f"{text!r} gives two of {', '.join(TEXTS)} one column; name three")
+        raise ValueError(f"{text!r} gives two of {', '.join(TEXTS)} the same column; name three different ones")
     return InstructionColumns(
         messages=names["messages"],
         role=names["role"],
@@ -132,7 +132,7 @@ def parse_names(text: str) -> tuple[str, ...]:
         return ()
     names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True))]
     if not all(names):
-        raise ValueError(f"{text!r} has an empty name; write column names, apart by single commas")
+        raise ValueError(f"{text!r} has an empty name; write column names separated by single commas")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{text!r} names {twice[0]!r} twice; name each column once")
     return tuple(names)
@@ -170,7 +170,7 @@ def _pairs(text: str) -> dict[str, str]:
 def _roles(given: Mapping[str, str]) -> dict[str, str]:
     """Return the kind of each role name.
 
-    A kind that the setting names loses its usual names, and a usual name that is given to another kind moves there.
+    Names from the setting replace the usual names of their kind, and a usual name may be given to another kind.
     """
     usual = {role: kind for kind, roles in ROLES.items() if kind not in given for role in roles}
     named: dict[str, str] = {}

@@ -1,15 +1,15 @@
-"""Instruction samples in files, read as `file_formats` says: one sample per row or line, in two schemas.
+"""Instruction samples in files (`file_formats` reads them): one sample per row or line, in two schemas.
 
-- A conversation: `messages`, as in LongAlign, or `conversations`, as in ShareGPT; `conversations` explains
+- A conversation: `messages`, as in LongAlign, or `conversations`, as in ShareGPT; the module `conversations` explains
   how its turns are read and which exchange is scored.
 - `context`, `instruction` and `response`, each a text.
-Both may have an `id` and a `license`; a row without a licence gets that of its repository, if the source is one. A row
+Both may have an `id` and a `license`; a row without a licence gets the licence of its repository, if it has one. A row
 with both schemas is read as a conversation, unless that is null. A null is an empty text. EL_INSTRUCTION_COLUMNS sets
 other names of columns, keys and roles (`instruction_columns`), and EL_KEEP_COLUMNS names further columns
 that are written with the sample.
 
-A row's conversation is kept as JSON, all keys in their order; a kept column that a row lacks is left out. Arrow's
-values become JSON's: times are in ISO 8601; durations, decimals and bytes are texts (in base64 if the bytes are not
+A row's conversation is kept as JSON, with all keys in their order; a kept column that a row lacks is omitted. Values of
+Arrow are written as JSON: times in ISO 8601; durations, decimals and bytes are texts (in base64 if the bytes are not
 UTF-8); a map is a list of pairs; NaN is null.
 
 Rows are set aside for the reasons of `conversations`, and a line without either schema as `other_columns`.
@@ -42,7 +42,7 @@ from el_resources.sources.file_source import FileSource
 from el_resources.sources.instruction_columns import InstructionColumns, PoolReading
 from el_resources.sources.row_limits import RowLimits
 
-# Part of every fingerprint: raise it when the same bytes are read differently.
+# Part of every fingerprint; it rises when the same bytes are read differently.
 READER_VERSION = 3
 
 Row = Mapping[str, Any]
@@ -118,7 +118,7 @@ class FileInstructions(FileSource[SourceSample]):
 
 @dataclass
 class SeenColumns:
-    """Keys of the lines of a file that were read, as far as they decide about refusing the file.
+    """Record of the keys of a file's lines, by which the file may be refused.
 
     Attributes:
         first_other: problem of the first line without a schema; empty if there is none.
@@ -146,7 +146,7 @@ def has_schema(row: Row | Sequence[str], columns: InstructionColumns) -> bool:
 
 
 def read_row(row: Row, reading: PoolReading, place: str) -> tuple[ScoredTexts, Sequence[Turn], Any]:
-    """Return a row's scored texts, its turns, and its conversation as it came in; raise NotASample if it has none."""
+    """Return a row's scored texts, its turns, and its conversation as stored; raise NotASample if it has none."""
     columns = reading.columns
     if not has_schema(row, columns):
         raise NotASample("other_columns", f"{place} has {listed(row)}; {columns.described()}")
@@ -269,7 +269,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return, as text, a value of Arrow's for which JSON has no form."""
+    """Return as text an Arrow value that JSON cannot represent."""
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")

@@ -16,15 +16,15 @@ without options needs no quotes if its path, or a parent folder that contains al
 | text_column=NAME | its text column, if it differs from EL_TEXT_COLUMN |
 
 Guarantees:
-- A weight takes a document by a hash of its id (of its text if it has none), independently of other documents, shards
-  and sources. A greater weight keeps every document that a smaller one kept.
+- A hash of a document's id (of its text if it has none) decides if its source's weight takes it, independently of
+  other documents, shards and sources. A larger weight keeps every document that a smaller one keeps.
 - A budget is divided evenly among the source's shards; the first of them get the remainder. Each shard takes its
-  sampled documents in stored order up to its part of the budget and reads no further. Shards are independent, so a part
-  that one shard does not use up goes to no other: a budget is a limit, not a promise.
-- A shard's fingerprint holds its weight and its part of the budget, and nothing of other sources. A new shard makes the
-  parts smaller, so under a budget it makes the source's other shards stale; without one it does not.
-- The shards of a single source without a name keep their plain names; others are NAME/SHARD. Name a source from the
-  start if others may join it later: otherwise its shards get new names then.
+  sampled documents in stored order up to its part of the budget and reads no further. Shards are independent, so if
+  one shard does not use up its part, no other gets the rest: a budget is an upper limit.
+- A shard's fingerprint contains its weight and its part of the budget, and nothing of other sources. With a budget, a
+  new shard makes the parts smaller, so the source's other shards become stale; without one it does not.
+- The shards of a single source without a name keep their plain names; others are NAME/SHARD. If other sources may be
+  added later, name a source from the start: otherwise its shards are renamed then.
 """
 
 import os
@@ -89,7 +89,7 @@ def parse_mixture(text: str) -> list[SourceSpec]:
 
 
 def is_mixture(text: str) -> bool:
-    """Tell whether a corpus setting is more than one plain source: several, or one with options or in quotes."""
+    """Return true for several sources, and for one source with options or in quotes."""
     return _has_syntax(text.strip()) and not _is_existing_place(text.strip())
 
 
@@ -98,7 +98,7 @@ def _has_syntax(text: str) -> bool:
 
 
 def _is_existing_place(text: str) -> bool:
-    """Tell whether all signs of a mixture in a setting are in the part of its path that exists on this disk."""
+    """Return true if all plus signs and brackets of a setting are in the part of its path that exists on this disk."""
     scheme, _, place = text.partition(":")
     if scheme not in PLACES or not _has_syntax(text):
         return False
@@ -145,7 +145,7 @@ def _parse_source(part: str) -> SourceSpec:
     match = (QUOTED if part.startswith('"') else OPTIONS).fullmatch(part)
     if part.startswith('"') and not match:
         raise ValueError(
-            f"corpus source {part} begins with a double quote; end it with another one, and write options after it, as "
+            f"corpus source {part} begins with a double quote; put the closing one after the path, then options, as "
             'in "parquet:/data/a + b" [weight=0.5]'
         )
     uri, written = (match["uri"], (match["options"] or "").split()) if match else (part, [])
@@ -166,20 +166,20 @@ def _parse_source(part: str) -> SourceSpec:
 def _checked(part: str, uri: str, options: dict[str, str]) -> SourceSpec:
     name, roots = options.get("name", ""), options.get("roots", "yes")
     if name and not NAME.fullmatch(name):
-        raise ValueError(f"corpus source {part!r}: name={name} may hold letters, digits, single dots, - and _ only")
+        raise ValueError(f"corpus source {part!r}: name={name} may contain only letters, digits, single dots, - and _")
     if roots not in ("yes", "no"):
         raise ValueError(f"corpus source {part!r}: roots={roots} is neither yes nor no")
     weight = _number(part, "weight", options.get("weight", "1"))
     if not 0 < weight <= 1:
         raise ValueError(
-            f"corpus source {part!r}: weight={options['weight']} is no share of its documents; "
+            f"corpus source {part!r}: weight={options['weight']} is not a share of its documents; "
             "write 1 for the source that you want all of, and less for the others"
         )
     budgets = {}
     for budget in ("documents", "tokens"):
         amount = _number(part, budget, options[budget]) if budget in options else 0
         if budget in options and (amount < 1 or amount != int(amount)):
-            raise ValueError(f"corpus source {part!r}: {budget}={options[budget]} is no whole number above 0")
+            raise ValueError(f"corpus source {part!r}: {budget}={options[budget]} is not a whole number above 0")
         budgets[budget] = int(amount)
     return SourceSpec(
         uri=uri, name=name, weight=weight, roots=roots == "yes", text_column=options.get("text_column", ""), **budgets
@@ -192,7 +192,7 @@ def _number(part: str, name: str, text: str) -> float:
     except ValueError:
         number = float("nan")
     if not abs(number) < float("inf"):
-        raise ValueError(f"corpus source {part!r}: {name}={text} is no number")
+        raise ValueError(f"corpus source {part!r}: {name}={text} is not a number")
     return number
 
 
@@ -212,7 +212,9 @@ class MixedCorpus:
         for spec, _ in self.sources:
             if spec.tokens and self.counter is None:
                 source = without_secrets(spec.uri)
-                raise ValueError(f"corpus source {source!r} has a budget of tokens, and there is nothing to count by")
+                raise ValueError(
+                    f"corpus source {source!r} has a budget of tokens and nothing to count by; pass a `counter`"
+                )
 
     @cached_property
     def _shards(self) -> dict[str, "_Part"]:
@@ -253,7 +255,7 @@ class MixedCorpus:
         return self._taken(self._part(shard))
 
     def _taken(self, part: "_Part") -> Iterator[SourceDocument]:
-        """Yield the part's documents in stored order, up to the first for which a budget has no room."""
+        """Yield the part's documents in stored order, up to the first that exceeds a budget."""
         documents, tokens = 0, 0
         if 0 in (part.documents, part.tokens):
             return

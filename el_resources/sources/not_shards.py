@@ -1,4 +1,4 @@
-"""Files of a listing that are no shards, with the reasons. A file that is named outright is never passed over.
+"""Files of a listing that are not shards, with the reasons. A file that a URI names itself is never passed over.
 
 | reason | files |
 |---|---|
@@ -28,7 +28,7 @@ HIDDEN = "hidden: the name begins with a dot"
 BOOKKEEPING = "written by Spark, Dask or Delta Lake next to data"
 UNREADABLE_FOLDER = "a folder that may not be listed; grant access to it"
 OTHERWISE_NAMED = "named otherwise than"
-# Reasons that nothing can remedy: the file is no shard by its name.
+# Reasons without a remedy: the name shows that the file is not a shard.
 BY_NAME = (HIDDEN, BOOKKEEPING, OTHERWISE_NAMED)
 OTHER_FORMAT = "neither Parquet nor JSON lines"
 BOOKKEEPING_NAME = re.compile(r"_SUCCESS|_(?:committed|started)_.*|_metadata|_common_metadata|_delta_log|_temporary")
@@ -83,7 +83,7 @@ def _size(path: str) -> int:
 
 
 def _by_name(relative: str, suffixes: tuple[str, ...], takes_hidden: bool) -> tuple[str, str] | None:
-    """Return the file, or a folder that it is in, with the reason why it is no shard; None if names do not tell."""
+    """Return the file, or one of its folders, with the reason why it is not a shard; None if names do not show one."""
     parts = relative.split("/")
     for depth, part in enumerate(parts, start=1):
         if part.startswith(".") and not takes_hidden:
@@ -96,7 +96,7 @@ def _by_name(relative: str, suffixes: tuple[str, ...], takes_hidden: bool) -> tu
 
 
 def _pointer(filesystem: AbstractFileSystem, path: str, info: Info) -> str | None:
-    """Name the kind of pointer that a file is; None if it is no pointer."""
+    """Return the kind of pointer that a file is; None if it is not a pointer."""
     if is_broken_link(filesystem, path):
         return pointer(ANNEX_OBJECTS.encode()) if ANNEX_OBJECTS in str(Path(path).readlink()) else None
     if info.get("type") == "directory" or not 0 < (info.get("size") or 0) < POINTER_BYTES:

@@ -4,9 +4,9 @@ Sources are parsed with `ast` and never imported, so reading has no side effects
 followed by its documented classes and functions: signatures and docstrings, members indented under their class.
 Definitions without a docstring are left out: they are code, not text.
 
-Guarantees: exactly four shards; a module's shard depends on its name alone, so a module that another interpreter adds
-moves no other; tests and installed packages (site-packages, dist-packages) are never read.
-Costs about half a second of one core per shard.
+Guarantees: there are four shards. A module's shard depends on its name alone, so further modules of another interpreter
+move no other module. Tests and installed packages (site-packages, dist-packages) are never read.
+Cost: about half a second of one core per shard.
 """
 
 import ast
@@ -22,7 +22,7 @@ from zlib import crc32
 
 from el_resources.sources.contracts import CorruptShardError, SourceDocument, unknown_shard
 
-# Part of every fingerprint: raise it when the same sources are rendered differently.
+# Part of every fingerprint; it rises when the same sources are rendered differently.
 READER_VERSION = 1
 N_SHARDS = 4
 # Shorter documents are a heading and a sentence at most.
@@ -30,7 +30,7 @@ SHORTEST_DOCUMENT_CHARS = 200
 LICENSE = "PSF-2.0"
 TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
 
-# Decorators that change how a member is used; a reader expects them in front of its signature.
+# Decorators that change how a member is used; they are shown before its signature.
 USAGE_DECORATORS = ("abstractmethod", "classmethod", "staticmethod", "property")
 INDENT = " " * 4
 
@@ -88,7 +88,7 @@ class PythonDocs:
 
 
 def stdlib_modules(folder: Path, package: str = "") -> Iterator[tuple[str, Path]]:
-    """Yield (dotted name, file) of every module below `folder` that can be imported by name and is no test."""
+    """Yield (dotted name, file) of every module below `folder` that can be imported by name and is not a test."""
     for path in folder.iterdir():
         name = f"{package}{path.stem}"
         if path.is_dir() and path.name.isidentifier() and path.name not in TEST_FOLDERS:
@@ -108,7 +108,7 @@ def module_text(module: str, tree: ast.Module) -> str:
     """Return a module's document: its name as a heading, its docstring, its definitions, with blank lines between."""
     heading = f"{module}\n{'=' * len(module)}"
     text = "\n\n".join([heading, *_docstring(tree), *_definition_blocks(tree.body)])
-    # A docstring's escape may be a lone surrogate, which no UTF-8 file can hold: the document keeps the escape itself.
+    # An escape in a docstring may be a lone surrogate, which UTF-8 cannot encode: the document keeps the escape.
     return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The embedded instruction pool: questions about Python's documentation, with the true places of their answers.
+"""The embedded instruction pool: questions about Python's documentation, with the known places of their answers.
 
 A question asks what the documentation says about one function; the response is the function's docstring, word for word
 as in its module's text in `python-docs:`. Each question is asked three times, over contexts of equal length (but for a
@@ -7,11 +7,11 @@ few tokens) that are made of excerpts of several modules' documentation:
   `short_window` tokens of the sample;
 - far: the passage ends `short_window` tokens or more before the response starts, at distances spread evenly over the
   context;
-- absent: the context says nothing of the function's package.
-So neither the question nor the length of its context tells the kinds apart.
+- absent: the context contains nothing about the function's package.
+So neither the question nor the length of its context shows the kind.
 
 Algorithm: a text is the function's module between excerpts of others, in seeded order. A context is a window of that
-text, and the window's place decides the distance of the passage. Windows start and end between two words.
+text, and the position of the window decides the distance of the passage. Windows start and end between two words.
 Guarantees: `samples_per_kind` samples of each kind over two shards, with the three samples of a question in one shard;
 deterministic for the same library, tokenizer and parameters; neither a question's signature nor any five words in a row
 of its response occur anywhere else in the library's documentation; context, instruction, response and the tokens that
@@ -39,7 +39,7 @@ from el_resources.sources.python_docs import (
 from el_resources.sources.text_windows import BLANK_LINE, Excerpt, TextWindows
 from el_resources.store.shingles import shingles
 
-# Part of every fingerprint: raise it when the same sources make other samples.
+# Part of every fingerprint; it rises when the same sources give other samples.
 READER_VERSION = 1
 SEED = 0
 N_SHARDS = 2
@@ -47,12 +47,12 @@ KINDS = ("near", "far", "absent")
 
 RESPONSE_TOKENS = range(24, 121)
 LONGEST_PASSAGE_TOKENS = 240
-# Room for BOS, for the tokens that join the parts, and for those by which joined texts differ from their parts.
+# Room for BOS, for the tokens that join the parts, and for differences between joined texts and their parts.
 SPARE_TOKENS = 16
 # Shortest and longest context, in sixteenths of the long window; lengths are spread evenly between them.
 CONTEXT_SIXTEENTHS = (10, 13)
-# The longest excerpt is this part of the long window, so that a context speaks of several modules; an excerpt shorter
-# than the second number is little more than a heading.
+# The longest excerpt is this part of the long window, so that a context has several modules; an excerpt shorter than
+# the second number is little more than a heading.
 EXCERPTS_A_WINDOW = 8
 SHORTEST_EXCERPT_TOKENS = 32
 
@@ -85,7 +85,7 @@ class Question:
 
     @property
     def instruction(self) -> str:
-        """The question. It ends in the signature, which comes before the docstring in the passage too."""
+        """The question. It ends with the signature, which also precedes the docstring in the passage."""
         return f"What does the documentation say about `{self.name}`?\n{self.signature.strip()}"
 
     @property
@@ -124,7 +124,7 @@ class Pool:
 
 @dataclass(kw_only=True)
 class PythonDocsQuestions:
-    """`python-docs-questions:`, asked of the documentation that `corpus` holds."""
+    """`python-docs-questions:`, made of the documentation in `corpus`."""
 
     tokenizer: Callable[[], ModelTokenizer]
     samples_per_kind: int
@@ -140,9 +140,9 @@ class PythonDocsQuestions:
         return {}
 
     def shard_fingerprint(self, shard: str) -> str:
-        """Return a hash of the library and the parameters, without the tokenizer, which need not be loaded for it.
+        """Return a hash of the library and the parameters.
 
-        Callers add a hash of the tokenizer.
+        Callers add a hash of the tokenizer, which is not loaded here.
         """
         made_as = (READER_VERSION, self._number(shard), self.samples_per_kind, self.short_window, self.long_window)
         library = [self.corpus.shard_fingerprint(part) for part in self.corpus.shards()]
@@ -290,7 +290,7 @@ def module_questions(module: str, text: str, passages: list[tuple[str, str, str]
 
 
 def distinctive(questions: list[tuple[Question, Sizes]], texts: dict[str, str]) -> Iterator[tuple[Question, Sizes]]:
-    """Yield, in their order, the questions whose signature and all five-word runs of whose response are unique."""
+    """Yield in order the questions that have a unique signature and, in their response, unique runs of five words."""
     n_lines = Counter(line.strip() for text in texts.values() for line in text.splitlines())
     n_modules = Counter(shingle for text in texts.values() for shingle in shingles(text))
     for question, sizes in questions:

@@ -1,7 +1,7 @@
-"""Limits of a row's length, so that one row takes bounded memory whatever a file holds.
+"""Limits on the length of a row, so that one row takes bounded memory in every file.
 
-A line that is too long is passed over piece by piece and never held as a whole. A compressed file of 2 MB may hold a
-line of 2 GB: reading it costs the time of its decompression and the memory of one line within the limit.
+A line that is too long is skipped piece by piece and never loaded as a whole. A compressed file of 2 MB may contain a
+line of 2 GB: reading it takes the time of its decompression and the memory of one line within the limit.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import IO
 
 MIB = 1 << 20
 PIECE_BYTES = 1 << 20
-# Limits that a line may have in bytes before the file is given up: it is no file of lines.
+# Length of a line, in limits, after which the file is given up, since it does not consist of lines.
 ENDLESS_LINES = 64
 
 
@@ -20,8 +20,8 @@ class RowLimits:
     """The longest row that is read.
 
     Attributes:
-        line_bytes: of a line of JSON lines, decompressed, and of a text in Parquet.
-        text_chars: of a document's text, and of all texts of a sample together.
+        line_bytes: limit for a line of JSON lines, decompressed, and for a text in Parquet.
+        text_chars: limit for a document's text, and for all texts of a sample together.
     """
 
     line_bytes: int = 64 * MIB
@@ -29,28 +29,28 @@ class RowLimits:
 
     @classmethod
     def of(cls, *, line_mib_max: int, document_chars_max: int) -> "RowLimits":
-        """Return the limits that the settings of these names give."""
+        """Return the limits from the settings of the same names."""
         return cls(line_bytes=line_mib_max * MIB, text_chars=document_chars_max)
 
     def fingerprint(self) -> tuple[object, ...]:
-        """Return their part of a shard's fingerprint; the defaults have none, since they change no earlier table."""
+        """Return the limits' part of a shard's fingerprint; it is empty for the defaults."""
         return () if self == RowLimits() else (self.line_bytes, self.text_chars)
 
     def line_too_long(self, place: str, n_bytes: int) -> str:
-        """Say of a line or cell that it is too long."""
+        """Return the words for a line or cell that is too long."""
         return f"{place} has {n_bytes:,} bytes, more than EL_LINE_MIB_MAX={self.line_bytes // MIB} allows"
 
     def text_too_long(self, place: str, n_chars: int) -> str:
-        """Say of a row's text that it is too long."""
+        """Return the words for a text that is too long."""
         return f"{place} has {n_chars:,} characters, more than EL_DOCUMENT_CHARS_MAX={self.text_chars} allows"
 
 
 class EndlessLineError(ValueError):
-    """A line is so long that the file is none of lines."""
+    """A line is so long that the file cannot consist of lines."""
 
 
 def bounded_lines(text: IO[bytes] | BufferedReader, limits: RowLimits) -> Iterator[tuple[int, bytes | int]]:
-    """Yield the number of every line, from 1, with its bytes; with its length if that is over the limit.
+    """Yield the number of every line, from 1, with its bytes, or with its length if that exceeds the limit.
 
     Raises:
         EndlessLineError: a line has more than ENDLESS_LINES times the limit.

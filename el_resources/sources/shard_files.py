@@ -2,20 +2,18 @@
 
 Guarantees:
 - A shard's name is the file's path relative to the folder, or to the part of the glob before its first wildcard. It
-  depends on no other file, so new files rename nothing. Characters that a partition key may not hold are
-  percent-encoded, and so is the percent sign, which keeps any two names apart.
-- Credentials in an address (`https://user:password@host/…?signature`) open its files and name nothing.
-- Hidden files, bookkeeping and pointers are no shards, and `passed_over` says so; a file that is named outright always
-  is one.
-- A file that cannot be opened stays a shard, which fails alone. Its fingerprint says what is wrong with it.
-- The listing is taken once per object, at first use; open the source again to see files that came later.
-- A fingerprint is the hash of a file's bytes, remembered as long as its size and times do not change; in an object
-  store it is the entity tag, which the store makes anew whenever an object is written, so that nothing is downloaded to
-  compare.
+  does not depend on other files, so new files rename nothing. Characters that a partition key must not contain are
+  percent-encoded, and so is the percent sign, so that two files never share a name.
+- Credentials in an address (`https://user:password@host/…?signature`) open its files and are not part of names.
+- Hidden files, bookkeeping and pointers are not shards; `passed_over` lists them. A file that the URI names itself is
+  always a shard.
+- A file that cannot be opened stays a shard, and only that shard fails. Its fingerprint contains the fault.
+- An object lists the files once, at first use; open the source again to see newer files.
+- A fingerprint is the hash of a file's bytes, which is remembered as long as its size and times do not change. In an
+  object store it is the entity tag, which changes whenever an object is written, so nothing is downloaded.
 
-Bytes are reached through fsspec: a path on this machine, or an address of any scheme that fsspec knows
-(`parquet:s3://bucket/prefix/*.parquet`, `jsonl:gs://…`); el_resources.store.object_stores says where credentials come
-from.
+Files are read through fsspec, from a path on this machine or an address of any scheme that fsspec knows
+(`parquet:s3://bucket/prefix/*.parquet`, `jsonl:gs://…`); el_resources.store.object_stores explains the credentials.
 """
 
 import errno
@@ -40,7 +38,7 @@ from el_resources.sources.file_listing import Listing, list_files
 from el_resources.sources.not_shards import BY_NAME, Info
 from el_resources.store.object_stores import is_remote, is_s3, open_filesystem, s3_faults_named
 
-# Dagster refuses control characters and "..." in partition keys; the surrogates are a name's bytes that are not UTF-8.
+# Dagster refuses control characters and "..." in partition keys; surrogates are bytes of a name that are not UTF-8.
 NOT_IN_SHARD_NAMES = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff%]|\.(?=\.\.)")
 # Keys under which file systems list the hash or tag of a file's bytes: S3, Google Cloud Storage, Azure.
 ENTITY_TAGS = ("ETag", "md5Hash", "content_md5", "etag")
@@ -65,25 +63,25 @@ class ShardFiles(ABC):
 
     @contextmanager
     def faults(self) -> Iterator[None]:
-        """Within it, faults of the place and of the network are a line with the setting, the place and the remedy."""
+        """Turn faults of the place and the network into one line with the setting, the place and the remedy."""
         with secrets_kept(), setting_named(self.variable, self.location), self.place_faults():
             yield
 
     def path(self, shard: str) -> str:
-        """Return a shard's path in the file system. Raises ValueError for a shard that is not there."""
+        """Return a shard's path in the file system. Raises ValueError for an unknown shard."""
         if shard not in self.paths:
             raise unknown_shard(shard, self.uri, self.shards())
         return self.paths[shard]
 
     def fingerprint(self, shard: str, reader: tuple[object, ...]) -> str:
-        """Hash of the shard's content and of what decides how it is read."""
+        """Return the hash of the shard's content and of the settings by which it is read."""
         path = self.path(shard)
         with self.faults():
             content = f"{(self.format(path), self.license, *reader)} {self._digest(path)}"
         return blake2b(content.encode(), digest_size=16).hexdigest()
 
     def _digest(self, path: str) -> str:
-        """The content's digest; that of a file that cannot be read follows from what is wrong with it."""
+        """Return the digest of the content, or of the fault if the file cannot be read."""
         try:
             return self.content_digest(path)
         except OSError as error:
@@ -92,16 +90,16 @@ class ShardFiles(ABC):
             raise
 
     def fault(self, error: OSError) -> str | None:
-        """Say what is wrong with one file that cannot be opened; None if the whole source may be affected."""
+        """Return the fault of a file that cannot be opened; None if it may affect the whole source."""
         return fault_of_a_file(self.filesystem, self.root, error) if self.root else None
 
     def origin(self, shard: str) -> dict[str, str]:
-        """Return the origin of a shard that its table records."""
+        """Return the origin of a shard for the stamp of its table."""
         return {"source": self.uri, "file": without_secrets(self.path(shard))}
 
     @property
     def license(self) -> str:
-        """Licence of every row that names none."""
+        """Return the licence of rows that name none."""
         return ""
 
     @property
@@ -111,32 +109,32 @@ class ShardFiles(ABC):
     @property
     @abstractmethod
     def root(self) -> str:
-        """The folder that holds the files; empty if they cannot go one by one."""
+        """The folder with the files; empty if files cannot disappear one by one."""
 
     @abstractmethod
     def passed_over(self) -> dict[str, str]:
-        """Return the reasons of the listed files that are no shards, by path below the root."""
+        """Return the reasons of the listed files that are not shards, by path below the root."""
 
     @property
     @abstractmethod
     def paths(self) -> Mapping[str, str]:
-        """Path of every shard, ordered by the shards' names."""
+        """Return the path of every shard, ordered by the shards' names."""
 
     @abstractmethod
     def format(self, path: str) -> FileFormat: ...
 
     @abstractmethod
     def content_digest(self, path: str) -> str:
-        """Return the fingerprint of the file's bytes: it changes whenever they do."""
+        """Return a fingerprint that changes whenever the file's bytes do."""
 
     @abstractmethod
     def place_faults(self) -> AbstractContextManager[None]:
-        """Within it, faults of the network that the kind of place knows name the place and say what to do."""
+        """Add place and remedy to the network faults that this kind of place recognises."""
 
 
 @dataclass(kw_only=True)
 class LocatedFiles(ShardFiles):
-    """The files that a path, an address or a glob means, all of one format."""
+    """The files of a path, an address or a glob, all of one format."""
 
     file_format: FileFormat
     _digests: "FileDigests" = field(default_factory=lambda: FileDigests(), init=False, repr=False)
@@ -169,11 +167,14 @@ class LocatedFiles(ShardFiles):
     def paths(self) -> dict[str, str]:
         named = sorted((shard_name(self._below_root(file)), file) for file in self._listing.files)
         if len(dict(named)) < len(named):
-            raise ValueError(f"source {self.uri!r} has files that differ in their query only, which names no shard")
+            raise ValueError(
+                f"source {self.uri!r} has files whose addresses differ only after `?`, so that their shards would have "
+                "one name; name one of them, or serve them under different paths"
+            )
         return dict(named)
 
     def _below_root(self, file: str) -> str:
-        """The part of a file's address that names its shard: from the root on, without a query."""
+        """Return the part of a file's address that names its shard: the part after the root, without a query."""
         return without_secrets(file).removeprefix(without_secrets(self.root))
 
     def passed_over(self) -> dict[str, str]:
@@ -189,22 +190,22 @@ class LocatedFiles(ShardFiles):
         return s3_faults_named(self.location) if is_s3(self.location) else nullcontext()
 
 
-# Digests of this machine's files, kept while the process lives: a sensor opens its source anew at every tick.
+# Digests of local files, kept for the whole process: a sensor opens its source anew at every tick.
 _LOCAL_DIGESTS: dict[tuple[str, str], str] = {}
 
 
 class FileDigests:
-    """Hashes of files' bytes, kept while size and times do not change; the entity tag if the store has one."""
+    """Hashes of files, kept as long as size and times do not change; entity tags for stores that have them."""
 
     def __init__(self) -> None:
         self._remote: dict[tuple[str, str], str] = {}
 
     def of(self, filesystem: AbstractFileSystem, path: str, listed: Info | None = None) -> str:
-        """A file's digest.
+        """Return a file's digest.
 
         Args:
-            listed: what a listing said of the file. If it has the tag, no request is made; a file that changed
-                since is read under its old tag, so that the next listing finds it changed.
+            listed: the entry of a listing. If it has the tag, no request is made; a file that changed since is read
+                under its old tag, and the next listing finds the change.
         """
         if not isinstance(filesystem, LocalFileSystem):
             info = listed or filesystem.info(path)
@@ -218,16 +219,16 @@ class FileDigests:
         return known[key]
 
 
-# Classes that an error keeps when the setting is put in front of its words.
+# Classes that stay when the setting is put in front of an error's message.
 NAMED_CLASSES = (FileNotFoundError, PermissionError, ConnectionError, ValueError)
-# Packages whose errors are of a server or an address, though some are neither OSError nor ValueError.
+# Packages whose errors are about a server or an address, though some are neither OSError nor ValueError.
 CLIENTS = ("aiohttp", "ftplib", "paramiko", "yarl")
 OWN_FOLDER = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 @contextmanager
 def setting_named(variable: str, location: str) -> Iterator[None]:
-    """Put the setting in front of this project's errors; tell another library's as a place that cannot be reached."""
+    """Put the setting in front of this project's errors; turn other libraries' errors into an unreachable place."""
     try:
         yield
     except CorruptShardError:
@@ -259,19 +260,19 @@ def _is_own(error: Exception) -> bool:
     return frame.f_code.co_filename.startswith(OWN_FOLDER)
 
 
-# What one file can have, in words; any other fault may be one of the disk or the network.
+# Faults of a single file, in words; others may be faults of the disk or the network.
 FAULTS_OF_A_FILE = {
     errno.ENOENT: "it is not there: it went since it was listed, or it is a link that leads nowhere",
     errno.EACCES: "it may not be read (permission denied)",
     errno.EPERM: "it may not be read (permission denied)",
     errno.EISDIR: "it is a folder; name the files in it, as in FOLDER/*",
-    errno.ENOTDIR: "it is not there: a part of its path is no folder",
+    errno.ENOTDIR: "it is not there: a part of its path is not a folder",
     errno.ELOOP: "it is a link that leads in a circle",
 }
 
 
 def fault_of_a_file(filesystem: AbstractFileSystem, root: str, error: OSError) -> str | None:
-    """Say what is wrong with a file that cannot be opened; None if more than this file may be affected."""
+    """Return the fault of a file that cannot be opened; None if other files may be affected too."""
     if not isinstance(filesystem, LocalFileSystem):
         return FAULTS_OF_A_FILE[errno.ENOENT] if _went(error) and filesystem.exists(root) else None
     number = errno.ENOENT if _went(error) else error.errno
@@ -283,7 +284,7 @@ def _went(error: OSError) -> bool:
 
 
 def still_there(shards: Iterable[str], passed_over: Mapping[str, str]) -> dict[str, str]:
-    """Return the shards whose file is there and only passed over (an unfetched pointer, a locked folder), and why.
+    """Return the shards whose file exists but is passed over (an unfetched pointer, a locked folder), and why.
 
     Args:
         passed_over: reasons by path below the root.
@@ -299,7 +300,7 @@ def still_there(shards: Iterable[str], passed_over: Mapping[str, str]) -> dict[s
 
 
 def shard_name(relative_path: str) -> str:
-    """A partition key that reads like the path; two paths never share one."""
+    """Return a partition key that looks like the path; different paths have different keys."""
     return NOT_IN_SHARD_NAMES.sub(
         lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")), relative_path
     )

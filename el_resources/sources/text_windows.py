@@ -1,8 +1,8 @@
 """Contexts of a given length: a passage in a window of surrounding texts, at a given distance from the window's end.
 
 Lengths are in tokens of one tokenizer. Windows start and end between two words, and their texts are joined by blank
-lines. Guarantees: the window's length and the passage's distance are as asked, within a few tokens, since no word is
-cut and joined texts have other numbers of tokens than their parts.
+lines. Guarantees: the window has the wanted length, and the passage the wanted distance, within a few tokens, since
+words are not cut and joined texts may have more or fewer tokens than their parts.
 """
 
 import re
@@ -17,8 +17,8 @@ BLANK_LINE = "\n\n"
 # Words of letters and digits, and single signs, so that a row of dashes can be cut anywhere.
 WORD = re.compile(r"[^\W_]+|[^\w\s]|_")
 
-# Joined texts have fewer or more tokens than their parts: a window is filled again with the difference added to its
-# room, at most this many times, until NEARLY no token is missing.
+# Joined texts have more or fewer tokens than their parts. A window is filled again, with the difference added to its
+# room, until at most NEARLY tokens are missing, or this many times.
 TRIES = 4
 NEARLY = range(3)
 
@@ -69,7 +69,7 @@ class TextWindows:
             n_after: wanted number of tokens between the end of the passage and the end of the window.
 
         Returns:
-            The window, and the number of tokens after the passage, those of the joint included.
+            The window, and the number of tokens after the passage, including the joint.
         """
         tail = self._filled(after, n_after, self._head, lambda texts: BLANK_LINE.join(["", *texts]), fixed="")
         core = (passage + tail).strip("\n")
@@ -115,7 +115,7 @@ class TextWindows:
             if excerpt.text:
                 taken.append(excerpt.text)
                 room -= excerpt.n_tokens + self._joint_tokens
-        raise ValueError(f"the texts hold too little for a context of {n_tokens} tokens; use a shorter window")
+        raise ValueError(f"the texts are too short for a context of {n_tokens} tokens; use a shorter window")
 
     def _head(self, text: str, n_tokens: int) -> str:
         """Return as many of the text's first words as fit."""

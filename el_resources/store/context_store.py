@@ -1,24 +1,24 @@
 """The retrieval index: one LanceDB table of context chunks, made from the shards' tables and tagged by content.
 
-`sync` brings the table to the given shards: a shard whose fingerprint or number of rows differs is replaced, one
-that is gone is deleted, the others are not touched. Then it builds the indices and tags the version `build-<hash of
-shards and settings>`. Every row carries its shard's fingerprint, so the table itself says what it holds.
+`sync` makes the table's rows those of the given shards: it replaces shards with another fingerprint or number of rows,
+deletes shards that are gone, and leaves the others alone. Then it builds the indices and tags the version
+`build-<hash of shards and settings>`. Every row has its shard's fingerprint, so the table itself shows what it holds.
 
 Guarantees:
-- A tag is not moved, unless its version does not hold what it names. Readers check out a tag, so a sync that runs
-  meanwhile does not disturb them.
+- A tag stays on its version, unless that version lacks the content that the tag names. Readers check out a tag, so a
+  sync that runs at the same time does not disturb them.
 - Syncing the same content again writes nothing. Going back to content that was tagged before restores that version,
-  its indices included, under its old tag; `current` is a pointer of ours that names the tag in force.
-- A sync that died is healed by the next one: a shard's rows appear in one commit, and `current` moves last.
-- One writer at a time, by a lock object next to the table (writer_lock.py); any number of readers, in any processes.
-- Faults of an object store that pass are waited for (passing_faults.py). A commit whose outcome is unknown is not
-  repeated before the rows are counted.
-- A broken table is named as such by readers, and made anew by `sync` (index_soundness.py).
+  its indices included, under its old tag. The tag `current` points to the build in force.
+- The next sync completes one that died: a shard's rows appear in one commit, and `current` moves last.
+- A lock object next to the table lets one writer in at a time (writer_lock.py). Readers need no lock.
+- Passing faults of an object store are waited for (passing_faults.py). If the outcome of a commit is unknown, the rows
+  are counted before it is repeated.
+- Readers refuse a broken table, and `sync` makes it anew (index_soundness.py).
 - Up to `exact_row_limit` rows dense search is exact; equal similarities are ordered by `chunk_id`, also at the cut.
 
-Costs (2 cores): exact dense search with 768 numbers a row 900 queries/s over 5,600 rows and 80 over 42,500; full text
-90 to 180. A sync makes a bounded number of commits whatever the number of shards (index_rows.py). Old versions are
-kept, so a replaced shard's rows stay on disk.
+Costs on 2 cores: exact dense search over vectors of 768 numbers answers 900 queries/s with 5,600 rows and 80 with
+42,500; full-text search answers 90 to 180. The number of commits of a sync is bounded, however many shards there are
+(index_rows.py). Old versions are kept, so a replaced shard's rows stay on disk.
 """
 
 import re
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from el_resources.configuration.choices import FullTextTokenizer
+from el_resources.configuration.fields.entropylong import FullTextTokenizer
 from el_resources.store.index_building import build_indices
 from el_resources.store.index_rows import Differences, ShardChunks, delete_shards, groups, put_group, table_schema
 from el_resources.store.index_soundness import LOOK_BYTES, OPEN_BYTES, build_fault, fault_in_words, record_build
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from lancedb.table import Table
 
 TABLE = "context_chunks"
-# How often a sync compares and mends what other writers, or commits of unknown outcome, left.
+# Attempts of a sync to correct rows that other writers, or commits of unknown outcome, left.
 PASSES = 3
-# Refusals and shortages, which say nothing about the table.
+# Words of refusals and shortages; such an error does not mean that the table is broken.
 NOT_BROKEN = re.compile(
     r"\b40[13]\b|denied|forbidden|permission|credential|signature|too many open files|no space left|out of memory|"
     r"cannot allocate",
@@ -60,7 +60,7 @@ class BrokenIndexError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SyncReport:
-    """Result of a sync. `changed` is False when nothing was written; `tag` is then the tag that was in force."""
+    """Result of a sync. If nothing was written, `changed` is false and `tag` is the tag that was in force before."""
 
     tag: str
     added: list[str]
@@ -72,7 +72,7 @@ class SyncReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Build:
-    """Plan of a sync: a tag, its shards that have rows, columns, and settings of the indices."""
+    """Plan of a sync: the tag, the shards that have rows, the columns, and the settings of the indices."""
 
     tag: str
     wanted: Mapping[str, ShardChunks]
@@ -82,10 +82,10 @@ class _Build:
 
 
 class ContextStore:
-    """The table at a folder or object store address.
+    """The table at a folder or object store address; PinnedIndex has an example of a sync and a search.
 
     Args:
-        tell: is given a line when another writer or a fault is waited for, and when a broken table is made anew.
+        tell: called with a line when the store waits for another writer or a fault, or makes a broken table anew.
     """
 
     def __init__(self, uri: str, *, tell: Tell = silent) -> None:
@@ -102,25 +102,25 @@ class ContextStore:
         full_text_tokenizer: FullTextTokenizer = "icu",
         on_progress: OnProgress | None = None,
     ) -> SyncReport:
-        """Bring the table to these shards, index and tag it.
+        """Make the table's rows those of these shards, then index and tag the table.
 
         Args:
             shards: all shards that the table is to hold, by name.
-            settings: JSON-ready; what else the build depends on (encoder, chunk length). Part of the tag.
-            exact_row_limit: up to this many rows no vector index is built.
+            settings: further values that the build depends on (encoder, chunk length), JSON-ready; part of the tag.
+            exact_row_limit: largest number of rows for which no vector index is built.
             full_text_tokenizer: splitter of texts and queries into words.
-            on_progress: called with a shard's name and its number of rows once they are in.
+            on_progress: called with a shard's name and its number of rows after they were added.
 
         Raises:
             ValueError: no shard has a chunk, or the chunks' columns are not those of `ShardChunks`.
-            LockedError: another writer did not end.
-            ConnectionError: an object store did not answer for long.
+            LockedError: another writer holds the lock for too long.
+            ConnectionError: an object store did not answer for too long.
         """
         # Plan the build.
         fingerprints = {name: shard.fingerprint for name, shard in shards.items()}
         build = _Build(
             tag=build_tag(fingerprints, settings, exact_row_limit, full_text_tokenizer),
-            # An empty shard leaves no trace in the table that says it is up to date.
+            # Not empty shards: they have no row that could show their fingerprint.
             wanted={name: shard for name, shard in shards.items() if shard.n_rows},
             schema=table_schema(shards),
             exact_row_limit=exact_row_limit,
@@ -130,12 +130,12 @@ class ContextStore:
             return SyncReport(tag=build.tag, added=[], replaced=[], deleted=[], n_rows=n_rows, changed=False)
         # Write under lock.
         with WriterLock(f"{self.uri.rstrip('/')}.lock", tell=self._tell) as lock:
-            if (n_rows := self._rows_in_force(build)) is not None:  # by the writer that was waited for
+            if (n_rows := self._rows_in_force(build)) is not None:  # another writer has just made it
                 return SyncReport(tag=build.tag, added=[], replaced=[], deleted=[], n_rows=n_rows, changed=False)
             return self._write(build, lock, on_progress)
 
     def _rows_in_force(self, build: _Build) -> int | None:
-        """Return the number of rows if the build is in force, whole and sound; None if there is something to do."""
+        """Return the number of rows if the build is in force, complete and sound; None if a sync has work to do."""
 
         def look(_: int) -> int | None:
             if not self._exists() or self.fault(hash_bytes=OPEN_BYTES):
@@ -185,7 +185,7 @@ class ContextStore:
         )
 
     def _bring(self, table: "Table", build: _Build, lock: WriterLock, on_progress: OnProgress | None) -> None:
-        """Make the table's rows those of the shards, and index them."""
+        """Make the table's rows those of the shards, and build the indices."""
         n_new = 0
         for _ in range(PASSES):
             # Compare the rows.
@@ -201,8 +201,8 @@ class ContextStore:
         else:
             if not self._again("reading the index", lambda _: _latest_differences(table, build.wanted)).none:
                 raise RuntimeError(
-                    f"the retrieval index at {self.uri!r} holds other rows than were put there: another program writes "
-                    "to it; end it, then run job build_index again"
+                    f"the retrieval index at {self.uri!r} does not hold the rows that were written: another program "
+                    "writes to it; end that, then run job build_index again"
                 )
         # Build the indices.
         lock.still_held()
@@ -213,7 +213,7 @@ class ContextStore:
     def _add(
         self, shards: Sequence[str], table: "Table", build: _Build, lock: WriterLock, on_progress: OnProgress | None
     ) -> int:
-        """Put shards in, many a commit; returns their number of rows."""
+        """Add the rows of shards, many shards in a commit; return the number of rows."""
         for group in groups(shards, build.wanted):
             lock.still_held()
             self._again("adding rows", partial(put_group, table, group, build.wanted))
@@ -234,12 +234,11 @@ class ContextStore:
         return self._again("opening the index", look)
 
     def fault(self, tag: str | None = None, *, hash_bytes: int = LOOK_BYTES) -> str:
-        """Return what is wrong with the build of a tag, of the one in force if None, in words; empty if nothing is.
-
-        An index that was never built has no fault.
+        """Return the fault of a tag's build in words; empty if it has none, or if no index was ever built.
 
         Args:
-            hash_bytes: how much of it is read to find flipped bytes.
+            tag: None for the build in force.
+            hash_bytes: number of bytes that are read to find flipped ones.
         """
         if not self._exists():
             return ""
@@ -254,7 +253,7 @@ class ContextStore:
                     return ""
                 named = [one for one in builds_in(versions) if versions[one] == versions[tag or CURRENT]]
                 if not named:
-                    return f"tag {tag or CURRENT} names version {versions[tag or CURRENT]}, which is no build"
+                    return f"tag {tag or CURRENT} names version {versions[tag or CURRENT]}, which is not a build"
                 table.checkout(named[-1])
                 table.count_rows()
                 return build_fault(self.uri, TABLE, named[-1], versions[named[-1]], hash_bytes=hash_bytes)
@@ -278,14 +277,14 @@ class ContextStore:
         return next(tag for tag in builds_in(versions) if versions[tag] == versions[CURRENT])
 
     def open(self, tag: str | None = None, *, hash_bytes: int = OPEN_BYTES) -> PinnedIndex:
-        """Return the build of a tag, or of the current one if None, for reading.
+        """Return the build of a tag for reading.
 
         Args:
-            hash_bytes: see `fault`.
+            tag, hash_bytes: as in `fault`.
 
         Raises:
-            ValueError: the index was never built, or has no such tag; names those that it has.
-            BrokenIndexError: its files are damaged; says which, and what to run.
+            ValueError: the index was never built, or has no such tag; lists its tags.
+            BrokenIndexError: files of the build are damaged; names them and the job to run.
         """
         if fault := self.fault(tag, hash_bytes=hash_bytes):
             raise self._broken(fault)
@@ -293,12 +292,12 @@ class ContextStore:
         table = self._again("opening the index", lambda _: self._open())
         known = builds_in(self._again("listing tags", lambda _: versions_of(table)))
         if tag not in known:
-            raise ValueError(f"the retrieval index at {self.uri!r} has no build {tag!r}; it has {', '.join(known)}")
+            raise ValueError(f"the index at {self.uri!r} has no build {tag!r}; choose one of {', '.join(known)}")
         self._again("opening the build", lambda _: table.checkout(tag))
         return PinnedIndex(tag, table, self._again)
 
     def _exists(self) -> bool:
-        """Return true if there is a folder; connecting to a local one would make it."""
+        """Return true if the folder exists. Connecting to a local folder would make it."""
         with faults_named(self.uri):
             return bool(store_path(self.uri).exists())
 
@@ -341,7 +340,7 @@ class ContextStore:
 def _open_table(store: "DBConnection") -> "Table | None":
     try:
         return store.open_table(TABLE)
-    except ValueError:  # the library's way to say that there is none
+    except ValueError:  # the library's error if there is no table
         return None
 
 

@@ -1,7 +1,7 @@
-"""Recognition of a file by its first bytes: its compression, or, if it is no data, its kind in words.
+"""Recognition of a file by its first bytes: its compression, or its kind in words if it is not data.
 
-Names do not count: downloads, clones and exports put error pages, pointers and archives under the names of data files.
-Costs reading HEAD_BYTES of a file.
+The name is not used: downloads, clones and exports leave error pages, pointers and archives under the names of data
+files. The cost is a read of HEAD_BYTES bytes of a file.
 """
 
 import json
@@ -64,17 +64,17 @@ def compression_of(head: bytes) -> Compression | None:
 
 
 def pointer(head: bytes) -> str | None:
-    """Name the kind of pointer that begins with these bytes; None if they begin no pointer."""
+    """Name the kind of pointer that begins with these bytes; None if they do not begin a pointer."""
     return _first(POINTERS, head)
 
 
 def other_than_data(head: bytes) -> str | None:
-    """Name the kind of a file that holds neither rows nor a model, and say what to do; None if it may hold them."""
+    """Return the kind and the remedy of a file that holds neither rows nor a model; None if it may hold either."""
     return _first(OTHERS, head) or _first(OTHERS, _text_start(head))
 
 
 def other_than_json_lines(head: bytes) -> str | None:
-    """Name the kind of a file that is not JSON lines, and say what to do; None if it may be JSON lines.
+    """Return the kind and the remedy of a file that is not JSON lines; None if it may be JSON lines.
 
     Args:
         head: first bytes of the file, after decompression.
@@ -91,7 +91,7 @@ def other_than_json_lines(head: bytes) -> str | None:
 
 
 def other_than_parquet(head: bytes) -> str | None:
-    """Name the kind of a file that is not Parquet, and say what to do; None if it begins like Parquet."""
+    """Return the kind and the remedy of a file that is not Parquet; None if it begins like Parquet."""
     if not head:
         return "an empty file; fetch it again, or remove it"
     if PARQUET.match(head):
@@ -106,7 +106,7 @@ def other_than_parquet(head: bytes) -> str | None:
 
 
 def refuse_other_than_data(path: Path) -> None:
-    """Raise ValueError, with the path, if a file of a model is empty, compressed, or something else, such as a page."""
+    """Raise ValueError with the path if a model's file is empty, compressed, or of another kind, such as a web page."""
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     compression = compression_of(head)
@@ -118,9 +118,9 @@ def refuse_other_than_data(path: Path) -> None:
 
 
 def refuse_pointers(folder: Path) -> None:
-    """Raise ValueError, with the path, if a file that loading a model reads is a pointer without its content.
+    """Raise ValueError with the path if a file that is read to load a model is a pointer without its content.
 
-    Weights in other formats need not be fetched from the hub.
+    Pointers to weights in other formats are allowed, since those are not read.
     """
     files = (path for path in folder.rglob("*") if path.suffix in MODEL_SUFFIXES and path.is_file())
     for path in sorted(files):
@@ -138,9 +138,9 @@ def _text_start(head: bytes) -> bytes:
 
 
 def _json_document(text: bytes) -> str | None:
-    """Name a JSON text that is one document instead of lines of objects; None for others.
+    """Return the kind of a JSON text that is one document instead of lines of objects; None for others.
 
-    Lines each of which is an array are not one document: they are bad rows.
+    Several lines that are arrays are not one document but bad rows.
     """
     line, _, rest = text.partition(b"\n")
     if line.strip() == b"{":

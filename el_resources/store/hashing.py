@@ -1,14 +1,14 @@
-"""A digest of a whole Parquet file in its own footer, by which a change of any byte is noticed.
+"""Digest of a whole Parquet file, stored in its own footer, that shows a change of any byte.
 
 A file is written with a blank digest among its metadata. `seal` then hashes all of its bytes and puts the result in the
-place of the blank; `fault_in` hashes them again with the place blanked. So pages, footer and stamp are covered alike,
-whichever library wrote the file, and a stamp that was copied into another file does not fit it.
+place of the blank; `fault_in` replaces the digest by the blank again and compares the hashes. The digest covers pages,
+footer and stamp, whichever library wrote the file, and a stamp that was copied into another file does not match it.
 
-A file on disk that was found to be another is noted in a small file next to it, so that a look that hashes nothing (a
-schedule's, which asks for what is missing) learns what a run found. The note holds as long as the file is the same.
+A fault of a file on disk is noted in a small file next to it. A schedule looks for missing tables without hashing, and
+learns from the note what a run found. The note is valid as long as the file does not change.
 
-Costs: one more read of the file after it was written, and one before its rows are used; SHA-256 takes about 1.5 GB/s on
-a core. A file is hashed once a process as long as its size and times stay as they are.
+Costs: one more read of the file after it was written, and one before its rows are used; SHA-256 reads about 1.5 GB/s
+on a core. A process hashes a file again only if its size or times changed.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ DIGEST_FIELD = "file_digest"
 _PLACE = re.compile(rb'"' + DIGEST_FIELD.encode() + rb'": "(.{64})"', re.DOTALL)
 _MAGIC = b"PAR1"
 _BLOCK_BYTES = 2**20
-# Path -> (inode, size, time of the last change), and what was found then.
+# Path -> (inode, size, time of the last change), and the fault found then.
 _known: dict[str, tuple[tuple[int, int, int], str]] = {}
 
 
@@ -41,7 +41,7 @@ def seal(file: BinaryIO) -> None:
     """Put the digest of a file into its footer; the file must have been written with a blank one.
 
     Raises:
-        NoParquetFileError: the file is none.
+        NoParquetFileError: it is not a Parquet file.
     """
     place = _digest_in(file)
     assert place is not None and place[1] == BLANK, "a file is sealed once, after it was written with a blank digest"
@@ -51,7 +51,7 @@ def seal(file: BinaryIO) -> None:
 
 
 def fault_in(file: BinaryIO) -> str:
-    """Return why the file is not the one that was sealed, in words; empty if it is, or if it never was sealed."""
+    """Return in words why the file is not the one that was sealed; empty if it is, or if it was never sealed."""
     try:
         place = _digest_in(file)
     except NoParquetFileError as error:
@@ -62,7 +62,7 @@ def fault_in(file: BinaryIO) -> str:
 
 
 def fault_of(place: str) -> str:
-    """Return the fault of a file, as `fault_in` does; one on disk that has not changed since is not read again.
+    """Return the fault of a file, as `fault_in` does. A file on disk is read again only if it changed.
 
     Raises:
         OSError: the file cannot be opened or read.
@@ -79,13 +79,13 @@ def fault_of(place: str) -> str:
         fault = fault_in(file)
     _known[place] = (state, fault)
     if fault:
-        with contextlib.suppress(OSError):  # a store that may only be read
+        with contextlib.suppress(OSError):  # a read-only store
             _note(path).write_text(json.dumps([*state, fault]))
     return fault
 
 
 def noted_fault(place: str) -> str:
-    """Return the fault that `fault_of` found in a file on disk, in this or another process, if the file is the same."""
+    """Return the fault that `fault_of` found in a file on disk, in any process; empty if the file changed since."""
     path = Path(place)
     if is_remote(place) or not _note(path).exists():
         return ""
@@ -97,7 +97,7 @@ def noted_fault(place: str) -> str:
 
 
 def forget_fault(path: Path) -> None:
-    """Remove the note on a file that is replaced or removed."""
+    """Remove the note on a file that was replaced or removed."""
     _note(path).unlink(missing_ok=True)
 
 
@@ -121,7 +121,7 @@ def _digest_in(file: BinaryIO) -> tuple[int, str] | None:
     tail = file.read(8)
     length = int.from_bytes(tail[:4], "little")
     if size < 12 or head != _MAGIC or tail[4:] != _MAGIC or length > size - 12:
-        raise NoParquetFileError("its file is cut short, or is no Parquet file")
+        raise NoParquetFileError("its file is cut short, or is not a Parquet file")
     start = size - 8 - length
     file.seek(start)
     found = _PLACE.search(file.read(length))
@@ -129,7 +129,7 @@ def _digest_in(file: BinaryIO) -> tuple[int, str] | None:
 
 
 def _hashed(file: BinaryIO, place: int) -> str:
-    """Return the hash of all bytes, those of the digest taken as blank."""
+    """Return the hash of all bytes, with the blank in place of the digest."""
     hashed = hashlib.sha256()
     file.seek(0)
     for part in (place, None):

@@ -1,27 +1,28 @@
-"""The indices of the retrieval table: vectors, ids, and words of its texts.
+"""Indices of the retrieval table: over vectors, ids, and the words of texts.
 
-A full-text index cuts texts into words, and queries by the same rule. LanceDB's default knows spaces and signs only, so
-that a clause in Chinese, Japanese or Thai would be one word that no query has; `icu` cuts those by dictionary.
+A full-text index splits texts and queries into words by the same rule. LanceDB's default splits at spaces and
+punctuation only, so that a clause in Chinese, Japanese or Thai would be one word that no query contains; `icu` splits
+these scripts by dictionary.
 """
 
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from el_resources.configuration.choices import FullTextTokenizer
+from el_resources.configuration.fields.entropylong import FullTextTokenizer
 
 if TYPE_CHECKING:
     from lancedb.table import Table
 
 # `optimize` also removes versions older than this, and raises when one of them is tagged.
 KEEP_VERSIONS = timedelta(days=365 * 100)
-# From this share of new rows on, the vector index is trained again rather than added to.
+# Share of new rows from which the vector index is trained again instead of extended.
 RETRAIN_SHARE = 0.5
 
 
 def build_indices(table: "Table", n_new: int, exact_row_limit: int, full_text: FullTextTokenizer) -> None:
-    """Compact the table, then bring its indices to all rows.
+    """Compact the table, then make its indices cover all rows.
 
-    A small table's are built afresh, so that its search results follow from its content and not from its history.
+    The indices of a small table are built anew, so that search results depend on its content and not on its history.
     """
     from lancedb.index import BTree, IvfFlat
 
@@ -42,7 +43,7 @@ def build_indices(table: "Table", n_new: int, exact_row_limit: int, full_text: F
 
 
 def _full_text_name(tokenizer: FullTextTokenizer) -> str:
-    """The name of a full-text index says what cuts its words; searching cuts queries by the same."""
+    """Return the name of a full-text index, which contains the splitter of its words; queries are split by the same."""
     return f"text_{tokenizer}"
 
 
@@ -52,7 +53,7 @@ def _build_full_text(table: "Table", existing: str | None, tokenizer: FullTextTo
     if existing is not None:
         table.drop_index(existing)
     configs = {
-        # Words of scripts without spaces by dictionary; elsewhere as `simple` cuts them.
+        # Splits scripts without spaces by dictionary, and others as `simple` does.
         "icu": FTS(base_tokenizer="icu/split"),
         "simple": FTS(base_tokenizer="simple"),
         "whitespace": FTS(base_tokenizer="whitespace"),

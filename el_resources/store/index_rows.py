@@ -1,8 +1,8 @@
-"""Rows of the retrieval table: a shard's chunks in the table's columns, put in and taken out many shards a commit.
+"""Rows of the retrieval table: the chunks of shards, added and deleted with many shards in a commit.
 
-Every commit writes a manifest that lists all of the table's fragments, so that one commit a shard costs the square of
-their number. Here a commit holds shards up to `COMMIT_ROWS` rows, or up to a share of all new rows if there
-would still be many commits. A shard's rows are never in two commits.
+Every commit writes a manifest that lists all fragments of the table, so one commit a shard would cost time quadratic in
+the number of shards. Here a commit takes shards up to `COMMIT_ROWS` rows, or more if that would make more than
+`MOST_COMMITS` commits. The rows of a shard are always in one commit.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from lancedb.table import Table
 
 COMMIT_ROWS = 2**17
-# A sync makes at most about this many commits, however many rows it brings.
+# Approximate limit on the commits of a sync, however many rows it adds.
 MOST_COMMITS = 64
-# Batches of tiny shards are joined up to this many rows.
+# Batches of tiny shards are joined until they have this many rows.
 BATCH_ROWS = 4096
 
 
@@ -29,10 +29,10 @@ class ShardChunks:
     """A shard's chunks.
 
     Attributes:
-        fingerprint: of the table that they come from.
-        n_rows: how many there are.
-        batches: streams them; columns `chunk_id`, `doc_id`, `content_hash`, `text`, `n_tokens` and `vector`, which is a
-            fixed-size list of float32. Other columns are ignored.
+        fingerprint: fingerprint of the table that they come from.
+        n_rows: number of chunks.
+        batches: returns an iterator over them, with the columns `chunk_id`, `doc_id`, `content_hash`, `text`,
+            `n_tokens` and `vector`, a fixed-size list of float32. Other columns are ignored.
     """
 
     fingerprint: str
@@ -42,7 +42,7 @@ class ShardChunks:
 
 @dataclass(frozen=True, kw_only=True)
 class Differences:
-    """Changes to be made to the table, by shard, in order of their names."""
+    """Names of shards to add, replace and delete, sorted."""
 
     added: list[str]
     replaced: list[str]
@@ -50,7 +50,7 @@ class Differences:
 
     @classmethod
     def of(cls, table: "Table", wanted: Mapping[str, ShardChunks]) -> "Differences":
-        """Compare the table's rows with the shards that it is to hold: their fingerprints and their numbers of rows."""
+        """Compare the table's rows with the wanted shards by fingerprint and number of rows."""
         present = rows_in(table)
         right = {shard: {chunks.fingerprint: chunks.n_rows} for shard, chunks in wanted.items()}
         return cls(
@@ -65,7 +65,7 @@ class Differences:
 
 
 def rows_in(table: "Table", condition: str | None = None) -> dict[str, dict[str, int]]:
-    """Number of each shard's rows in the table by the fingerprint under which they are stored."""
+    """Return for each shard in the table the number of its rows by fingerprint."""
     query = table.search().select(["shard", "shard_fingerprint"])
     rows = pl.from_arrow((query.where(condition) if condition else query).to_arrow())
     assert isinstance(rows, pl.DataFrame)
@@ -76,7 +76,7 @@ def rows_in(table: "Table", condition: str | None = None) -> dict[str, dict[str,
 
 
 def table_schema(shards: Mapping[str, ShardChunks]) -> pa.Schema:
-    """The table's columns; the vectors' dimension is read off the first batch.
+    """Return the table's columns; the first batch gives the dimension of the vectors.
 
     Raises:
         ValueError: no shard has a chunk, or the chunks' columns are not those of `ShardChunks`.
@@ -97,14 +97,14 @@ def _check_columns(schema: pa.Schema) -> None:
     needed = ["chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vector"]
     missing = [name for name in needed if name not in schema.names]
     if missing:
-        raise ValueError(f"context chunks lack the columns {missing}; they have {schema.names}")
+        raise ValueError(f"context chunks lack the columns {missing}; they have {schema.names}; materialize them again")
     vector = schema.field("vector").type
     if not pa.types.is_fixed_size_list(vector):
         raise ValueError(f"column 'vector' of the context chunks is {vector}; store it as a fixed-size list of float32")
 
 
 def groups(shards: Sequence[str], wanted: Mapping[str, ShardChunks]) -> Iterator[list[str]]:
-    """Cut shards into those of one commit each, in order."""
+    """Yield groups of shards, in order, that are one commit each."""
     most = max(COMMIT_ROWS, sum(wanted[shard].n_rows for shard in shards) // MOST_COMMITS)
     group: list[str] = []
     n_rows = 0
@@ -119,10 +119,10 @@ def groups(shards: Sequence[str], wanted: Mapping[str, ShardChunks]) -> Iterator
 
 
 def put_group(table: "Table", group: Sequence[str], wanted: Mapping[str, ShardChunks], attempt: int) -> None:
-    """Put the rows of shards, of which the table holds none, in one commit.
+    """Add the rows of shards that the table does not hold yet, in one commit.
 
     Args:
-        attempt: earlier attempts, of which one may have reached the table without our hearing of it.
+        attempt: number of earlier attempts; one of them may have succeeded although its answer was lost.
     """
     if attempt:
         table.checkout_latest()
@@ -150,14 +150,14 @@ def put_group(table: "Table", group: Sequence[str], wanted: Mapping[str, ShardCh
     try:
         table.add(pa.RecordBatchReader.from_batches(schema, rows()))
     except Exception:
-        # The library wraps what a stream raises in an error of its own.
+        # The library wraps an error of the stream in its own.
         if failure:
             raise failure[0] from None
         raise
 
 
 def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at least `BATCH_ROWS` rows, save the last."""
+    """Yield the same rows in batches of at least `BATCH_ROWS` rows; the last may be smaller."""
     held: list[pa.RecordBatch] = []
     n_rows = 0
     for batch in batches:
@@ -171,7 +171,7 @@ def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _table_rows(batch: pa.RecordBatch, schema: pa.Schema, shard: str, fingerprint: str) -> pa.RecordBatch:
-    """A batch of chunks in the table's columns and types."""
+    """Return a batch of chunks in the table's columns and types."""
     _check_columns(batch.schema)
     constant = {"shard": shard, "shard_fingerprint": fingerprint}
     columns = [
@@ -184,10 +184,10 @@ def _table_rows(batch: pa.RecordBatch, schema: pa.Schema, shard: str, fingerprin
 
 
 def delete_shards(table: "Table", shards: Sequence[str], attempt: int = 0) -> None:
-    """Take the rows of shards out; after an attempt that may have reached the table, those that are left."""
+    """Delete the rows of shards, as far as earlier attempts left any."""
     if attempt:
         table.checkout_latest()
     for names in slices(list(shards), IDS_PER_FILTER):
         condition = is_in("shard", names)
-        if table.count_rows(condition):  # deleting nothing would still write a version
+        if table.count_rows(condition):  # a deletion without rows would still write a version
             table.delete(condition)

@@ -1,13 +1,13 @@
-"""A record of the files that a build of the retrieval index consists of, and what is wrong with them now.
+"""Record of the files of a build of the retrieval index, and the faults that they have now.
 
-After a build its files are listed with their sizes and, on disk, hashes. LanceDB has no checksums of its own: a flipped
-byte in a vector is another vector to it. The record is stored next to the table, as `builds/<tag>.json`.
+After a build its files are recorded with their sizes and, on disk, their hashes, in `builds/<tag>.json` next to the
+table. LanceDB has no checksums of its own: it reads a flipped byte of a vector as another vector.
 
-Which files belong to a build is read off its manifest, which names them: data files by name, indices as the
-bytes of their UUIDs, deletions as the varint of their numbers. Files that only older builds use are not looked at.
+The manifest of a build tells which files belong to it: it contains data files by name, indices as the bytes of their
+UUIDs, and deletions as varints of their numbers. Files that only other builds use are not checked.
 
-Costs: one listing; hashes of at most `LOOK_BYTES` for a look, `OPEN_BYTES` before the build is used, smallest first. A
-process hashes a file again only if its size or times changed.
+Costs: one listing, and hashes of at most `LOOK_BYTES` bytes for a look or `OPEN_BYTES` before the build is used, in the
+smallest files first. A process hashes a file again only if its size or times changed.
 """
 
 import json
@@ -27,11 +27,11 @@ LOG = logging.getLogger("entropylong")
 LOOK_BYTES = 64 * 2**20
 OPEN_BYTES = 8 * 2**30
 TAGS = "_refs/tags/"
-NEWEST_VERSION = 2**64 - 1  # manifests are named by what is left to it, so that the newest is listed first
+NEWEST_VERSION = 2**64 - 1  # a manifest's name is this minus its version, so that the newest is listed first
 
 
 def record_build(store: str, table: str, tag: str, version: int) -> None:
-    """Write the record of a build that was just made."""
+    """Write the record of a new build."""
     folder = store_path(store) / f"{table}.lance"
     sizes = _sizes(folder)
     manifest = _manifest(version)
@@ -43,7 +43,7 @@ def record_build(store: str, table: str, tag: str, version: int) -> None:
 
 
 def build_fault(store: str, table: str, tag: str, version: int, *, hash_bytes: int = LOOK_BYTES) -> str:
-    """Return what is wrong with the files of a build, in words; empty if nothing is, or if it has no record."""
+    """Return the fault of a build's files in words; empty if they have none, or if the build has no record."""
     place = _record(store, tag)
     if not place.exists():
         return ""
@@ -70,11 +70,11 @@ def build_fault(store: str, table: str, tag: str, version: int, *, hash_bytes: i
 
 
 def fault_in_words(store: str, table: str, tag: str, error: Exception | None = None) -> str:
-    """Return why the library cannot read a table, which it says in words of its own: the file that is gone or broken.
+    """Return why the library cannot read a table: the file that is gone or broken, which its error does not name.
 
     Args:
-        tag: is looked at before the others.
-        error: the library's; None if it finds no table, which is no fault if no build was ever made of it.
+        tag: tag that is checked first.
+        error: error of the library; None if it finds no table, which is a fault only if there was a build.
     """
     folder = store_path(store) / f"{table}.lance"
     sizes = _sizes(folder)
@@ -85,22 +85,22 @@ def fault_in_words(store: str, table: str, tag: str, error: Exception | None = N
     LOG.debug("the library's words on %s", folder, exc_info=error)
     ordered = sorted(tags, key=lambda name: (tags[name] != tag, name))
     faults = (_fault_of_tag(folder, name, tags[name], sizes) for name in ordered)
-    return next(filter(None, faults), f"the files of {folder} are not those of a table that can be read")
+    return next(filter(None, faults), f"the files of {folder} do not form a readable table")
 
 
 def _fault_of_tag(folder: UPath, name: str, tag: str, sizes: Mapping[str, int]) -> str:
-    """Return what is wrong with the file of a tag, or with the manifest that it names."""
+    """Return the fault of a tag's file, or of the manifest that it names; empty if there is none."""
     version = _tagged_version((folder / name).read_bytes())
     if version is None:
-        return f"{folder / name} is broken, which says what tag {tag} names"
+        return f"the file of tag {tag}, {folder / name}, is broken"
     manifest = _manifest(version)
     if sizes.get(manifest):
         return ""
-    return f"{folder / manifest} is {'empty' if manifest in sizes else 'gone'}, which tag {tag} names"
+    return f"the manifest of tag {tag}, {folder / manifest}, is {'empty' if manifest in sizes else 'gone'}"
 
 
 def _tags_in(sizes: Mapping[str, int]) -> dict[str, str]:
-    """Tags by the file that says what each names."""
+    """Return the tags by the names of their files."""
     return {
         name: name.removeprefix(TAGS).removesuffix(".json")
         for name in sizes
@@ -127,7 +127,7 @@ def _manifest(version: int) -> str:
 
 
 def _sizes(folder: UPath) -> dict[str, int]:
-    """Bytes of every file below a folder."""
+    """Return the bytes of every file below a folder."""
     if not is_remote(str(folder)):
         root = Path(str(folder))
         return {str(path.relative_to(root)): path.stat().st_size for path in root.rglob("*") if path.is_file()}
@@ -152,7 +152,7 @@ def _is_used(name: str, manifest: bytes) -> bool:
 
 
 def _varint(number: int) -> bytes:
-    """A number as protocol buffers write it."""
+    """Return a number as protocol buffers write it."""
     out = bytearray()
     while number >= 0x80:
         out.append(number & 0x7F | 0x80)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from el_resources.configuration.choices import FullTextTokenizer
+from el_resources.configuration.fields.entropylong import FullTextTokenizer
 from el_resources.store.stamps import digest
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 CURRENT = "current"
 BUILD_PREFIX = "build-"
-# Part of the tag: raised when the table's layout or its indices change.
+# Part of the tag; it rises when the table's layout or its indices change.
 LAYOUT_VERSION = 1
 
 
@@ -21,7 +21,7 @@ def build_tag(
     exact_row_limit: int,
     full_text_tokenizer: FullTextTokenizer,
 ) -> str:
-    """The tag of the build that `sync` makes of shards with these fingerprints."""
+    """Return the tag of the build that `sync` makes of shards with these fingerprints."""
     content = {
         "layout": LAYOUT_VERSION,
         "shards": dict(fingerprints),
@@ -33,12 +33,12 @@ def build_tag(
 
 
 def versions_of(table: "Table") -> dict[str, int]:
-    """Table version of every tag."""
+    """Return the table version of every tag."""
     return {tag: int(entry["version"]) for tag, entry in table.tags.list().items()}
 
 
 def builds_in(versions: Mapping[str, int]) -> list[str]:
-    """Tags of builds, oldest first."""
+    """Return the tags of builds, oldest first."""
     return sorted((tag for tag in versions if tag.startswith(BUILD_PREFIX)), key=lambda tag: versions[tag])
 
 
@@ -56,6 +56,6 @@ def set_tag(table: "Table", tag: str, version: int) -> None:
     try:
         (table.tags.update if tag in versions else table.tags.create)(tag, version)
     except RuntimeError:
-        # The library's own second attempt finds the tag that its first one made.
+        # The library's second attempt finds the tag that its first one made.
         if versions_of(table).get(tag) != version:
             raise

@@ -1,13 +1,13 @@
-"""Object stores: the one place that says how each library reaches them.
+"""Access of every library to object stores, configured in one place.
 
 Three clients read and write a store: fsspec's file systems (bytes of sources, writes of tables), polars (reads of
 tables) and LanceDB. All of them take credentials from the standard variables (`AWS_ACCESS_KEY_ID`,
 `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`) or from the machine's role. The endpoint (`AWS_ENDPOINT_URL_S3`, else
-`AWS_ENDPOINT_URL`), the region and the profiles of ~/.aws are read by s3fs alone in all their forms, so the other two
-are told here what it would find. A plain http:// endpoint, as MinIO has on a private network, is allowed because it was
-named.
+`AWS_ENDPOINT_URL`), the region and the profiles of ~/.aws are found in all their forms by s3fs alone, so the other two
+get them as options from here. A plain http:// endpoint, as MinIO has on a private network, is allowed, since a user has
+to name it.
 
-Listings are never cached: another process may have written since.
+Listings are never cached, because other processes may write at any time.
 """
 
 import os
@@ -94,16 +94,16 @@ def _credentials() -> dict[str, str | None]:
 
 
 def endpoint_of(place: str) -> str:
-    """The server that an address is asked of, in words."""
+    """Return the server of an address, in words."""
     named = (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")) if is_s3(place) else None
     return named or "its provider's endpoint"
 
 
 @contextmanager
 def faults_named(place: str) -> Iterator[None]:
-    """Name the place and the remedy in errors of S3's client within it: no credentials, no connection, a refusal.
+    """Add the place and the remedy to errors of S3's client in this context: no credentials, no connection, a refusal.
 
-    No error of any file system shows credentials of an address.
+    Credentials of addresses are removed from errors of all file systems.
     """
     with secrets_kept(), s3_faults_named(place) if is_s3(place) else nullcontext():
         yield
@@ -111,7 +111,7 @@ def faults_named(place: str) -> Iterator[None]:
 
 @contextmanager
 def s3_faults_named(place: str) -> Iterator[None]:
-    """Name an address of S3, its endpoint and the remedy in errors of its client; the caller cleans them."""
+    """Add an S3 address, its endpoint and the remedy to errors of its client; the caller removes credentials."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -124,7 +124,7 @@ def s3_faults_named(place: str) -> Iterator[None]:
         ) from error
     except (BotoCoreError, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error.__cause__, ClientError | BotoCoreError):
-            raise  # the caller's own
+            raise  # an error of the caller's code
         raise ConnectionError(
             f"{place} at {endpoint_of(place)} cannot be reached ({one_line(error)}); {S3_REMEDY}"
         ) from error

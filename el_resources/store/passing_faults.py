@@ -1,7 +1,7 @@
-"""Faults of an object store that pass: work that LanceDB gave up is done again, a bounded number of times.
+"""Passing faults of an object store: work that LanceDB gave up is repeated, a bounded number of times.
 
-LanceDB's client repeats most requests by itself. A reset in a listing, or in a commit, whose outcome is then unknown,
-ends its call all the same. So the work that is given here must be such that doing it twice is doing it once.
+LanceDB's client repeats most requests itself. But a connection that is reset in a listing or a commit ends its call,
+and the outcome of that commit is unknown. So work given here must be idempotent.
 """
 
 import re
@@ -16,7 +16,7 @@ from el_resources.store.object_stores import S3_REMEDY, endpoint_of, is_remote
 ATTEMPTS = 8
 LONGEST_PAUSE_SECONDS = 20
 SHOWN_CHARS = 300
-# LanceDB's errors have no kinds of their own: each is a RuntimeError, OSError or ValueError with its client's words.
+# LanceDB has no error classes: it raises RuntimeError, OSError or ValueError with the words of its client.
 LANCE_ERRORS = (RuntimeError, OSError, ValueError)
 PASSING = re.compile(
     r"connection (was )?(reset|closed|aborted|refused|error)|error sending request|broken pipe|incomplete message|"
@@ -36,18 +36,18 @@ class Again:
     """Calls of LanceDB on one place.
 
     Args:
-        tell: is given a line before each pause.
+        tell: called with a line before each pause.
     """
 
     def __init__(self, place: str, tell: Tell = silent) -> None:
         self._place, self._tell = place, tell
 
     def __call__(self, what: str, work: Callable[[int], T]) -> T:
-        """Do the work, and again if a fault that passes ended it.
+        """Do the work, and repeat it after a passing fault.
 
         Args:
             what: the work in words.
-            work: is given the number of earlier attempts.
+            work: called with the number of earlier attempts.
 
         Raises:
             ConnectionError: the fault did not pass; names the place, its endpoint and what to check.
@@ -82,9 +82,9 @@ class Again:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Return true for a fault of the network or server that may be gone the next time.
+    """Return true for a fault of the network or server that another attempt may not meet.
 
-    A ConnectionError is one of fsspec, which has waited long enough itself.
+    A ConnectionError comes from fsspec, which has repeated the request itself.
     """
     is_lance = isinstance(error, LANCE_ERRORS) and not isinstance(error, ConnectionError)
     return is_lance and bool(PASSING.search(str(error)))

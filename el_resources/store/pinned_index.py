@@ -1,6 +1,7 @@
 """One build of the retrieval index, for reading: exact or approximate dense search, full-text search, and texts by id.
 
-Algorithm: more than k rows are fetched for a query, and more again if a tie at the cut could still change the k best.
+Algorithm: a search fetches more than k rows for each query. If the k-th row ties with the last one fetched, rows that
+were not fetched could belong to the k best, so the search is repeated with four times as many rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +17,12 @@ from el_resources.store.passing_faults import Again
 if TYPE_CHECKING:
     from lancedb.table import Table
 
-# Rows fetched beyond k, so that ties at the cut seldom ask for a second search.
+# Rows fetched beyond k, so that ties seldom need a second search.
 FETCH_MARGIN = 32
-# Bound the rows that one search returns and the length of one SQL condition.
+# Bounds of the rows that one search returns, and of the length of one SQL condition.
 QUERIES_PER_SEARCH = 512
 IDS_PER_FILTER = 1000
-# Partitions of the vector index that are searched: a quarter, within these bounds. More find more and cost more.
+# A query searches a quarter of the vector index's partitions, within these bounds; more find more and cost more.
 FEWEST_PROBES, MOST_PROBES = 32, 128
 ROWS_PER_PARTITION = 4096  # as LanceDB makes them
 
@@ -45,6 +46,18 @@ class PinnedIndex:
     Search results hold `query_index` (the query's position in the call), `chunk_id`, `doc_id`, `shard`, `content_hash`,
     `text`, `n_tokens` and `similarity`, at most k rows a query, sorted by (`query_index`, `similarity` descending,
     `chunk_id`).
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from el_resources.store.context_store import ContextStore, ShardChunks
+        >>> names = ["chunk_id", "doc_id", "content_hash", "text", "n_tokens", "vector"]
+        >>> rows = [("d@0", "d", "h1", "to read", 2, [1.0, 0.0]), ("d@8", "d", "h2", "to write", 2, [0.0, 1.0])]
+        >>> chunks = pl.DataFrame(rows, names, orient="row").cast({"vector": pl.Array(pl.Float32, 2)}).to_arrow()
+        >>> shard = ShardChunks(fingerprint="1", n_rows=2, batches=lambda: iter(chunks.to_batches()))
+        >>> with TemporaryDirectory() as folder:
+        ...     added = ContextStore(folder).sync({"a": shard}, settings={}).added
+        ...     added, ContextStore(folder).open().search_text(["write"], k=1)["chunk_id"].to_list()
+        (['a'], ['d@8'])
     """
 
     def __init__(self, tag: str, table: "Table", again: Again) -> None:
@@ -58,7 +71,7 @@ class PinnedIndex:
         return self._again("reading the index", lambda _: _frame(query.to_arrow()))
 
     def search_dense(self, vectors: NDArray[np.float32], k: int) -> pl.DataFrame:
-        """Return the k chunks nearest to each row of `vectors`, by cosine; a zero vector is near to nothing.
+        """Return the k chunks nearest to each row of `vectors`, by cosine; a zero vector has none.
 
         Raises:
             ValueError: the vectors have another dimension than the index, or a value that is not finite.
@@ -71,7 +84,7 @@ class PinnedIndex:
             )
         if not np.isfinite(vectors).all():
             raise ValueError(
-                "the encoder gave a query vector with a value that is not finite; take another encoder (EL_ENCODER)"
+                "the encoder gave a query vector with a value that is not finite; choose another encoder (EL_ENCODER)"
             )
         queries = np.flatnonzero(vectors.any(axis=1)).tolist()
         return self._search(lambda batch, limit: self._nearest(vectors[batch], limit), queries, k)
@@ -79,8 +92,8 @@ class PinnedIndex:
     def search_text(self, queries: Sequence[str], k: int) -> pl.DataFrame:
         """Return the k chunks with the highest BM25 score of each query.
 
-        The words of a query are plain terms whatever they spell, and are split as those of the chunks were (see
-        ContextStore.sync). A chunk without any of the words is no result. `similarity` is the score.
+        A query is split into words as the chunks were (see ContextStore.sync), and no word is read as an operator.
+        Every result contains at least one of the words. `similarity` is the score.
         """
         with_words = [index for index, query in enumerate(queries) if query.strip()]
         return self._search(
@@ -92,7 +105,7 @@ class PinnedIndex:
         return self._rows(self._table.search().select(IDENTITY_COLUMNS)).sort("chunk_id")
 
     def shard_fingerprints(self) -> dict[str, str]:
-        """Return the fingerprint of the table that each shard's rows come from; shards without rows are left out."""
+        """Return for each shard with rows the fingerprint of the table that they come from."""
         rows = self._rows(self._table.search().select(["shard", "shard_fingerprint"]))
         grouped = rows.group_by("shard").agg(pl.col("shard_fingerprint").unique().sort().str.join("+"))
         return dict(grouped.iter_rows())
@@ -114,14 +127,20 @@ class PinnedIndex:
         missing = wanted.join(rows, on="chunk_id", how="anti")["chunk_id"].to_list()
         if missing:
             raise ValueError(
-                f"build {self.tag!r} has no chunk {missing[0]!r} ({len(missing)} of {len(wanted)} missing)"
+                f"build {self.tag!r} has no chunk {missing[0]!r} ({len(missing)} of {len(wanted)} missing); "
+                "materialize candidate_contexts again, which takes chunks of the newest build"
             )
         return wanted.join(rows, on="chunk_id", how="left", maintain_order="left")
 
     def _search(self, fetch: "Fetch", queries: list[int], k: int) -> pl.DataFrame:
-        """Return the k best rows of each query: fetch more than k, and more again if the k-th ties with the last."""
+        """Return the k best rows of each query; see the module for the algorithm.
+
+        Args:
+            fetch: returns the best rows of a batch of queries, up to a limit each; `query_index` counts in the batch.
+            queries: indices of the queries that have something to search for.
+        """
         if k < 1:
-            raise ValueError(f"k={k} finds nothing; use 1 or more")
+            raise ValueError(f"k={k} asks for no chunks; use 1 or more")
         settled = [pl.DataFrame(schema=RESULT_SCHEMA)]
         limit = k + FETCH_MARGIN
         while queries:
@@ -162,7 +181,7 @@ class PinnedIndex:
 
 
 def probes(n_rows: int) -> int:
-    """Return how many partitions of the vector index a query searches; an exact search has none."""
+    """Return the number of partitions of the vector index that a query searches."""
     return min(MOST_PROBES, max(FEWEST_PROBES, n_rows // ROWS_PER_PARTITION // 4))
 
 
@@ -201,7 +220,7 @@ def _frame(table: pa.Table) -> pl.DataFrame:
 
 
 def is_in(column: str, values: Sequence[str]) -> str:
-    """Return the SQL condition that a column is one of some strings, whatever they hold."""
+    """Return the SQL condition that a column is one of some strings, with their quotes escaped."""
     quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
     return f"{column} IN ({quoted})"
 

@@ -1,15 +1,14 @@
 """One Parquet table per asset and partition: `<store>/tables/<asset>/<partition>.parquet`.
 
 Guarantees:
-- A table is there whole or not at all, also after a power loss: on disk it is written next to its place and renamed
-  (whole_files.py), in an object store it is made in memory and put there in one upload, which appears when it is
-  complete.
-- Its stamp (what it was made from, what it cost) travels in the Parquet metadata, so table and stamp cannot part.
-- A damaged table counts as missing: one that is cut short, whose bytes are not those that were written
-  (hashing.py), whose stamp is broken, of a newer version or another table's. `damage` says which. Of a table whose
-  bytes are not compared (one without a digest, from before there was one, or in an object store, which checks what it
-  holds) the footer's number of rows is compared with the stamp's.
-- A partition key never becomes a path: it is percent-encoded, and hashed if it would pass the file system's limit.
+- A table is stored whole or not at all, also after a power loss: on disk it is written to a temporary file that is then
+  renamed (whole_files.py); in an object store it is one upload, which appears when it is complete.
+- The stamp of a table (its inputs, settings and costs) is stored in its Parquet metadata, so the two stay together.
+- A damaged table counts as missing, and `damage` says why: it is cut short, its bytes changed since it was written
+  (hashing.py), or its stamp is broken, of a newer version or of another table. Some tables are not compared byte for
+  byte: those without a digest, which early versions wrote, and those in an object store, which checks its content
+  itself. For these the number of rows in the footer is compared with the stamp.
+- A partition key is never used as a path: it is percent-encoded, and hashed if it is too long for the file system.
 - A reader over many partitions refuses to mix settings.
 """
 
@@ -36,10 +35,10 @@ from el_resources.store.whole_files import write_whole
 LOG = logging.getLogger("entropylong")
 UNPARTITIONED = "all"
 PATH = "entropylong_path"  # a column, while files are read
-# File systems allow 255 bytes; the temporary name and the suffix take some of them.
+# File systems allow 255 bytes, which include the suffix and the marks of a temporary name.
 LONGEST_FILE_STEM = 180
 _told: set[str] = set()  # damaged tables that this process has named
-READERS = 32  # stamps that are asked of an object store at a time
+READERS = 32  # stamps that are requested from an object store at once
 
 
 class MissingTableError(ValueError):
@@ -54,8 +53,18 @@ class ShardTables:
     """The tables of one store.
 
     Args:
-        verify: compare a table's bytes with its digest before its stamp or its rows are used; None for a store on disk
-            alone, since it downloads all of a table.
+        verify: compare a table's bytes with its digest before its stamp or rows are used. None does so on disk, and not
+            in an object store, from which the whole table would be downloaded.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as store:
+        ...     tables = ShardTables(store)
+        ...     tables.write(pl.DataFrame({"doc_id": ["d"]}), Stamp(asset="documents", partition="a/b", recipe="r"))
+        ...     tables.path("documents", "a/b").name, tables.has("documents", "c")
+        ...     tables.read("documents", "a/b")["doc_id"].to_list()
+        ('a%2Fb.parquet', False)
+        ['d']
     """
 
     def __init__(self, store: str, *, verify: bool | None = None) -> None:
@@ -77,7 +86,7 @@ class ShardTables:
         return self.stamp(asset, partition) is not None
 
     def write(self, frame: pl.DataFrame, stamp: Stamp) -> None:
-        """Put a table in its place, atomically, replacing an older one.
+        """Store a table atomically; it replaces an earlier one.
 
         Raises:
             ValueError: the store is not writable; names the store and the setting.
@@ -111,7 +120,7 @@ class ShardTables:
             return None
 
     def damage(self, asset: str, partition: str = UNPARTITIONED) -> str:
-        """Return why a table whose file is there counts as missing, in words; empty for another."""
+        """Return in words why a table whose file exists counts as missing; empty for other tables."""
         try:
             self._sound_stamp(asset, partition)
         except DamagedTableError as error:
@@ -133,7 +142,7 @@ class ShardTables:
             return stamp
 
     def _refuse_other_rows(self, path: str, stamp: Stamp) -> None:
-        """Raise DamagedTableError unless a table's footer states the rows of its stamp."""
+        """Raise DamagedTableError if footer and stamp of a table differ in the number of rows."""
         if is_remote(path):
             n_rows = pl.scan_parquet(path, glob=False, storage_options=self._options).select(pl.len()).collect().item()
         else:
@@ -141,20 +150,20 @@ class ShardTables:
 
             n_rows = read_metadata(path).num_rows
         if n_rows != int(stamp.facts.get("rows", n_rows)):
-            raise DamagedTableError(f"it has {n_rows} rows, and {stamp.facts['rows']} by its stamp")
+            raise DamagedTableError(f"it has {n_rows} rows, and its stamp says {stamp.facts['rows']}")
 
     def _metadata(self, path: str) -> Mapping[str, str]:
-        """Return what a table's footer says. Raises DamagedTableError for a file that is no table."""
+        """Return the metadata in a table's footer. Raises DamagedTableError for a file that is not a table."""
         try:
             return pl.read_parquet_metadata(path, storage_options=self._options)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            # An object store that cannot be reached looks the same, and raises here.
+            # An object store that cannot be reached gives the same error; then this raises its own.
             with UPath(path, use_listings_cache=False).open("rb") as file:
                 fault = fault_in(file)
             raise DamagedTableError(fault or f"its footer is broken ({one_line(error)})") from error
 
     def require_stamp(self, asset: str, partition: str = UNPARTITIONED) -> Stamp:
-        """Return the stamp of a table that must be there.
+        """Return the stamp of a table that has to exist.
 
         Raises:
             MissingTableError: names the asset, the partition and the remedy.
@@ -180,12 +189,12 @@ class ShardTables:
             return (scan.select(columns) if columns else scan).collect()
 
     def stamps(self, asset: str, partitions: Iterable[str]) -> dict[str, Stamp]:
-        """Return the stamps of those partitions whose table exists."""
+        """Return the stamps of the partitions that have a table."""
         found = ((partition, self.stamp(asset, partition)) for partition in partitions)
         return {partition: stamp for partition, stamp in found if stamp is not None}
 
     def scan_many(self, asset: str, partitions: Iterable[str]) -> pl.LazyFrame:
-        """Return the partitions whose tables exist, as one frame with their key in `shard`.
+        """Return the partitions that have a table as one lazy frame, with the partition key in `shard`.
 
         Raises:
             MixedSettingsError: two partitions were made under different settings; names both.
@@ -197,7 +206,7 @@ class ShardTables:
                 f"table {asset!r} has no partition yet in store {str(self.store)!r}; materialize {asset} first"
             )
         refuse_mixed_settings(stamps)
-        # One scan of all files: the plan of a scan for each costs the square of their number.
+        # One scan of all files: planning one scan for each takes time quadratic in their number.
         paths = {str(self.path(asset, partition)): partition for partition in stamps}
         scan = pl.scan_parquet(list(paths), glob=False, include_file_paths=PATH, storage_options=self._options)
         return scan.with_columns(shard=pl.col(PATH).replace_strict(paths, return_dtype=pl.String)).drop(PATH)
@@ -217,15 +226,15 @@ class ShardTables:
         except (OSError, pl.exceptions.ComputeError) as error:
             raise UnreadableTableError(
                 f"table {asset!r} of {partition!r} cannot be read from {path} ({one_line(error)}); "
-                f"if the store answers otherwise, remove the file and materialize {asset} for it again"
+                f"if other tables of the store can be read, remove the file and materialize {asset} for it again"
             ) from error
 
 
 class KnownStamps(ShardTables):
-    """The tables of one store for a look at thousands of shards: every stamp is read once, and then remembered.
+    """The tables of one store for a look at thousands of shards: every stamp is read once and remembered.
 
-    Bytes are not compared with their digests unless `verify` is given, so that a look reads footers alone. It knows of
-    the files in which a run on the same disk found other bytes (hashing.py).
+    A look reads footers alone, unless `verify` is given: bytes are not compared with digests. Faults that a run found
+    on the same disk are known all the same, from its notes (hashing.py).
     """
 
     def __init__(self, store: str, *, verify: bool = False) -> None:
@@ -245,7 +254,7 @@ class KnownStamps(ShardTables):
         return found
 
     def read_ahead(self, assets: Iterable[str], partitions: Iterable[str]) -> None:
-        """Read these stamps now, many at a time, since an object store answers each only after a while."""
+        """Read these stamps now, many at once, because an object store takes a while for each."""
         if is_remote(str(self.store)):
             keys = [(asset, partition) for asset in assets for partition in partitions]
             with ThreadPoolExecutor(max_workers=READERS) as readers:
@@ -253,11 +262,11 @@ class KnownStamps(ShardTables):
 
 
 def _refuse_no_file(path: Path) -> None:
-    """Raise DamagedTableError for a folder, or a file that may not be read."""
+    """Raise DamagedTableError for a folder, or a file without read permission."""
     if path.is_dir():
         raise DamagedTableError("a folder is in its place")
     if not os.access(path, os.R_OK):
-        raise DamagedTableError("its file may not be read; give this user the permission, or have it made again")
+        raise DamagedTableError("this user may not read its file; grant the permission, or remove the file")
 
 
 def _has_digest(metadata: Mapping[str, str]) -> bool:
@@ -265,7 +274,7 @@ def _has_digest(metadata: Mapping[str, str]) -> bool:
 
 
 def _upload(frame: pl.DataFrame, metadata: dict[str, str], path: UPath) -> None:
-    # Not streamed: closing fsspec's file after a failure would put what is there so far in the table's place.
+    # Not streamed: after a failure fsspec would close its file, and so store the part that was written.
     buffer = io.BytesIO()
     frame.write_parquet(buffer, metadata=metadata)
     seal(buffer)
@@ -289,7 +298,7 @@ def file_stem(partition: str) -> str:
         ValueError: the key is empty.
     """
     if not partition:
-        raise ValueError("a partition key must not be empty")
+        raise ValueError("a partition key is empty; give the shard a name")
     stem = quote(partition, safe=" ").replace("~", "%7E")  # a tilde marks a stem that was cut
     if stem.startswith("."):  # a leading dot hides a file, and marks a temporary one
         stem = "%2E" + stem[1:]

@@ -1,4 +1,4 @@
-"""Stamp of a table: its inputs, settings and costs, and the reading of it from a Parquet file's metadata."""
+"""Stamp of a table, which records its inputs, settings and costs, and its reading from Parquet metadata."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ STAMP_KEY = "entropylong"
 
 
 class DamagedTableError(ValueError):
-    """A table's file is there, and its content is not a table with its stamp."""
+    """A table's file exists, but does not hold a sound table with its stamp."""
 
 
 class MixedSettingsError(ValueError):
@@ -26,11 +26,11 @@ class Stamp:
 
     Attributes:
         asset, partition: the table's name.
-        recipe: hash of inputs, settings, models and code version; a table is stale when it no longer follows from them.
-        fingerprint: hash that tables made from this one depend on: the recipe and the pinned inputs.
-        settings: every method setting that this table and the tables that it is made from were made under.
-        pinned: inputs that are recorded, but whose newer versions do not make the table stale (an index tag).
-        facts: counts and costs of the making, in JSON-ready values.
+        recipe: hash of inputs, settings, models and code version; a table is stale if they now give another hash.
+        fingerprint: hash of the recipe and the pinned inputs, on which tables made from this one depend.
+        settings: method settings under which this table and its inputs were made.
+        pinned: recorded inputs that do not make the table stale if they change, such as an index tag.
+        facts: counts and costs, JSON-ready.
         made_from: inputs of the recipe's hash other than settings and models, by name (`code_version`, `source`, the
             inputs' tables), so that a stale table can say why.
     """
@@ -48,13 +48,13 @@ class Stamp:
         return digest({"recipe": self.recipe, "pinned": dict(self.pinned)}) if self.pinned else self.recipe
 
     def setting_in_words(self, name: str) -> str:
-        """Return a setting's value for a message; with the dtype of the weights, if it is the model that scored."""
+        """Return a setting's value for a message; that of the scoring model includes the dtype of its weights."""
         value = repr(self.settings.get(name))
         return f"{value} with weights in {self.facts['dtype']}" if name == "scorer" and "dtype" in self.facts else value
 
 
 def stamp_in(metadata: Mapping[str, str], asset: str, partition: str) -> Stamp:
-    """Return the stamp in a table's file. Raises DamagedTableError for one that does not belong there."""
+    """Return the stamp in a table's file. Raises DamagedTableError if it is missing, broken or of another table."""
     if STAMP_KEY not in metadata:
         raise DamagedTableError("its file has no stamp of this project")
     try:
@@ -62,7 +62,7 @@ def stamp_in(metadata: Mapping[str, str], asset: str, partition: str) -> Stamp:
         found.pop(DIGEST_FIELD, None)
         unknown = sorted(found.keys() - {one.name for one in fields(Stamp)})
         if unknown:
-            raise DamagedTableError(f"its stamp is of a newer version, with {', '.join(unknown)}")
+            raise DamagedTableError(f"its stamp is of a newer version of this project, with {', '.join(unknown)}")
         stamp = Stamp(**found)
         texts, objects = (stamp.asset, stamp.partition, stamp.recipe), (stamp.settings, stamp.pinned, stamp.made_from)
         if not all(isinstance(one, str) for one in texts) or not all(isinstance(one, dict) for one in objects):
@@ -73,7 +73,7 @@ def stamp_in(metadata: Mapping[str, str], asset: str, partition: str) -> Stamp:
             raise
         raise DamagedTableError(f"its stamp is broken ({one_line(error)})") from error
     if (stamp.asset, stamp.partition) != (asset, partition):
-        raise DamagedTableError(f"its stamp is that of {stamp.asset!r} of {stamp.partition!r}")
+        raise DamagedTableError(f"its stamp belongs to {stamp.asset!r} of {stamp.partition!r}")
     return stamp
 
 
@@ -96,6 +96,6 @@ def refuse_mixed_settings(stamps: Mapping[str, Stamp]) -> None:
 
 
 def digest(value: Any) -> str:
-    """Return the hash of a JSON-ready value: 32 hex digits, equal for equal values whatever the order of keys."""
+    """Return the hash of a JSON-ready value, 32 hex digits; the order of keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,8 +1,8 @@
 """Files that appear whole or not at all, also after a power loss.
 
-A file is written under a temporary name next to its place, flushed to the disk, and renamed; then the folder is
-flushed, because a rename that only the system's cache knows can leave an empty file. Temporary files that a killed
-process left are removed when something is next written into the folder, once they are older than a day.
+A file is written under a temporary name in the same folder, flushed to the disk, and renamed; then the folder is
+flushed, because a rename that is only in the system's cache can leave an empty file. The next write into the folder
+removes temporary files of killed processes that are older than a day.
 """
 
 import os
@@ -16,15 +16,15 @@ from upath import UPath
 from el_resources.store.object_stores import is_remote
 
 ORPHAN_SECONDS = 24 * 3600
-# Folders that this process has looked through.
+# Folders in which this process has looked for temporary files.
 _swept: set[Path] = set()
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file under a temporary name, and put it in its place.
+    """Call `write` with a temporary path, then move the file to its place.
 
     Raises:
-        OSError: the folder is not writable, or the disk is full; the place is as it was.
+        OSError: the folder is not writable, or the disk is full; nothing has changed in the place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_orphans(path.parent)
@@ -32,7 +32,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(temporary)
         _flush(temporary)
-        if path.is_dir():  # nothing of ours; it is kept under another name
+        if path.is_dir():  # not made by this project; it is kept under another name
             path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside"))
         temporary.replace(path)
         _flush(path.parent)
@@ -41,7 +41,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def put_whole(path: UPath, content: bytes) -> None:
-    """Put bytes in a file's place; an object store shows an upload when it is complete."""
+    """Write bytes as a whole file, on disk or in an object store, which shows complete uploads only."""
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(content)
@@ -53,7 +53,7 @@ def put_whole(path: UPath, content: bytes) -> None:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Remove temporary files of a folder that are older than a day; a process looks once."""
+    """Remove a folder's temporary files that are older than a day; a process does it once a folder."""
     if folder in _swept:
         return
     _swept.add(folder)
@@ -61,7 +61,7 @@ def remove_orphans(folder: Path) -> None:
         try:
             if time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
                 path.unlink()
-        except FileNotFoundError:  # its own process was quicker
+        except FileNotFoundError:  # another process has removed or renamed it
             continue
 
 

@@ -1,13 +1,14 @@
-"""A lock object in a store: one writer at a time, whatever process or machine it is in.
+"""Lock object in a store: one writer at a time, in whatever process or on whatever machine.
 
-Algorithm: the object's content names its holder and a beat, which the holder changes every few seconds. It is written
-only if it still has the content that was read: with a conditional put in S3, under `flock` on disk. A holder whose beat
-stays the same for `EXPIRES_SECONDS`, by the clock of the one who waits, is taken for dead, and so is one of this
-machine whose process is gone.
+Algorithm: the object contains the name of its holder and a beat, which the holder changes every few seconds. It is
+written only if its content is still the one that was read: by a conditional put in S3, and under `flock` on disk. A
+waiting writer takes the holder for dead if the beat stays the same for `EXPIRES_SECONDS` by its own clock, or if the
+holder was a process of the same machine that is gone.
 
-Guarantees: at most one holder, unless one is stopped for longer than that and then goes on: it asks `still_held` before
-each commit. A killed writer blocks nobody for good. Other object stores than S3 have no conditional put here: the lock
-is written and read back after a pause, which two writers within that pause could both pass.
+Guarantees: there is at most one holder. A holder that is suspended for longer than `EXPIRES_SECONDS` may find that
+another has taken over, so it calls `still_held` before each commit. A killed writer never blocks the others for good.
+Object stores other than S3 have no conditional put here: the lock is written, and read back after a pause; two writers
+that start within that pause could both pass.
 """
 
 import contextlib
@@ -40,12 +41,12 @@ class LockedError(RuntimeError):
 
 
 class WriterLock:
-    """A lock to be held in a `with` statement.
+    """Lock for a `with` statement.
 
     Args:
-        place: the object's path or address; it stays, and says that nobody holds it.
-        wait_seconds: how long another holder is waited for.
-        tell: is given a line while it waits, every half minute.
+        place: path or address of the object; after use it stays, without a holder.
+        wait_seconds: longest wait for another holder.
+        tell: called with a line every half minute of waiting.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class WriterLock:
         self._thread.join()
         if self._is_lost:
             return
-        with contextlib.suppress(OSError):  # what was done stays done; the lock expires by itself
+        with contextlib.suppress(OSError):  # the work is done; the lock expires by itself
             content = self._object.read()
             if self._is_mine(content):
                 self._object.replace(content, b"{}")
@@ -114,7 +115,7 @@ class WriterLock:
 
     def _keep(self) -> None:
         while not self._stop.wait(self._every):
-            # A store that does not answer does so before the lock expires, or `still_held` says so.
+            # If the store does not answer before the lock expires, `still_held` raises.
             with contextlib.suppress(OSError):
                 content = self._object.read()
                 if not self._is_mine(content):
@@ -133,7 +134,7 @@ class WriterLock:
 
 
 class _LocalObject:
-    """A file whose content is compared and replaced under `flock`."""
+    """File that is compared and replaced under `flock`."""
 
     def __init__(self, place: str) -> None:
         self._path = Path(place.removeprefix("file://"))
@@ -174,7 +175,7 @@ class _S3Object:
         path = f"{self._bucket}/{self._key}"
         with faults_named(self._place):
             try:
-                self._tag = self._files.info(path, refresh=True)["ETag"]  # first: content that is newer is not replaced
+                self._tag = self._files.info(path, refresh=True)["ETag"]  # read first, so that newer content stays
                 return bytes(self._files.cat_file(path))
             except FileNotFoundError:
                 self._tag = None
@@ -187,7 +188,7 @@ class _S3Object:
             condition = {"IfMatch": self._tag} if self._tag else {"IfNoneMatch": "*"}
             try:
                 self._files.call_s3("put_object", Bucket=self._bucket, Key=self._key, Body=content, **condition)
-            except (OSError, ValueError):  # the condition failed, or an answer was lost: the object says which
+            except (OSError, ValueError):  # the condition failed, or an answer was lost; the object tells which
                 return self._is(content)
             return True
 
@@ -196,7 +197,7 @@ class _S3Object:
 
 
 class _OtherObject:
-    """An object of a store without conditional puts."""
+    """Object in a store without conditional puts."""
 
     def __init__(self, place: str) -> None:
         self._files, self._path = open_filesystem(place)
@@ -219,7 +220,7 @@ def _open(place: str) -> Any:
 
 
 def _holder(content: bytes) -> Mapping[str, Any] | None:
-    """Return the holder of the lock; nobody if its content is empty or broken."""
+    """Return the holder of the lock; None if the content is empty or broken."""
     try:
         found = json.loads(content)
     except ValueError:
@@ -241,7 +242,7 @@ def _is_gone(holder: Mapping[str, Any]) -> bool:
 
 
 def _machine() -> str:
-    """This machine, and on Linux the space that its process ids are of: containers may share a name."""
+    """Return the machine's name, on Linux with its process namespace, since containers may share a name."""
     try:
         return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:

@@ -180,7 +180,7 @@ class TestOneBadFile:
         assert failed_checks(workspace.materialize("documents")) == {"sources_are_readable"}
         stamps = {name: workspace.tables.require_stamp("documents", f"{name}.parquet") for name in "abc"}
         said = {name: stamp.facts.get("unreadable") for name, stamp in stamps.items()}
-        assert "it has no column 'text' but body; name the one that holds the text with EL_TEXT_COLUMN" in said["a"]
+        assert "it has no column 'text'; it has body; name the one that holds the text with EL_TEXT_COLUMN" in said["a"]
         assert "its column 'text' holds double, not text" in said["b"]
         assert said["c"] is None
         assert workspace.tables.read("documents", "c.parquet")["text"].to_list() == ["good", ""]

@@ -101,6 +101,6 @@ def test_a_parquet_without_text_lists_its_columns(workspace: Workspace) -> None:
     workspace.register()
     assert failed_checks(workspace.materialize("documents")) == {"sources_are_readable"}
     problem = workspace.tables.require_stamp("documents", "x.parquet").facts["unreadable"]
-    assert re.search(r"no column 'text' but body, id; .*EL_TEXT_COLUMN", problem)
+    assert re.search(r"no column 'text'; it has body, id; .*EL_TEXT_COLUMN", problem)
     workspace.materialize("documents", text_column="body")
     assert workspace.tables.read("documents", "x.parquet")["text"].to_list() == ["one"]

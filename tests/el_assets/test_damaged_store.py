@@ -107,7 +107,7 @@ def newer(path: Path) -> str:
     found = {**json.loads(stamp)}
     del found["file_digest"]
     pl.read_parquet(path).write_parquet(path, metadata={STAMP_KEY: json.dumps(found)})
-    return "its stamp is of a newer version, with licences"
+    return "its stamp is of a newer version of this project, with licences"
 
 
 def of_broken_stamp(path: Path) -> str:

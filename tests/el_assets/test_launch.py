@@ -55,17 +55,17 @@ def launchpad() -> Iterator[Launchpad]:
             {"root_tokens_min": 700},
             "root_tokens_max=640 is below root_tokens_min=700; raise the one",
         ),
-        ({"profile": "paper"}, "start Dagster with EL_PROFILE=paper"),
+        ({"profile": "paper"}, "set EL_PROFILE=paper (now reference) in the environment"),
         (
             {"store": "/elsewhere"},
-            "store=/elsewhere cannot be given at launch: it is where tables are read, written and removed; start "
-            "Dagster with EL_STORE=/elsewhere, which has data now",
+            "store=/elsewhere cannot be given at launch: it is where tables are read, written and removed; set "
+            "EL_STORE=/elsewhere (now data) in the environment and restart Dagster",
         ),
         ({"store": ""}, "store='' cannot be given at launch"),
-        ({"hub_endpoint": "http://127.0.0.1:9"}, "it is sent HF_TOKEN; start Dagster with EL_HUB_ENDPOINT=http://127"),
+        ({"hub_endpoint": "http://127.0.0.1:9"}, "it is sent HF_TOKEN; set EL_HUB_ENDPOINT=http://127"),
         (
             {"trust_remote_code": True},
-            "lets code that ships with a model run; start Dagster with EL_TRUST_REMOTE_CODE",
+            "lets code that ships with a model run; set EL_TRUST_REMOTE_CODE",
         ),
         (
             {"corpus": "jsonl:http://me:hunter2@127.0.0.1:9/a.jsonl?sig=hunter3"},

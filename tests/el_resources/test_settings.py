@@ -151,10 +151,10 @@ def test_bounds_that_span_fields() -> None:
         Settings.load({}, root_tokens_min=200, root_tokens_max=100)
     assert Settings.load({}, root_tokens_min=200, root_tokens_max=0).root_tokens_max == 0
     # One token of a context and the whole root are the least that a sequence holds.
-    with pytest.raises(ValueError, match="root_tokens_min=300 leaves no sequence: one of sequence_tokens=300 holds a"):
+    with pytest.raises(ValueError, match="sequence_tokens=300 has to hold a whole root of at least root_tokens_min"):
         Settings.load({}, root_tokens_min=300, sequence_tokens=300)
     assert Settings.load({}, root_tokens_min=300, sequence_tokens=301).sequence_tokens == 301
-    with pytest.raises(ValueError, match="beats_controls needs controls_per_root of at least 1"):
+    with pytest.raises(ValueError, match="controls_per_root=0 draws none; set controls_per_root to at least 1"):
         Settings.load({"EL_CONTROLS_PER_ROOT": "0"})
     assert Settings.load({"EL_CONTROLS_PER_ROOT": "0"}, beats_controls=False).controls_per_root == 0
 

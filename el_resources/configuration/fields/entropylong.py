@@ -4,7 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from el_resources.configuration.choices import FullTextTokenizer, LongTexts
+# Word splitting of the full-text index: of its texts and of its queries.
+FullTextTokenizer = Literal["icu", "simple", "whitespace", "ngram"]
+# Treatment of a text that is longer than the encoder's window.
+LongTexts = Literal["split", "refuse"]
 
 
 class EntropyLongSettings(BaseModel):

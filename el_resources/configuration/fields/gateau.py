@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from el_resources.configuration.choices import ScoredExchange
+# The exchange of a conversation whose response is scored.
+ScoredExchange = Literal["first", "last", "all"]
 
 
 class GateauSettings(BaseModel):

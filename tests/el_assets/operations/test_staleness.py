@@ -1,73 +1,24 @@
 """States of tables after a change: small tables with real stamps, real fingerprints of real models and files."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
-import polars as pl
 import pytest
 
-from el_assets.__main__ import main
 from el_assets.catalogue import CORPUS_TABLES, RECIPES, SAMPLE_TABLES, SEQUENCE_TABLES
 from el_assets.corpus.assets import open_corpus_of
-from el_assets.gateau.assets import influence_inputs, open_instructions_of, scored_pool, subset_inputs
-from el_assets.operations.status import SourceStatus, in_words, made_again, status_of
-from el_assets.operations.status_checks import status_result
-from el_assets.partitions import (
-    deregister_shards,
-    instruction_shards,
-    register_shards,
-    registered_shards,
-    selected_fractions,
-)
-from el_assets.sources import KINDS
-from el_assets.tables.recipes import Cookbook
-from el_assets.tables.schemas import polars_schema
-from el_resources.settings import Settings
+from el_assets.operations.status import made_again
 from el_resources.store.shard_tables import ShardTables
 from tests.conftest import Workspace, chat
+from tests.support.finished_tables import A, B, corpus, finish_pool, finished, pool, stale
 
-A, B = "a.jsonl", "b.jsonl"
 FROM_MAPS = SEQUENCE_TABLES
 FROM_CANDIDATES, FROM_SCORES, FROM_PAIRS = FROM_MAPS[1:], FROM_MAPS[2:], FROM_MAPS[3:]
 SCORES = ("hmg_scores", "cam_scores")
 SELECTION = ("influence_scores", "selected_subsets")
-
-
-def finish(workspace: Workspace, *shards: str) -> None:
-    """Empty tables with the stamps that a run would give them; no index."""
-    settings, tables = workspace.loaded(), workspace.tables
-    cookbook = Cookbook(settings, tables, open_corpus_of(settings))
-    for shard in shards:
-        for name in (*CORPUS_TABLES, *SEQUENCE_TABLES):
-            stamp = replace(cookbook.draft(name, shard), facts={"rows": 0})
-            tables.write(pl.DataFrame(schema=polars_schema(name)), stamp)
-        leftovers = replace(stamp, asset="packing_leftovers")
-        tables.write(pl.DataFrame(schema=polars_schema("packing_leftovers")), leftovers)
-
-
-def finish_pool(workspace: Workspace, *shards: str) -> None:
-    """The same for instruction samples, ranking and subsets."""
-    settings, tables = workspace.loaded(), workspace.tables
-    cookbook = Cookbook(settings, tables, open_instructions_of(settings))
-    for shard in shards:
-        for name in SAMPLE_TABLES:
-            stamp = cookbook.draft(name, shard)
-            samples = tables.stamp("instruction_samples", shard)
-            facts = {"samples_fingerprint": samples.fingerprint} if samples else {}
-            tables.write(pl.DataFrame(schema=polars_schema(name)), replace(stamp, facts=facts))
-    hmg, cam = scored_pool(tables, list(shards))
-    influence = cookbook.draft("influence_scores", "all", influence_inputs(hmg, cam))
-    influence = replace(influence, facts={"shards": list(shards)})
-    tables.write(pl.DataFrame(schema=polars_schema("influence_scores")), influence)
-    inputs = subset_inputs(influence, tables.stamps("instruction_samples", shards))
-    for fraction in selected_fractions.get_partition_keys():
-        stamp = cookbook.draft("selected_subsets", fraction, inputs)
-        tables.write(pl.DataFrame(schema=polars_schema("selected_subsets")), stamp)
 
 
 @pytest.fixture
@@ -80,30 +31,6 @@ def workspace(new_workspace: Callable[..., Workspace]) -> Workspace:
 def unchanged(new_module_workspace: Callable[..., Workspace]) -> Workspace:
     """The same, for tests that write nothing."""
     return finished(new_module_workspace())
-
-
-def finished(workspace: Workspace) -> Workspace:
-    for name in (A, B):
-        workspace.write_shard(name, [{"id": "1", "text": f"text of {name}"}])
-        workspace.write_instructions(name, [chat(name, "context", "question?", "answer")])
-    workspace.register()
-    workspace.register_instructions()
-    finish(workspace, A, B)
-    finish_pool(workspace, A, B)
-    return workspace
-
-
-def corpus(workspace: Workspace, **changes: Any) -> SourceStatus:
-    return status_of(KINDS["corpus"], workspace.instance, workspace.loaded(**changes))
-
-
-def pool(workspace: Workspace, **changes: Any) -> SourceStatus:
-    return status_of(KINDS["instructions"], workspace.instance, workspace.loaded(**changes))
-
-
-def stale(status: SourceStatus) -> dict[str, set[str]]:
-    """Reasons of all stale partitions, by asset."""
-    return {a.asset: {why for reasons in a.stale.values() for why in reasons} for a in status.assets if a.stale}
 
 
 def test_nothing_is_stale_after_a_run(unchanged: Workspace) -> None:
@@ -268,93 +195,3 @@ def test_every_stamp_is_read_once(unchanged: Workspace, monkeypatch: pytest.Monk
     monkeypatch.setattr(ShardTables, "_sound_stamp", counted)
     corpus(unchanged)
     assert len(read) == len(set(read)) == 2 * len((*CORPUS_TABLES, *SEQUENCE_TABLES, "packing_leftovers"))
-
-
-def test_the_check_passes_where_all_is_done_and_else_says_what_is_not(unchanged: Workspace) -> None:
-    assert status_result(pool(unchanged)).passed
-    found = status_result(pool(unchanged, influence_alpha=0.5))
-    assert not found.passed
-    assert found.severity == dg.AssetCheckSeverity.WARN
-    assert found.description == "influence_scores: stale: setting influence_alpha was 0.8, is 0.5: all"
-
-
-def test_words_name_the_first_shards_or_all(workspace: Workspace) -> None:
-    for number in range(8):
-        workspace.write_shard(f"new-{number}.jsonl", [{"text": "new"}])
-    workspace.register()
-    text = "\n".join(in_words(corpus(workspace)))
-    assert "documents: missing: new-0.jsonl, new-1.jsonl, new-2.jsonl, new-3.jsonl, new-4.jsonl and 3 more" in text
-    assert "new-7.jsonl" not in text
-    assert "new-7.jsonl" in "\n".join(in_words(corpus(workspace), all_names=True))
-
-
-class TestCommand:
-    @pytest.fixture
-    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
-        """A finished pool on the instance that the command line opens."""
-        (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-        monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-        with dg.DagsterInstance.get() as instance:
-            workspace = Workspace(tmp_path, instance)
-            for name in ("store", "corpus", "instructions"):
-                monkeypatch.setenv(f"EL_{name.upper()}", workspace.settings[name])
-            workspace.write_shard(A, [{"text": "text"}])
-            workspace.write_instructions(A, [chat("a", "context", "question?", "answer")])
-            register_shards(instance, open_instructions_of(Settings.load()), instruction_shards)
-            finish_pool(workspace, A)
-            yield workspace
-
-    def test_codes_tell_done_from_not_done_from_broken(
-        self, home: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        assert main(["status", "--select", "gateau"]) == 0
-        gateau = capsys.readouterr().out
-        assert "hmg_scores" in gateau
-        assert "documents" not in gateau
-        assert main(["status", "--select", "index"]) == 1
-        index = capsys.readouterr().out
-        assert "context_chunks" in index
-        assert "entropy_maps" not in index
-        assert main(["status"]) == 1, "the corpus's shard is not even registered"
-        said = capsys.readouterr().out
-        assert "1 not registered: a.jsonl; `python -m el_assets register` registers them" in said
-        monkeypatch.setenv("EL_INFLUENCE_ALPHA", "0.5")
-        assert main(["status", "--select", "gateau"]) == 1
-        assert "influence_scores: stale: setting influence_alpha was 0.8, is 0.5\n" in capsys.readouterr().out
-        monkeypatch.setenv("EL_INFLUENCE_ALPHA", "high")
-        assert main(["status"]) == 2
-
-    def test_a_damaged_table_is_missing_and_a_source_that_cannot_be_listed_is_an_error(
-        self, home: Workspace, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        home.tables.path("hmg_scores", A).write_bytes(b"PAR1 cut")
-        assert main(["status", "--select", "gateau"]) == 1
-        assert "hmg_scores: missing: its file is cut short, or is no Parquet file: a.jsonl" in capsys.readouterr().out
-        assert main(["status", "--instructions", "jsonl:absent"]) == 2
-
-    def test_shards_that_are_not_registered_are_to_be_registered_and_no_job_to_be_run(
-        self, home: Workspace, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        deregister_shards(home.instance, [A], instruction_shards)
-        assert main(["status", "--select", "gateau"]) == 1
-        said = capsys.readouterr().out
-        assert "influence_scores: stale: no shard is registered; `python -m el_assets register` registers" in said
-        assert "run job" not in said
-
-    def test_json_holds_the_same_for_machines(self, home: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-        main(["status", "--json"])
-        found = json.loads(capsys.readouterr().out)
-        assert found["done"] is False
-        assert found["sources"][0]["not_registered"] == [A]
-        assert found["sources"][1]["assets"]["hmg_scores"] == {
-            "done": 1,
-            "missing": [],
-            "missing_because": {},
-            "stale": {},
-        }
-        assert registered_shards(home.instance, instruction_shards) == [A]
-
-    def test_help_documents_the_codes(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit):
-            main(["status", "--help"])
-        assert "exit status:\n  0    everything is done\n  1    something is missing" in capsys.readouterr().out

@@ -226,7 +226,7 @@ def test_an_unreachable_hub_is_named_with_the_way_out(tmp_path: Path) -> None:
     code = "from el_resources.models.model_files import *; resolve_model('someone/tiny', 'v1')"
     done = run_python(code, HF_HOME=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="0")
     assert done.returncode == 1
-    assert "ConnectionError: 'someone/tiny' is no folder here, and the hub cannot be reached" in done.stderr
+    assert "ConnectionError: there is no folder 'someone/tiny', and the hub cannot be reached" in done.stderr
     assert "revision 'v1'" in done.stderr and "give a local folder" in done.stderr
 
 
@@ -253,7 +253,7 @@ def refusing_hub(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("refusing_hub", "message"),
     [
-        ("RepoNotFound", "ValueError: 'someone/tiny' is no folder here, and the hub shows no such model to you"),
+        ("RepoNotFound", "ValueError: there is no folder 'someone/tiny', and no such model on the hub"),
         ("RevisionNotFound", "ValueError: the hub has no model 'someone/tiny' at revision 'v1'"),
     ],
     indirect=["refusing_hub"],

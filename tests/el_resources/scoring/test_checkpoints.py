@@ -151,7 +151,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "layers that the config lacks": (
         config(num_hidden_layers=2),
-        r"have layers that LlamaForCausalLM .* has not: model\.layers\.2; correct num_hidden_layers",
+        r"have layers that its config\.json lacks for LlamaForCausalLM: model\.layers\.2; correct num_hidden_layers",
     ),
     "no weights": (remove("model.safetensors"), r"holds no weights: .*; fetch the model again"),
     "weights of no bytes": (write("model.safetensors", b""), r"model\.safetensors is an empty file; fetch it again"),
@@ -203,15 +203,15 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "an encoder": (
         config(architectures=["BertForMaskedLM"], model_type="bert"),
-        r"holds a bert model \(BertForMaskedLM\), which is no causal language model; give a decoder-only",
+        r"holds a bert model \(BertForMaskedLM\), which is not a causal language model; give a decoder-only",
     ),
     "a vision encoder": (
         config(architectures=["CLIPVisionModel"], model_type="clip_vision_model"),
-        r"holds a clip_vision_model model .* no causal language model; give",
+        r"holds a clip_vision_model model .* not a causal language model; give",
     ),
     "a classifier": (
         config(architectures=["LlamaForSequenceClassification"]),
-        r"\(LlamaForSequenceClassification\), which is no causal language model; give",
+        r"\(LlamaForSequenceClassification\), which is not a causal language model; give",
     ),
     "an encoder-decoder": (
         config(architectures=["BartForConditionalGeneration"], model_type="bart", is_encoder_decoder=True),

@@ -66,7 +66,7 @@ class TestSetAside:
         ("row", "reason", "detail"),
         [
             ({"messages": "hello"}, "malformed_messages", "`messages` holds str, not a list"),
-            ({"messages": ["hello"]}, "malformed_messages", "message 1 is no object but str"),
+            ({"messages": ["hello"]}, "malformed_messages", "message 1 is str, not an object"),
             ({"messages": None}, "no_user_turn", "the roles are: none"),
             ({"messages": [{"content": "x"}]}, "missing_role", "message 1 has no role"),
             (messages((1, "x")), "unknown_role", "message 1 has the role '1'"),
@@ -123,7 +123,7 @@ class TestSetAside:
         ("line", "reason", "detail"),
         [
             (b'{"messages"', "not_json", "line 2 is not JSON (Expecting ':' delimiter at character 12)"),
-            (b"[1]", "not_an_object", "line 2 is not a JSON object but list"),
+            (b"[1]", "not_an_object", "line 2 is a JSON list, not an object"),
         ],
     )
     def test_a_line_that_is_no_object(self, tmp_path: Path, line: bytes, reason: str, detail: str) -> None:

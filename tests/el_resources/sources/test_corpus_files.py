@@ -65,7 +65,7 @@ class TestParquet:
     @pytest.mark.parametrize(("options", "column"), [({}, "text"), ({"text_column": "body"}, "body")])
     def test_no_text_column_lists_the_columns(self, tmp_path: Path, options: dict[str, str], column: str) -> None:
         write_parquet(tmp_path / "a.parquet", [{"content": "x", "n": 1}])
-        with pytest.raises(CorruptShardError, match=f"no column '{column}' but content, n; .*EL_TEXT_COLUMN"):
+        with pytest.raises(CorruptShardError, match=f"no column '{column}'; it has content, n; .*EL_TEXT_COLUMN"):
             only_shard(f"parquet:{tmp_path}", **options)
 
     def test_a_column_of_numbers_is_no_text(self, tmp_path: Path) -> None:
@@ -191,10 +191,10 @@ class TestCorruptShards:
                 r"line 3 is not JSON \(.* at character 13\)",
             ),
             (b'{"text": "a"}\n{"text": "b', "not_json", r"line 2 is not JSON \(.*; it is the last .* cut off\)"),
-            (b'["text"]\n', "not_an_object", "line 1 is not a JSON object but list"),
-            (b"null\n", "not_an_object", "line 1 is not a JSON object but NoneType"),
-            (b'{"body": "a", "n": 1}\n', "no_text", "line 1 has no 'text' but body, n; .*EL_TEXT_COLUMN.*"),
-            (b"{}\n", "no_text", "line 1 has no 'text' but none; .*"),
+            (b'["text"]\n', "not_an_object", "line 1 is a JSON list, not an object"),
+            (b"null\n", "not_an_object", "line 1 is a JSON NoneType, not an object"),
+            (b'{"body": "a", "n": 1}\n', "no_text", "line 1 has no 'text'; it has body, n; .*EL_TEXT_COLUMN.*"),
+            (b"{}\n", "no_text", "line 1 has no 'text'; it has none; .*"),
             (b'{"text": 1}\n', "text_not_text", "line 1: 'text' holds int, not text"),
             (b'{"text": NaN}\n', "text_not_text", "line 1: 'text' holds NaN, not text"),
             (b'{"text": ["a"]}\n', "text_not_text", "line 1: 'text' holds list, not text"),
@@ -224,7 +224,7 @@ class TestCorruptShards:
             (lambda content: content[:-8] + bytes(8), "CRC"),
             (lambda content: content[:12] + bytes([content[12] ^ 255]) + content[13:], "."),
             (lambda content: b"\n" + content, "not text, but binary data"),
-            (lambda content: b"", "is empty .* no compressed file is"),
+            (lambda content: b"", "is empty .* a compressed file never is"),
         ],
     )
     def test_broken_gzip(self, tmp_path: Path, damage: Callable[[bytes], bytes], reason: str) -> None:

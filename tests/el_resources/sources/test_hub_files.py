@@ -233,10 +233,10 @@ def test_a_truncated_file_of_the_repository_is_a_corrupt_shard(hub: FakeHub) -> 
         ("hf:nobody/nothing", r"'nobody/nothing' of .* is not there, or private.*HF_TOKEN"),
         (f"hf:{COSMOPEDIA}/stanford@v9", r"has no revision 'v9'"),
         (f"hf:{COSMOPEDIA}/harvard", r"neither a config nor a folder .* 'harvard'; its configs: stanford, stories"),
-        (f"hf:{COSMOPEDIA}", r"does not say which config of stanford, stories"),
+        (f"hf:{COSMOPEDIA}", r"has several configs, stanford, stories; name one"),
         (
             f"hf:{COSMOPEDIA}/stanford#test",
-            r"no split 'test' but train; .* as in hf:HuggingFaceTB/cosmopedia/stanford#",
+            r"no split 'test'; it has train; .* as in hf:HuggingFaceTB/cosmopedia/stanford#",
         ),
     ],
 )
@@ -281,7 +281,7 @@ def test_a_card_leads_to_no_file_outside(tmp_path: Path, key: str, place: str) -
     (tmp_path / "secret.jsonl").write_text('{"text": "secret"}\n')
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "README.md").write_text(f"---\nconfigs:\n- config_name: a\n  {key}: '{place}'\n---\n")
-    with pytest.raises(ValueError, match="leads out of the repository"):
+    with pytest.raises(ValueError, match="is outside the repository"):
         open_corpus(f"hf:{tmp_path}/set/a").shards()
 
 

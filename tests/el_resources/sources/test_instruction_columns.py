@@ -45,7 +45,7 @@ def test_a_usual_name_may_be_given_to_another_kind() -> None:
         ("user=a assistant=a", r"role 'a' is named as user and as assistant; name it once"),
         ("user=a,,b", r"'a,,b' has an empty name"),
         ("context='passage", r"cannot be read \(No closing quotation\); close the quotes"),
-        ("context=text response=text", r"gives two of context, instruction, response one column; name three"),
+        ("context=text response=text", r"gives two of context, instruction, response the same column; name three"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_settings(text: str, message: str) -> None:

@@ -212,7 +212,7 @@ class TestAnyLibrary:
 
     def test_a_library_that_fills_no_window_is_an_error(self, tmp_path: Path) -> None:
         pool = small_pool(write_library(tmp_path / "a", n_modules=4), samples_per_kind=1, long_window=65_536)
-        with pytest.raises(ValueError, match="too little"):
+        with pytest.raises(ValueError, match="too short"):
             all_samples(pool)
 
     def test_an_unknown_shard_is_an_error_that_lists_the_known_ones(self, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_long_cell_of_parquet_is_set_aside_with_its_row(tmp_path: Path) -> Non
 def test_a_parquet_column_that_unpacks_to_nothing_but_size_is_refused(tmp_path: Path) -> None:
     table = pa.table({"id": ["1"], "text": ["x" * (80 * MIB)], "unread": ["y" * MIB]})
     pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
-    with pytest.raises(CorruptShardError, match=r"its column 'text' has .* bytes that unpack to .*; it is no text"):
+    with pytest.raises(CorruptShardError, match=r"its column 'text' has .* bytes that unpack to .*; it is not text"):
         documents(tmp_path, "parquet")
 
 

@@ -53,7 +53,7 @@ def test_a_passage_at_the_end_and_none_at_all() -> None:
 
 
 def test_too_little_text_is_an_error() -> None:
-    with pytest.raises(ValueError, match="too little for a context of 50 tokens; use a shorter window"):
+    with pytest.raises(ValueError, match="too short for a context of 50 tokens; use a shorter window"):
         windows().around("PASSAGE", [excerpt("short")], [excerpt("short")], n_tokens=60, n_after=50)
 
 

@@ -176,7 +176,7 @@ def test_an_index_that_was_never_built_says_so_and_makes_no_folder(store: Contex
 def test_an_unknown_tag_is_named_with_the_known_ones(store: ContextStore) -> None:
     tag = store.sync({"a": shard("a")}, settings=SETTINGS).tag
 
-    with pytest.raises(ValueError, match=f"no build 'build-0'; it has {tag}"):
+    with pytest.raises(ValueError, match=f"no build 'build-0'; choose one of {tag}"):
         store.open("build-0")
 
 

@@ -78,17 +78,20 @@ def stamp_of(path: Path, change: Callable[[dict], object]) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut short": (cut_short, "cut short"),
     "empty": (emptied, "its file is empty"),
-    "text": (of_text, "no Parquet file"),
+    "text": (of_text, "not a Parquet file"),
     "folder": (a_folder, "a folder is in its place"),
     "page": (a_page_flipped, "digest differs"),
     "forged": (forged, "digest differs"),
     "no stamp": (without_stamp, "no stamp of this project"),
-    "newer": (lambda path: stamp_of(path, lambda s: {**s, "licences": []}), "of a newer version, with licences"),
+    "newer": (
+        lambda path: stamp_of(path, lambda s: {**s, "licences": []}),
+        "of a newer version of this project, with licences",
+    ),
     "json": (lambda path: stamp_of(path, lambda s: "{"), "its stamp is broken"),
     "list": (lambda path: stamp_of(path, lambda s: "[]"), "its stamp is broken"),
     "types": (lambda path: stamp_of(path, lambda s: {**s, "settings": "x"}), "its stamp is broken"),
     "no recipe": (lambda path: stamp_of(path, lambda s: {"asset": "documents", "partition": "a"}), "stamp is broken"),
-    "another's": (lambda path: stamp_of(path, lambda s: {**s, "partition": "b"}), "is that of 'documents' of 'b'"),
+    "another's": (lambda path: stamp_of(path, lambda s: {**s, "partition": "b"}), "belongs to 'documents' of 'b'"),
 }
 
 
@@ -111,7 +114,7 @@ def test_a_damaged_table_counts_as_missing_and_its_fault_is_named(
 
 def test_a_table_that_may_not_be_read_is_named(tables: ShardTables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # tests may run as root, who may read all
-    assert "its file may not be read" in tables.damage("documents", "a")
+    assert "this user may not read its file" in tables.damage("documents", "a")
 
 
 def test_a_flipped_bit_is_noticed_in_whichever_byte_it_is(tables: ShardTables) -> None:
@@ -159,10 +162,10 @@ def test_rows_that_are_not_those_of_the_stamp_are_refused_without_a_digest_too(
 ) -> None:
     stamp_of(place(tables), lambda stamp: {**stamp, "facts": {"rows": 7}})
     for look in (tables, KnownStamps(str(tmp_path))):
-        assert look.damage("documents", "a") == "it has 200 rows, and 7 by its stamp"
+        assert look.damage("documents", "a") == "it has 200 rows, and its stamp says 7"
         assert not look.has("documents", "a")
         for use in (look.read, look.scan, look.require_stamp):
-            with pytest.raises(MissingTableError, match="it has 200 rows, and 7 by its stamp"):
+            with pytest.raises(MissingTableError, match="it has 200 rows, and its stamp says 7"):
                 use("documents", "a")
         with pytest.raises(MissingTableError, match="has no partition yet"):
             look.scan_many("documents", ["a"])

@@ -5,7 +5,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import file_digest
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +19,7 @@ from el_resources.store.index_soundness import record_build
 from el_resources.store.index_tags import versions_of
 from el_resources.store.object_stores import store_path
 from tests.support.made_chunks import DIMENSION, SETTINGS, as_chunks, chunks_frame, shard
-from tests.support.s3_server import BUCKET, S3, s3_server
+from tests.support.s3_server import BUCKET, S3
 
 CONTENT = {"a": shard("a", 40), "c": shard("c", 300), "d": shard("d", 5)}
 ROWS = {"a": {"1": 40}, "c": {"1": 300}, "d": {"1": 5}}
@@ -110,11 +110,11 @@ def written(content: str) -> Callable[[Path], object]:
         (f"{TABLE}/_versions/*", remove, f"{TABLE} has no manifest"),
         (f"{TABLE}/_versions", remove, f"{TABLE} has no manifest"),
         (TABLE, remove, f"{TABLE} is gone"),
-        (NEWEST, remove, f"{NEWEST} is gone, which tag current names"),
-        (NEWEST, written(""), f"{NEWEST} is empty, which tag current names"),
-        (NEWEST, written("x" * 99), "are not those of a table that can be read"),
+        (NEWEST, remove, f"{NEWEST}, is gone"),
+        (NEWEST, written(""), f"{NEWEST}, is empty"),
+        (NEWEST, written("x" * 99), "do not form a readable table"),
         *(
-            (f"{TABLE}/_refs/tags/current.json", written(content), "current.json is broken, which says what tag")
+            (f"{TABLE}/_refs/tags/current.json", written(content), "the file of tag current, ")
             for content in ("", "{", "[]", "{}", '{"version": "x", "manifestSize": 1}', '{"version": -1}', "6", "\0")
         ),
     ],
@@ -207,18 +207,6 @@ def test_commits_are_bounded_in_rows_and_in_number() -> None:
     assert [len(group) for group in groups(list(some), some)] == [4, 4, 2]
     large = sized(15_000, COMMIT_ROWS)
     assert 60 <= len(list(groups(list(large), large))) <= 70
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as s3:
-        yield s3
-
-
-@pytest.fixture
-def s3(server: S3) -> S3:
-    server.empty()
-    return server
 
 
 class TestObjectStore:

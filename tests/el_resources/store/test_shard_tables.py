@@ -99,7 +99,7 @@ def test_two_partitions_never_share_a_file(one: str, other: str) -> None:
 
 
 def test_an_empty_partition_is_refused() -> None:
-    with pytest.raises(ValueError, match="must not be empty"):
+    with pytest.raises(ValueError, match="a partition key is empty; give the shard a name"):
         file_stem("")
 
 

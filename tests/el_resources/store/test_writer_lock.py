@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from el_resources.store.index_rows import rows_in
 from el_resources.store.object_stores import open_filesystem
 from el_resources.store.writer_lock import LockedError, WriterLock
 from tests.support.made_chunks import SETTINGS, shard
-from tests.support.s3_server import BUCKET, S3, s3_server
+from tests.support.s3_server import BUCKET
 
 ROOT = Path(__file__).parents[3]
 HOLD = """
@@ -35,18 +34,12 @@ store.sync({f"s{n}": shard(f"s{n}") for n in range(6)}, settings=SETTINGS)
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with s3_server() as s3:
-        yield s3
-
-
 @pytest.fixture(params=["disk", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The place of the index: a folder, or a prefix in a bucket."""
     if request.param == "disk":
         return str(tmp_path / "context_store")
-    request.getfixturevalue("server").empty()
+    request.getfixturevalue("s3")
     return f"s3://{BUCKET}/store/context_store"
 
 
