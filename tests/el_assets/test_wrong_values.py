@@ -96,7 +96,7 @@ VALUES = [
     (
         "EL_LONG_MODEL=bad/layers",
         "",
-        "EL_LONG_MODEL: the weights in bad/layers have layers that its config.json lacks for LlamaForCausalLM",
+        "EL_LONG_MODEL: the weights in bad/layers have layers that its config.json lacks",
     ),
     ("EL_LONG_MODEL=bad/more_layers", "", "EL_LONG_MODEL: the weights in bad/more_layers lack 9 tensors"),
     ("EL_LONG_MODEL=bad/width", "", "EL_LONG_MODEL: the weights in bad/width do not fit its config.json"),
