@@ -45,7 +45,7 @@ _BEYOND = {"softcap": "capped scores", "s_aux": "attention sinks", "position_bia
 
 _HALF = (torch.float16, torch.bfloat16)
 
-# Least inputs for which a sequence alone in its batch goes to cuDNN, and the multiple to which its length is rounded up.
+# Least inputs for which a sequence alone in its batch goes to cuDNN, and the step to which its length is rounded up.
 LONG, LONG_STEP = 16_384, 2048
 
 

@@ -212,7 +212,7 @@ def _of_whole_layers(missing: Iterable[str], found: Iterable[str]) -> list[str]:
 
 
 def _layers_beyond(model: Any, unexpected: Iterable[str]) -> list[str]:
-    """Return unread tensors of whole further layers; layers with other parts, which predict further tokens, do not count."""
+    """Return unread tensors of whole further layers, except layers with other parts, which predict further tokens."""
     parts: dict[str, set[str]] = {}
     own = model.state_dict().keys()
     for key in own:

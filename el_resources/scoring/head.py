@@ -49,7 +49,7 @@ class VocabularyHead:
         return head
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Return the logits of rows in the weights' dtype; in fp32 on a GPU, which does not round products of halves."""
+        """Return the logits of rows in the weights' dtype; in fp32 on a GPU, which keeps products of halves exact."""
         logits_RV = self._products(hidden_RD)
         if self.scale != 1.0:
             logits_RV = logits_RV * self.scale

@@ -214,7 +214,7 @@ class _Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class _ExactProbe:
-    """Test of a half-precision model with float32 weights on two short sequences, which are None if it cannot be run."""
+    """Test of a half-precision model with float32 weights on two short sequences; None if it cannot run so."""
 
     short: _Probe | None
 

@@ -157,7 +157,7 @@ def pieces_of(response: Response) -> list[Span]:
 def check_spans(
     sequences: Sequence[Any], segments: Sequence[Sequence[Span]], responses: Sequence[Sequence[Span]]
 ) -> None:
-    """Raise ValueError for responses that are empty, missing or out of order, and for segments that overlap anything."""
+    """Raise ValueError for responses that are empty, missing or out of order, and for overlapping segments."""
     if not len(sequences) == len(segments) == len(responses):
         raise ValueError(
             f"{len(segments)} lists of segments and {len(responses)} responses for {len(sequences)} sequences; "
