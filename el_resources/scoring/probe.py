@@ -143,7 +143,7 @@ class _Probe:
         except FAILURES as error:
             return f"a plain forward fails ({told(error)})"
         if not self._alike(model, found_BND[1][:-1], found_BND[0][:-1], bounds=_ROUNDING_IN_A_BATCH):
-            return "it is not causal: what it makes of a token changes with a later one"
+            return "it is not causal: its state at a token changes with a later token"
         same = self._alike(model, found_BND[0], first) and self._alike(
             model, found_BND[2][: second.shape[0]], second, near=second.shape[0]
         )
