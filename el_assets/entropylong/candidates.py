@@ -20,7 +20,7 @@ from el_assets.entropylong.anchors import seeded_hash
 from el_assets.tables.schemas import polars_schema
 from el_resources.store.shingles import containment, shingles
 
-# Results asked for in addition to K, so that few searches have to be repeated because of exclusions.
+# Results asked for in addition to K, since some are excluded and a repeated search costs more.
 SLACK = 24
 
 # (indices of the queries, results wanted of each) ->

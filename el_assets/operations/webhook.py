@@ -29,7 +29,7 @@ def post(address: str, message: str, *, seconds: float = POST_SECONDS) -> None:
     if not is_web_address(address):
         raise WebhookError(f"{VARIABLE} is no http(s) address; nothing was sent")
     outcome: list[str] = []
-    # A timeout of `requests` counts between two bytes and excludes the look-up of the host; this one covers all.
+    # A timeout of `requests` counts between two bytes and excludes the look-up of the host; a thread limits the whole.
     sender = Thread(target=lambda: outcome.append(_outcome(address, message, seconds)), daemon=True)
     sender.start()
     sender.join(seconds)

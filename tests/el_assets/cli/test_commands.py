@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -76,6 +77,14 @@ class TestCommandLine:
             assert [action.dest for action in options if not action.help] == [], name
             valued = [action for action in options if action.nargs != 0 and action.dest not in ("shard", "hosts")]
             assert [action.dest for action in valued if "default" not in str(action.help)] == [], name
+
+    def test_the_examples_in_the_help_are_commands(self) -> None:
+        (added,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+        epilogs = [str(one.epilog or "") for one in (parser(), *added.choices.values())]
+        examples = [line.strip() for text in epilogs for line in text.splitlines() if line.startswith("  entropylong ")]
+        assert len(examples) == 8
+        for example in examples:
+            parser().parse_args(shlex.split(example.split("   ")[0])[1:])
 
     def test_a_folder_without_dagster_yaml_is_no_home(
         self, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
