@@ -132,6 +132,7 @@ def _end_of_text(table: Drafted) -> Mapping[str, str]:
 TABLES = (
     Table(
         name="entropy_maps",
+        job="build_sequences",
         columns=ENTROPY_MAPS,
         recipe=Recipe(
             code_version="2",
@@ -158,6 +159,7 @@ TABLES = (
     ),
     Table(
         name="candidate_contexts",
+        job="build_sequences",
         columns=CANDIDATE_CONTEXTS,
         recipe=Recipe(
             code_version="1",
@@ -181,6 +183,7 @@ TABLES = (
     ),
     Table(
         name="context_scores",
+        job="build_sequences",
         columns=CONTEXT_SCORES,
         recipe=Recipe(
             code_version="1",
@@ -194,6 +197,7 @@ TABLES = (
     ),
     Table(
         name="verified_pairs",
+        job="build_sequences",
         columns=VERIFIED_PAIRS,
         recipe=Recipe(
             code_version="1",
@@ -205,6 +209,7 @@ TABLES = (
     ),
     Table(
         name="packed_sequences",
+        job="build_sequences",
         columns=PACKED_SEQUENCES,
         recipe=Recipe(
             code_version="2",
@@ -220,5 +225,5 @@ TABLES = (
         seen_columns=("sequence_id", "segments"),
         look=looks.packed_sequences,
     ),
-    Table(name="packing_leftovers", columns=PACKING_LEFTOVERS),
+    Table(name="packing_leftovers", job="build_sequences", columns=PACKING_LEFTOVERS),
 )

@@ -5,8 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from el_assets.catalogue import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, made_under
+from el_assets.catalogue import ASSETS_OF_JOBS, made_under
 from el_assets.operations.run_needs import ray_tags
+from el_assets.parts import JOBS, REPORTS, Job
 from el_resources.settings import Settings
 
 
@@ -19,47 +20,31 @@ class Jobs:
             tags = ray_tags(settings, parts, on_ray=on_ray)
             return dg.define_asset_job(name, selection, tags=tags, description=description)
 
-        self.observe_models = job(
-            "observe_models",
-            ("short_model", "long_model", "text_encoder"),
-            [],
-            "Record the fingerprints of the models that the settings name, so that a changed model shows.",
-        )
-        self.build_index = job(
-            "build_index",
-            (*CORPUS_TABLES, "retrieval_index"),
-            ["index"],
-            "Read the chosen corpus shards, split documents into chunks, and update the retrieval index.",
-        )
-        self.build_sequences = job(
-            "build_sequences",
-            SEQUENCE_TABLES,
-            ["entropylong"],
-            "Make EntropyLong's tables of the chosen corpus shards, from entropy_maps to packed_sequences.",
-        )
-        self.score_samples = job(
-            "score_samples",
-            made_under(SAMPLE_TABLES, settings),
-            ["gateau"],
-            "Make GATEAU's scores of the chosen instruction shards: guidance and awareness of every sample.",
-        )
-        self.select_samples = job(
-            "select_samples",
-            ("influence_scores", "selected_subsets"),
-            [],
-            "Rank all scored samples by influence and write the selected subsets; needs no model.",
-        )
-        self.build_reports = job(
-            "build_reports",
-            ("entropylong_report", "gateau_report"),
-            [],
-            "Write the HTML reports from the tables in the store; needs no model.",
-        )
+        def tables_job(one: Job) -> Any:
+            parts = [one.part] if one.is_sharded else []  # the others need no model
+            return job(one.name, made_under(ASSETS_OF_JOBS[one.name], settings), parts, one.description)
+
+        made = [
+            job(
+                "observe_models",
+                ("short_model", "long_model", "text_encoder"),
+                [],
+                "Record the fingerprints of the models that the settings name, so that a changed model shows.",
+            ),
+            *map(tables_job, JOBS),
+            job(
+                "build_reports",
+                tuple(REPORTS.values()),
+                [],
+                "Write the HTML reports from the tables in the store; needs no model.",
+            ),
+        ]
+        self._made = {one.name: one for one in made}
 
     def named(self, name: str) -> Any:
         """Return the job of a name."""
-        return vars(self)[name]
+        return self._made[name]
 
     def all(self) -> list[Any]:
         """Return every job."""
-        return list(vars(self).values())
+        return list(self._made.values())
