@@ -15,11 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from el_assets.gateau.scales import scaled
+from el_assets.gateau.scales import HIGHEST_NLL_NATS, scaled
 from el_assets.tables.schemas import polars_schema
-
-# A response that the model finds impossible would overflow exp(); beyond this its perplexity is as good as infinite.
-HIGHEST_NLL_NATS = 50.0
 
 
 def importance(segment_nll_nats: np.ndarray, sign: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Rules on the state of the pool's tables, beyond their recipes."""
 
 from el_assets.gateau.assets import influence_inputs, scored_pool, subset_inputs
+from el_assets.gateau.selectors import measured_under, tables_of
 from el_assets.operations.staleness import Finding, Inventory, waits_for
 from el_resources.store.stamps import Stamp
 
@@ -31,9 +32,9 @@ class PoolRules:
 
     def _influence(self) -> Finding:
         """Return the state of `influence_scores`, over the registered shards that have both scores."""
-        registered, with_cam = self._inventory.registered, self._inventory.settings.cam
+        registered, names = self._inventory.registered, tables_of(measured_under(self._inventory.settings))
         return self._inventory.of_all_shards(
-            "influence_scores", lambda: influence_inputs(*scored_pool(self._tables, registered, with_cam=with_cam))
+            "influence_scores", lambda: influence_inputs(scored_pool(self._tables, registered, names))
         )
 
     def _subset(self, fraction: str) -> Finding:
