@@ -3,7 +3,7 @@
 Sensors, schedules, status, removal, registration and backfills go over `KINDS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -11,8 +11,10 @@ import dagster as dg
 from el_assets.catalogue import ASSETS_OF_JOBS, TABLES, has_table_a_shard, made_under
 from el_assets.corpus.assets import open_corpus_of
 from el_assets.entropylong.state import CorpusRules
+from el_assets.entropylong.summary import entropylong_rows, entropylong_warnings
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.gateau.state import PoolRules
+from el_assets.gateau.summary import gateau_rows, gateau_warnings
 from el_assets.operations.staleness import Inventory, Rules
 from el_assets.partitions import corpus_shards, instruction_shards, registered_shards
 from el_assets.parts import JOBS, SHARDED_PARTS, Job
@@ -20,6 +22,7 @@ from el_resources.addresses import without_secrets
 from el_resources.configuration.environment import variable_of
 from el_resources.settings import Settings
 from el_resources.sources.contracts import ShardedSource
+from el_resources.store.shard_tables import KnownStamps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class Kind:
         partitions: its shards, as Dagster knows them.
         open_source: opens the source that the settings name. Raises ValueError (see el_resources.sources.opening).
         rules: makes the rules on the state of its tables.
+        rows, warnings: return its rows and warnings of the table that ends a run, for the shards that are given.
         called: its words in the descriptions of sensors.
         described: the words for its external asset, `source_NAME`.
         ends_with: the asset that ends its part of the graph.
@@ -41,6 +45,8 @@ class Kind:
     partitions: dg.DynamicPartitionsDefinition
     open_source: Callable[[Settings], ShardedSource]
     rules: Callable[[Inventory], Rules]
+    rows: Callable[[Settings, KnownStamps, Sequence[str]], list[tuple[str, str]]]
+    warnings: Callable[[KnownStamps, Sequence[str]], list[str]]
     called: str
     described: str
     ends_with: str
@@ -112,6 +118,8 @@ KINDS = {
             partitions=corpus_shards,
             open_source=open_corpus_of,
             rules=CorpusRules,
+            rows=entropylong_rows,
+            warnings=entropylong_warnings,
             called="the corpus",
             ends_with="packed_sequences",
             check="every_shard_is_current",
@@ -125,6 +133,8 @@ KINDS = {
             partitions=instruction_shards,
             open_source=open_instructions_of,
             rules=PoolRules,
+            rows=gateau_rows,
+            warnings=gateau_warnings,
             called="the pool of instruction samples",
             ends_with="selected_subsets",
             check="the_selection_is_current",
