@@ -25,7 +25,8 @@ import polars as pl
 
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.gateau.cam import contextual_awareness
-from el_assets.gateau.influence import InfluenceRule, rank_correlation, roc_auc
+from el_assets.gateau.hmg import perplexity_gap
+from el_assets.gateau.influence import combined, rank_correlation, roc_auc
 from el_assets.gateau.scales import Values, rank
 from el_assets.operations.schedules import range_tags
 from el_assets.partitions import instruction_shards, register_shards
@@ -75,7 +76,9 @@ class Scored:
     costs: Sequence[str]
 
     def hmp(self, choice: Choice, settings: Settings) -> Values:
-        return _rule(choice, settings).hmp(*self.guidance[choice.form])
+        return perplexity_gap(
+            *self.guidance[choice.form], normalisation=settings.hmp_normalisation, perplexity=choice.perplexity
+        )
 
     def cas(self, choice: Choice) -> Values:
         columns = ("segment_nll_nats", "segment_attention", "segment_tokens")
@@ -91,16 +94,8 @@ class Scored:
 
     def order(self, choice: Choice, settings: Settings) -> Values:
         """Return the influence score of every sample."""
-        return _rule(choice, settings).score(self.hmp(choice, settings), self.cas(choice))
-
-
-def _rule(choice: Choice, settings: Settings) -> InfluenceRule:
-    return InfluenceRule(
-        alpha=settings.influence_alpha,
-        hmp_normalisation=settings.hmp_normalisation,
-        perplexity=choice.perplexity,
-        scale=choice.scale,
-    )
+        alpha = settings.influence_alpha
+        return combined([(alpha, self.hmp(choice, settings)), (1 - alpha, self.cas(choice))], choice.scale)
 
 
 def score_pool(settings: Settings, forms: Sequence[str]) -> Scored:

@@ -3,22 +3,26 @@
 Sensors, schedules, status, removal, registration and backfills iterate over `KINDS`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
-from el_assets.catalogue import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES, made_under
+from el_assets.catalogue import ASSETS_OF_JOBS, TABLES, has_table_a_shard, made_under
 from el_assets.corpus.assets import open_corpus_of
 from el_assets.entropylong.state import CorpusRules
+from el_assets.entropylong.summary import entropylong_rows, entropylong_warnings
 from el_assets.gateau.assets import open_instructions_of
 from el_assets.gateau.state import PoolRules
+from el_assets.gateau.summary import gateau_rows, gateau_warnings
 from el_assets.operations.staleness import Inventory, Rules
-from el_assets.partitions import corpus_shards, instruction_shards, registered_shards, selected_fractions
+from el_assets.partitions import corpus_shards, instruction_shards, registered_shards
+from el_assets.parts import JOBS, SHARDED_PARTS, Job
 from el_resources.addresses import without_secrets
 from el_resources.configuration.environment import variable_of
 from el_resources.settings import Settings
 from el_resources.sources.contracts import ShardedSource
+from el_resources.store.shard_tables import KnownStamps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +34,7 @@ class Kind:
         partitions: its shards, as Dagster knows them.
         open_source: opens the source that the settings name. Raises ValueError (see el_resources.sources.opening).
         rules: returns the rules on the state of its tables.
-        shard_tables: the tables that are made for each shard, in the graph's order.
-        side_tables: tables that are written together with one of the shard tables.
-        whole: assets that are made from all shards together, with the partitions of each.
-        order: all of these tables and assets, in the order in which `status` lists them.
+        rows, warnings: return the rows and the warnings about some of its shards that a run prints at its end.
         called: the name of the source in the descriptions of sensors.
         described: the description of its external asset, `source_NAME`.
         ends_with: the last asset of its part of the graph.
@@ -44,10 +45,8 @@ class Kind:
     partitions: dg.DynamicPartitionsDefinition
     open_source: Callable[[Settings], ShardedSource]
     rules: Callable[[Inventory], Rules]
-    shard_tables: tuple[str, ...]
-    side_tables: tuple[str, ...] = ()
-    whole: Mapping[str, dg.PartitionsDefinition | None]
-    order: tuple[str, ...]
+    rows: Callable[[Settings, KnownStamps, Sequence[str]], list[tuple[str, str]]]
+    warnings: Callable[[KnownStamps, Sequence[str]], list[str]]
     called: str
     described: str
     ends_with: str
@@ -60,13 +59,25 @@ class Kind:
         return variable_of(self.name)
 
     @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The jobs that make its tables."""
+        return tuple(job for job in JOBS if SHARDED_PARTS[job.part][0] == self.name)
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """The tables of its shards and the assets over all shards, in the order in which `status` lists them."""
+        return tuple(asset for job in self.jobs for asset in ASSETS_OF_JOBS[job.name])
+
+    @property
     def tables(self) -> tuple[str, ...]:
         """Every table that a shard may have."""
-        return (*self.shard_tables, *self.side_tables)
+        jobs = {job.name for job in self.jobs}
+        side_tables = (table.name for table in TABLES.values() if table.job in jobs and not table.recipe)
+        return (*(name for name in self.assets if has_table_a_shard(name)), *side_tables)
 
     def made_under(self, settings: Settings) -> tuple[str, ...]:
-        """Return the tables that are made for each shard under the settings."""
-        return made_under(self.shard_tables, settings)
+        """Return the assets that are made under the settings."""
+        return made_under(self.assets, settings)
 
     def uri(self, settings: Settings) -> str:
         """Return the source's address without credentials."""
@@ -107,10 +118,8 @@ KINDS = {
             partitions=corpus_shards,
             open_source=open_corpus_of,
             rules=CorpusRules,
-            shard_tables=(*CORPUS_TABLES, *SEQUENCE_TABLES),
-            side_tables=("packing_leftovers",),
-            whole={"retrieval_index": None},
-            order=(*CORPUS_TABLES, "retrieval_index", *SEQUENCE_TABLES),
+            rows=entropylong_rows,
+            warnings=entropylong_warnings,
             called="the corpus",
             ends_with="packed_sequences",
             check="every_shard_is_current",
@@ -125,9 +134,8 @@ KINDS = {
             partitions=instruction_shards,
             open_source=open_instructions_of,
             rules=PoolRules,
-            shard_tables=SAMPLE_TABLES,
-            whole={"influence_scores": None, "selected_subsets": selected_fractions},
-            order=(*SAMPLE_TABLES, "influence_scores", "selected_subsets"),
+            rows=gateau_rows,
+            warnings=gateau_warnings,
             called="the pool of instruction samples",
             ends_with="selected_subsets",
             check="the_selection_is_current",

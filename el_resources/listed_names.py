@@ -1,4 +1,4 @@
-"""Names in words: the first few, and how many more there are."""
+"""Lists of names for messages: the first few, and the number of the others."""
 
 from collections.abc import Iterable
 
@@ -6,10 +6,10 @@ NAMES_SHOWN = 5
 
 
 def listed(names: Iterable[object], shown: int | None = NAMES_SHOWN) -> str:
-    """Return the first few names and how many more there are; one with a comma in double quotes, as for `--shards`.
+    """Return the first few names and the number of the others; a name with a comma is quoted, as for `--shards`.
 
     Args:
-        shown: names at most; None for all.
+        shown: largest number of names; None for all.
 
     Example:
         >>> listed(["a", "b,c", "d"], shown=2)

@@ -18,7 +18,7 @@ from dagster._core.utils import make_new_backfill_id
 
 from el_assets.operations.run_needs import launches_on_ray, ray_tags
 from el_assets.partitions import selected_fractions
-from el_assets.parts import FRACTIONS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
+from el_assets.parts import FRACTIONS, JOBS, REPORTS
 from el_assets.sources import KINDS
 from el_assets.workspace import build_definitions
 from el_resources.settings import Settings
@@ -69,8 +69,7 @@ def _asset_partitions(
 
 
 def _assets(definitions: dg.Definitions, parts: Sequence[str]) -> set[dg.AssetKey]:
-    names = [SHARDED_PARTS[part][1] for part in parts if part in SHARDED_PARTS]
-    names += [WHOLE_JOBS[part] for part in parts if part in WHOLE_JOBS]
+    names = [job.name for job in JOBS if job.part in parts]
     made = {key for name in names for key in definitions.resolve_job_def(name).asset_layer.selected_asset_keys}
     reports = {dg.AssetKey(REPORTS[part]) for part in parts if part in REPORTS}
     return made | reports if "reports" in parts else made

@@ -16,7 +16,7 @@ from dagster import DagsterInstance
 from dagster._utils.error import SerializableErrorInfo
 from upath import UPath
 
-from el_assets.catalogue import CORPUS_TABLES, SAMPLE_TABLES, SEQUENCE_TABLES
+from el_assets.catalogue import ASSETS_OF_JOBS
 from el_assets.cli.backfills import submit_backfill
 from el_assets.cli.before_a_run import refuse_what_cannot_run
 from el_assets.cli.interrupts import Interrupts
@@ -32,7 +32,7 @@ from el_assets.operations.run_needs import launches_on_ray
 from el_assets.operations.schedules import range_tags
 from el_assets.operations.status import in_words, made_again, status_of
 from el_assets.partitions import contiguous_ranges, register_shards, registered_shards
-from el_assets.parts import FRACTIONS, PARTS, REPORTS, SHARDED_PARTS, WHOLE_JOBS
+from el_assets.parts import FRACTIONS, JOBS, PARTS, REPORTS, SHARDED_PARTS
 from el_assets.reports.assets import makeable_reports, report_path
 from el_assets.sources import KINDS
 from el_assets.tables.failures import told_of_step, trace_kept
@@ -47,9 +47,7 @@ from el_resources.store.shard_tables import KnownStamps
 
 # Assets of each part, as `status` lists them.
 ASSETS_OF_PARTS = {
-    "index": (*CORPUS_TABLES, "retrieval_index"),
-    "entropylong": SEQUENCE_TABLES,
-    "gateau": (*SAMPLE_TABLES, "influence_scores", "selected_subsets"),
+    part: [asset for job in JOBS if job.part == part for asset in ASSETS_OF_JOBS[job.name]] for part in SHARDED_PARTS
 }
 SEPARATOR = "\n\n"  # between traces
 # Settings that flags of `run` set.
@@ -309,9 +307,9 @@ def _runs(
     registered = registered_shards(here.instance, KINDS[kind].partitions)
     ranges = contiguous_ranges(set(chosen.get(kind, ())), registered, most=here.settings.shards_per_run)
     runs = [(job, range_tags(*ends), number < len(ranges)) for number, ends in enumerate(ranges, start=1)]
-    if part in WHOLE_JOBS and runs:
-        subsets = contiguous_ranges(set(fractions), list(FRACTIONS))
-        runs += [(WHOLE_JOBS[part], range_tags(*ends), False) for ends in subsets]
+    subsets = [range_tags(*ends) for ends in contiguous_ranges(set(fractions), list(FRACTIONS))]
+    for over_all in [one for one in JOBS if one.part == part and not one.is_sharded] if runs else []:
+        runs += [(over_all.name, tags, False) for tags in (subsets if over_all.over == "subsets" else [{}])]
     return runs
 
 

@@ -52,6 +52,7 @@ def _set_aside_by(table: Drafted) -> Mapping[str, str]:
 TABLES = (
     Table(
         name="documents",
+        job="build_index",
         columns=DOCUMENTS,
         recipe=Recipe(
             code_version="2",
@@ -69,6 +70,7 @@ TABLES = (
     ),
     Table(
         name="context_chunks",
+        job="build_index",
         columns=CONTEXT_CHUNKS,
         recipe=Recipe(
             code_version="1",

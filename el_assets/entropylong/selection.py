@@ -19,9 +19,12 @@ from el_assets.tables.schemas import polars_schema
 
 BOOTSTRAP_SAMPLES = 1000
 
-
-# Columns of `context_scores` that must all exceed epsilon, by criterion; in `verified_pairs` they are called `<name>s`.
-CRITERIA = {"entropy": ("reduction",), "nll": ("nll_reduction",), "both": ("reduction", "nll_reduction")}
+# The number that must exceed epsilon, by criterion: an expression over `reduction` and `nll_reduction`.
+CRITERIA: dict[str, pl.Expr] = {
+    "entropy": pl.col("reduction"),
+    "nll": pl.col("nll_reduction"),
+    "both": pl.min_horizontal("reduction", "nll_reduction"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,8 @@ class KeepRule:
     beats_controls: bool
 
     def value(self) -> pl.Expr:
-        """Return the number that the rule compares: the smallest reduction of the criterion."""
-        return pl.min_horizontal(*CRITERIA[self.criterion])
+        """Return the number that the rule compares."""
+        return CRITERIA[self.criterion]
 
 
 def over_shards(scores: pl.LazyFrame) -> pl.DataFrame:

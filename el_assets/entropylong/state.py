@@ -29,9 +29,8 @@ class CorpusRules:
         return (f"{lost} of its candidates are gone from the index",) if lost else ()
 
     def over_shards(self, asset: str, partition: str) -> Finding:
-        """Return the state of `retrieval_index`."""
-        assert asset == "retrieval_index", asset
-        return self._index.finding()
+        """Return the state of `retrieval_index`, or of a table of all shards."""
+        return self._index.finding() if asset == "retrieval_index" else self._inventory.of_all_shards(asset)
 
     def misleads(self, asset: str) -> bool:
         """Return true if the index holds rows that are gone from context_chunks."""

@@ -137,6 +137,7 @@ def _end_of_text(table: Drafted) -> Mapping[str, str]:
 TABLES = (
     Table(
         name="entropy_maps",
+        job="build_sequences",
         columns=ENTROPY_MAPS,
         recipe=Recipe(
             code_version="2",
@@ -163,6 +164,7 @@ TABLES = (
     ),
     Table(
         name="candidate_contexts",
+        job="build_sequences",
         columns=CANDIDATE_CONTEXTS,
         recipe=Recipe(
             code_version="1",
@@ -186,6 +188,7 @@ TABLES = (
     ),
     Table(
         name="context_scores",
+        job="build_sequences",
         columns=CONTEXT_SCORES,
         recipe=Recipe(
             code_version="1",
@@ -199,6 +202,7 @@ TABLES = (
     ),
     Table(
         name="verified_pairs",
+        job="build_sequences",
         columns=VERIFIED_PAIRS,
         recipe=Recipe(
             code_version="1",
@@ -210,6 +214,7 @@ TABLES = (
     ),
     Table(
         name="packed_sequences",
+        job="build_sequences",
         columns=PACKED_SEQUENCES,
         recipe=Recipe(
             code_version="2",
@@ -225,5 +230,5 @@ TABLES = (
         seen_columns=("sequence_id", "segments"),
         look=looks.packed_sequences,
     ),
-    Table(name="packing_leftovers", columns=PACKING_LEFTOVERS),
+    Table(name="packing_leftovers", job="build_sequences", columns=PACKING_LEFTOVERS),
 )

@@ -8,10 +8,10 @@ import dagster as dg
 import polars as pl
 
 from el_assets.catalogue import RECIPES
-from el_assets.gateau.cam import with_awareness
 from el_assets.gateau.diagnosis import nothing_scorable, why_no_samples
-from el_assets.gateau.influence import InfluenceRule, influence_table, select_subset, shares
+from el_assets.gateau.influence import influence_table, select_subset, shares
 from el_assets.gateau.samples import refuse_old_samples, sample_facts, samples_table
+from el_assets.gateau.selectors import SELECTORS, measured_pool, measured_under, tables_of
 from el_assets.gateau.steps import (
     SampleStep,
     refuse_different_tokenizers,
@@ -129,25 +129,19 @@ def influence_scores(context: dg.AssetExecutionContext, settings: Settings) -> d
     """
     tables = ShardTables(settings.store)
     registered = registered_shards(context.instance, instruction_shards)
-    hmg, cam = scored_pool(tables, registered, with_cam=settings.cam)
-    rule = InfluenceRule(
-        alpha=settings.influence_alpha,
-        hmp_normalisation=settings.hmp_normalisation,
-        perplexity=settings.influence_perplexity,
-        scale=settings.influence_scale,
-    )
+    selectors = measured_under(settings)
+    stamps = scored_pool(tables, registered, tables_of(selectors))
 
     def make(_: str) -> Made:
-        sign, normalisation = settings.importance_sign, settings.cosine_normalisation
-        measured = tables.scan_many("cam_scores", cam).collect() if cam else None
-        awareness = None if measured is None else with_awareness(measured, sign=sign, normalisation=normalisation)
-        table = influence_table(tables.scan_many("hmg_scores", hmg).collect(), awareness, rule)
-        made_from = {shard: stamp.facts["samples_fingerprint"] for shard, stamp in sorted(hmg.items())}
+        scores = {name: tables.scan_many(name, of_shards).collect() for name, of_shards in stamps.items()}
+        weights = {selector.column: selector.weight(settings) for selector in selectors}
+        table = influence_table(measured_pool(scores, selectors, settings), weights, settings.influence_scale)
+        made_from = {s: stamp.facts["samples_fingerprint"] for s, stamp in sorted(next(iter(stamps.values())).items())}
         facts = {"samples": table.height, "shards": list(made_from), "samples_fingerprints": made_from}
-        facts["weights"] = {"hmp": rule.alpha, "cas": 1 - rule.alpha} if cam else {"hmp": 1.0, "cas": 0.0}
+        facts["weights"] = {selector.column: weights.get(selector.column, 0.0) for selector in SELECTORS}
         return Made(frame=table, facts={**facts, **shares(table)})
 
-    return materialize_shards(context, settings, make, inputs=influence_inputs(hmg, cam))
+    return materialize_shards(context, settings, make, inputs=influence_inputs(stamps))
 
 
 @dg.asset(
@@ -243,32 +237,38 @@ def refuse_changed_samples(scored: Mapping[str, str], samples: Mapping[str, Stam
         )
 
 
-def refuse_unequal_scores(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> None:
-    """Raise if a shard's two scores are of different samples (ValueError) or settings (MixedSettingsError)."""
-    for shard, guidance in hmg.items():
-        awareness = cam[shard]
-        if guidance.facts["samples_fingerprint"] != awareness.facts["samples_fingerprint"]:
-            raise ValueError(
-                f"hmg_scores and cam_scores of shard {shard!r} were made from different samples; "
-                "run job score_samples for it"
-            )
-        shared = sorted(guidance.settings.keys() & awareness.settings.keys())
-        differing = [
-            f"{name} is {guidance.setting_in_words(name)} in hmg_scores and {awareness.setting_in_words(name)} in "
-            "cam_scores"
-            for name in shared
-            if guidance.settings[name] != awareness.settings[name]
-        ]
-        if differing:
-            raise MixedSettingsError(
-                f"scores of shard {shard!r} were made under different settings: {'; '.join(differing)}. "
-                "Run job score_samples for it"
-            )
+def refuse_unequal_scores(stamps: Mapping[str, Mapping[str, Stamp]]) -> None:
+    """Raise if scores of one shard are of different samples (ValueError) or settings (MixedSettingsError).
+
+    Args:
+        stamps: by table, then by shard.
+    """
+    (first, guidance), *others = stamps.items()
+    for name, found in others:
+        for shard, own in guidance.items():
+            _refuse_unequal(own, found[shard], f"{first} and {name}")
 
 
-def influence_inputs(hmg: Mapping[str, Stamp], cam: Mapping[str, Stamp]) -> dict[str, Stamp]:
-    """Return the stamps of the inputs of `influence_scores`."""
-    return {f"{stamp.asset}/{shard}": stamp for scores in (hmg, cam) for shard, stamp in scores.items()}
+def _refuse_unequal(own: Stamp, other: Stamp, names: str) -> None:
+    if own.facts["samples_fingerprint"] != other.facts["samples_fingerprint"]:
+        raise ValueError(
+            f"{names} of shard {own.partition!r} were made from different samples; run job score_samples for it"
+        )
+    differing = [
+        f"{name} is {own.setting_in_words(name)} in {own.asset} and {other.setting_in_words(name)} in {other.asset}"
+        for name in sorted(own.settings.keys() & other.settings.keys())
+        if own.settings[name] != other.settings[name]
+    ]
+    if differing:
+        raise MixedSettingsError(
+            f"scores of shard {own.partition!r} were made under different settings: {'; '.join(differing)}. "
+            "Run job score_samples for it"
+        )
+
+
+def influence_inputs(stamps: Mapping[str, Mapping[str, Stamp]]) -> dict[str, Stamp]:
+    """Return the stamps of the inputs of `influence_scores`: those of each table, by `TABLE/SHARD`."""
+    return {f"{name}/{shard}": stamp for name, of_shards in stamps.items() for shard, stamp in of_shards.items()}
 
 
 def subset_inputs(influence: Stamp, samples: Mapping[str, Stamp]) -> dict[str, Stamp]:
@@ -276,35 +276,24 @@ def subset_inputs(influence: Stamp, samples: Mapping[str, Stamp]) -> dict[str, S
     return {"influence_scores": influence, **{f"instruction_samples/{s}": stamp for s, stamp in samples.items()}}
 
 
-def scored_pool(
-    tables: ShardTables, registered: list[str], *, with_cam: bool = True
-) -> tuple[dict[str, Stamp], dict[str, Stamp]]:
-    """Return the stamps of `hmg_scores` and `cam_scores` for the shards that have both.
+def scored_pool(tables: ShardTables, registered: list[str], names: Sequence[str]) -> dict[str, dict[str, Stamp]]:
+    """Return the stamps of each table for the shards that have all of them.
 
     Args:
-        with_cam: if false, the shards need `hmg_scores` only, and no stamps of `cam_scores` are returned.
+        names: the tables of the selectors that are measured.
 
     Raises:
         MissingTableError: no shard has these scores.
         MixedSettingsError: shards were scored under different settings.
-        ValueError: the two scores of a shard are of different samples.
+        ValueError: the scores of a shard are of different samples.
     """
-    hmg = tables.stamps("hmg_scores", registered)
-    if not with_cam:
-        if not hmg:
-            raise MissingTableError(
-                f"no shard in store {str(tables.store)!r} has hmg_scores; run job score_samples first"
-            )
-        refuse_mixed_settings(hmg)
-        return hmg, {}
-    cam = tables.stamps("cam_scores", registered)
-    both = [shard for shard in registered if shard in hmg and shard in cam]
-    if not both:
-        raise MissingTableError(
-            f"no shard in store {str(tables.store)!r} has both hmg_scores and cam_scores; run job score_samples first"
-        )
-    kept = {shard: hmg[shard] for shard in both}, {shard: cam[shard] for shard in both}
-    for stamps in kept:
+    found = {name: tables.stamps(name, registered) for name in names}
+    shards = [shard for shard in registered if all(shard in stamps for stamps in found.values())]
+    if not shards:
+        wanted = f"{'both ' * (len(names) == 2)}{' and '.join(names)}"
+        raise MissingTableError(f"no shard in store {str(tables.store)!r} has {wanted}; run job score_samples first")
+    kept = {name: {shard: stamps[shard] for shard in shards} for name, stamps in found.items()}
+    for stamps in kept.values():
         refuse_mixed_settings(stamps)
-    refuse_unequal_scores(*kept)
+    refuse_unequal_scores(kept)
     return kept

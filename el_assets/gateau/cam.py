@@ -16,11 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from el_assets.gateau.scales import scaled
+from el_assets.gateau.scales import HIGHEST_NLL_NATS, scaled
 from el_assets.tables.schemas import polars_schema
-
-# Largest NLL whose perplexity is computed: exp() of a larger one could overflow.
-HIGHEST_NLL_NATS = 50.0
 
 
 def importance(segment_nll_nats: np.ndarray, sign: str) -> np.ndarray:

@@ -7,8 +7,9 @@ import dagster as dg
 import polars as pl
 
 from el_assets.gateau.assets import cam_scores, hmg_scores, influence_scores, instruction_samples, selected_subsets
-from el_assets.gateau.influence import has_cas, is_small_for, roc_auc
+from el_assets.gateau.influence import is_small_for, roc_auc
 from el_assets.gateau.samples import is_current
+from el_assets.gateau.selectors import CAS, measured_in
 from el_assets.partitions import instruction_shards
 from el_assets.parts import FRACTIONS, subset_size
 from el_assets.tables.finite import OTHER_DTYPE, not_finite
@@ -104,7 +105,7 @@ def ranks_are_a_permutation(settings: Settings) -> dg.AssetCheckResult:
 def awareness_is_a_cosine(settings: Settings) -> dg.AssetCheckResult:
     """Every sample's CAS is finite and in [-1, 1]; if EL_CAM=false there is none."""
     tables = ShardTables(settings.store)
-    if not has_cas(tables):
+    if CAS not in measured_in(tables):
         return dg.AssetCheckResult(passed=True, metadata={"note": "CAM is off: the score is HMP alone"})
     table = tables.read("influence_scores", columns=["sample_id", "cas"])
     outside = table.filter(~pl.col("cas").is_between(-1 - 1e-9, 1 + 1e-9).fill_null(False))
@@ -128,10 +129,8 @@ def far_samples_rank_above_the_others(settings: Settings) -> dg.AssetCheckResult
         )
     far = pool["evidence"].to_numpy() == "far"
     if far.all() or not far.any():
-        return dg.AssetCheckResult(
-            passed=False, metadata={"what_to_do": "score samples of every kind: near, far and absent"}
-        )
-    terms = ("hmp", "cas", "score") if has_cas(tables) else ("hmp", "score")
+        return dg.AssetCheckResult(passed=False, metadata={"what_to_do": "score samples of every kind"})
+    terms = (*(one.column for one in measured_in(tables)), "score")
     aucs = {
         name: dict(roc_auc(values[far], values[~far], seed=settings.seed))
         for name, values in ((name, pool[name].to_numpy()) for name in terms)

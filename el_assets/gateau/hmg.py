@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from el_assets.gateau.prompts import Prompt
+from el_assets.gateau.scales import HIGHEST_NLL_NATS, Values, scaled
 from el_assets.tables.schemas import polars_schema
 
 
@@ -41,6 +42,26 @@ def hmg_table(
         for sample_id, (short_prompt, short_nll), (long_prompt, long_nll) in zip(sample_ids, short, long, strict=True)
     ]
     return pl.DataFrame(rows, schema=polars_schema("hmg_scores"), orient="row")
+
+
+def perplexity_gap(short_nll_nats: Values, long_nll_nats: Values, *, normalisation: str, perplexity: str) -> Values:
+    """Return the HMP of every sample of a pool.
+
+    Args:
+        normalisation: `Norm`, over the pool.
+        perplexity: `ppl`, or `log_ppl`, which a single huge perplexity does not dominate.
+
+    Example:
+        >>> short, long = np.array([2.5, 1.0]), np.array([1.0, 1.0])
+        >>> perplexity_gap(short, long, normalisation="none", perplexity="log_ppl").tolist()
+        [1.5, 0.0]
+    """
+    short, long = (_perplexity(nll, perplexity) for nll in (short_nll_nats, long_nll_nats))
+    return scaled(short, normalisation) - scaled(long, normalisation)
+
+
+def _perplexity(nll_nats: Values, perplexity: str) -> Values:
+    return nll_nats if perplexity == "log_ppl" else np.exp(np.minimum(nll_nats, HIGHEST_NLL_NATS))
 
 
 def mean_nll(nll_nats: np.ndarray) -> float:

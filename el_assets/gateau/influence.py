@@ -5,89 +5,47 @@ one scale before they are added: on their own scales, the larger one alone decid
 rank correlation is 1.000 with CAS and 0.008 with HMP). The rank correlation of the score with each term is reported.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 
-from el_assets.gateau.cam import HIGHEST_NLL_NATS
 from el_assets.gateau.scales import Values, rank, scaled
+from el_assets.gateau.selectors import SELECTORS
 from el_assets.parts import FRACTIONS, subset_size
 from el_assets.tables.schemas import polars_schema
-from el_resources.store.shard_tables import ShardTables
 
 
-@dataclass(frozen=True, kw_only=True)
-class InfluenceRule:
-    """The rule that combines HMP and CAS into one score.
-
-    Attributes:
-        alpha: weight of HMP. The paper: 0.8 if the pool is mixed with much short data, 0.7 if with little.
-        hmp_normalisation: `Norm` of HMP, over the pool.
-        perplexity: `ppl`, or `log_ppl`, which a single huge perplexity does not dominate.
-        scale: the scale that HMP and CAS are brought to before they are added.
-    """
-
-    alpha: float
-    hmp_normalisation: str
-    perplexity: str
-    scale: str
-
-    def hmp(self, nll_short_nats: Values, nll_long_nats: Values) -> Values:
-        """Return the HMP of every sample of the pool.
-
-        Example:
-            >>> rule = InfluenceRule(alpha=0.8, hmp_normalisation="none", perplexity="log_ppl", scale="rank")
-            >>> rule.hmp(nll_short_nats=np.array([3.0, 2.0]), nll_long_nats=np.array([1.0, 2.5])).tolist()
-            [2.0, -0.5]
-        """
-        short, long = (self._perplexity(nll) for nll in (nll_short_nats, nll_long_nats))
-        return scaled(short, self.hmp_normalisation) - scaled(long, self.hmp_normalisation)
-
-    def score(self, hmp: Values, cas: Values | None) -> Values:
-        """Return the influence of every sample of the pool; without CAS it is HMP alone.
-
-        Example:
-            >>> rule = InfluenceRule(alpha=0.8, hmp_normalisation="none", perplexity="log_ppl", scale="rank")
-            >>> rule.score(np.array([0.1, 0.9]), np.array([0.7, 0.2])).round(2).tolist()
-            [0.2, 0.8]
-        """
-        if cas is None:
-            return scaled(hmp, self.scale)
-        return self.alpha * scaled(hmp, self.scale) + (1 - self.alpha) * scaled(cas, self.scale)
-
-    def _perplexity(self, nll_nats: Values) -> Values:
-        return nll_nats if self.perplexity == "log_ppl" else np.exp(np.minimum(nll_nats, HIGHEST_NLL_NATS))
-
-
-def influence_table(hmg: pl.DataFrame, cam: pl.DataFrame | None, rule: InfluenceRule) -> pl.DataFrame:
-    """Return the `influence_scores` table: every sample with both scores, best first; ties in the order of ids.
+def combined(terms: Sequence[tuple[float, Values]], scale: str) -> Values:
+    """Return the influence of every sample of the pool: the weighted sum of the terms, each brought to the scale.
 
     Args:
-        hmg: `hmg_scores` of all shards, with `shard`.
-        cam: `cam_scores` of all shards, with `shard` and `cas`; None if awareness is not measured. Then influence is
-            HMP alone, and the column `cas` is null.
+        terms: weight and values of each.
+
+    Example:
+        >>> combined([(0.8, np.array([0.1, 0.9])), (0.2, np.array([0.7, 0.2]))], "rank").round(2).tolist()
+        [0.2, 0.8]
     """
-    if cam is None:
-        pool = hmg.with_columns(cas=pl.lit(None, dtype=pl.Float64))
-    else:
-        pool = hmg.join(cam.select("shard", "sample_id", "cas"), on=["shard", "sample_id"], how="inner")
-    pool = pool.sort("shard", "sample_id")
-    hmp = rule.hmp(pool["nll_short_nats"].to_numpy(), pool["nll_long_nats"].to_numpy())
-    scored = pool.select("shard", "sample_id", "cas").with_columns(
-        hmp=pl.Series(hmp, dtype=pl.Float64),
-        score=pl.Series(rule.score(hmp, None if cam is None else pool["cas"].to_numpy()), dtype=pl.Float64),
-    )
-    ranked = scored.sort(["score", "sample_id", "shard"], descending=[True, False, False]).with_columns(
-        rank=pl.int_range(pl.len(), dtype=pl.Int32)
-    )
-    return ranked.select(list(polars_schema("influence_scores")))
+    return np.sum([weight * scaled(values, scale) for weight, values in terms], axis=0)
 
 
-def has_cas(tables: ShardTables) -> bool:
-    """Return false if the ranking was made without awareness."""
-    return bool(tables.require_stamp("influence_scores").settings.get("cam", True))
+def influence_table(pool: pl.DataFrame, weights: Mapping[str, float], scale: str) -> pl.DataFrame:
+    """Return the `influence_scores` table: every sample of the pool, best first; ties in the order of ids.
+
+    Args:
+        pool: `shard`, `sample_id` and a column for each selector that is measured (selectors.measured_pool).
+        weights: weights of those columns. The columns of other selectors are null.
+    """
+    score = combined([(weight, pool[name].to_numpy()) for name, weight in weights.items()], scale)
+    columns = polars_schema("influence_scores")
+    others = [pl.lit(None, dtype).alias(name) for name, dtype in columns.items() if name not in pool.columns]
+    return (
+        pool.with_columns(others)
+        .with_columns(score=pl.Series(score, dtype=pl.Float64))
+        .sort(["score", "sample_id", "shard"], descending=[True, False, False])
+        .with_columns(rank=pl.int_range(pl.len(), dtype=pl.Int32))
+        .select(list(columns))
+    )
 
 
 def rank_correlation(left: Values, right: Values) -> float | None:
@@ -103,8 +61,8 @@ def rank_correlation(left: Values, right: Values) -> float | None:
 
 
 def shares(table: pl.DataFrame) -> dict[str, float | None]:
-    """Return the rank correlation of the final score with each term; None for CAS if it is not measured."""
-    terms = {name: table[name] for name in ("hmp", "cas")}
+    """Return the rank correlation of the final score with each selector's term; None if it is not measured."""
+    terms = {selector.column: table[selector.column] for selector in SELECTORS}
     score = table["score"].to_numpy()
     return {
         f"rank_correlation_with_{name}": None if term.null_count() else rank_correlation(score, term.to_numpy())

@@ -14,6 +14,9 @@ from el_assets.tables.finite import OTHER_DTYPE
 
 Values = NDArray[np.float64]
 
+# A response that the model finds impossible would overflow exp(); beyond this its perplexity is as good as infinite.
+HIGHEST_NLL_NATS = 50.0
+
 
 def none(values: Values) -> Values:
     """Return the values as they are."""

@@ -1,8 +1,8 @@
 """Rules that make tables of the pool stale in addition to their recipes."""
 
-from el_assets.catalogue import SAMPLE_TABLES, made_under
 from el_assets.gateau.assets import influence_inputs, scored_pool, subset_inputs
-from el_assets.operations.staleness import UNREGISTERED, Finding, Inventory, waits_for
+from el_assets.gateau.selectors import measured_under, tables_of
+from el_assets.operations.staleness import Finding, Inventory, waits_for
 from el_resources.store.stamps import Stamp
 
 
@@ -17,8 +17,10 @@ class PoolRules:
         return ()
 
     def over_shards(self, asset: str, partition: str) -> Finding:
-        """Return the state of `influence_scores`, or of a partition of `selected_subsets`."""
-        return self._influence() if asset == "influence_scores" else self._subset(partition)
+        """Return the state of `influence_scores`, of a partition of `selected_subsets`, or of a table of all shards."""
+        if asset == "selected_subsets":
+            return self._subset(partition)
+        return self._influence() if asset == "influence_scores" else self._inventory.of_all_shards(asset)
 
     def misleads(self, asset: str) -> bool:
         """Return false: only the subsets read the ranking, and they are made right after it."""
@@ -30,22 +32,10 @@ class PoolRules:
 
     def _influence(self) -> Finding:
         """Return the state of `influence_scores`, over the registered shards that have both scores."""
-        stored = self._tables.stamp("influence_scores")
-        if stored is None:
-            return self._inventory.missing("influence_scores")
-        if not self._inventory.registered:
-            return UNREGISTERED
-        try:
-            hmg, cam = scored_pool(self._tables, self._inventory.registered, with_cam=self._inventory.settings.cam)
-        except ValueError as error:
-            return Finding("stale", (str(error),))
-        waits = waits_for(
-            (f"{name}/{shard}", self._inventory.table(name, shard))
-            for shard in hmg
-            for name in made_under(SAMPLE_TABLES, self._inventory.settings)
-            if name != "instruction_samples"
+        registered, names = self._inventory.registered, tables_of(measured_under(self._inventory.settings))
+        return self._inventory.of_all_shards(
+            "influence_scores", lambda: influence_inputs(scored_pool(self._tables, registered, names))
         )
-        return self._inventory.against(stored, influence_inputs(hmg, cam), waits)
 
     def _subset(self, fraction: str) -> Finding:
         """Return the state of a partition of `selected_subsets`."""

@@ -7,7 +7,8 @@ import polars as pl
 
 from el_assets.entropylong.diagnosis import set_aside
 from el_assets.gateau.diagnosis import nothing_scorable
-from el_assets.gateau.influence import has_cas, is_small_for, roc_auc
+from el_assets.gateau.influence import is_small_for, roc_auc
+from el_assets.gateau.selectors import CAS, SELECTORS, measured_in, tables_of
 from el_assets.parts import FRACTIONS
 from el_assets.tables.finite import OTHER_DTYPE, not_finite
 from el_resources.settings import Settings
@@ -26,9 +27,14 @@ def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) ->
     hmg = tables.scan_many("hmg_scores", influence.facts["shards"]).collect()
     gap = np.median(hmg["nll_short_nats"].to_numpy() - hmg["nll_long_nats"].to_numpy())
     cut = np.mean(hmg["n_dropped_context_tokens"].to_numpy() > 0)
-    cam_off = [] if has_cas(tables) else [("awareness", "not measured (EL_CAM=false): influence is HMP alone")]
-    by_hmp = correlation_in_words(influence, "hmp")
-    by_cas = "not measured" if cam_off else correlation_in_words(influence, "cas")
+    cam_off = (
+        [] if CAS in measured_in(tables) else [("awareness", "not measured (EL_CAM=false): influence is HMP alone")]
+    )
+    measured = measured_in(tables)
+    by_term = [
+        f"with {one.called} {correlation_in_words(influence, one.column) if one in measured else 'not measured'}"
+        for one in SELECTORS
+    ]
     subsets = tables.stamps("selected_subsets", FRACTIONS)
     return [
         *rows,
@@ -40,7 +46,7 @@ def gateau_rows(settings: Settings, tables: ShardTables, pool: Sequence[str]) ->
         *cam_off,
         (
             "share in the ranking",
-            f"rank correlation with HMP {by_hmp}, with CAS {by_cas}",
+            f"rank correlation {', '.join(by_term)}",
         ),
         *_auc_row(settings, tables, list(influence.facts["shards"])),
         ("selected", ", ".join(f"{name} {stamp.facts['samples']:,}" for name, stamp in subsets.items())),
@@ -68,9 +74,8 @@ def gateau_warnings(tables: ShardTables, pool: Sequence[str]) -> list[str]:
     """Return warnings about the pool: why no sample can be scored, and scores set aside as NaN or infinite."""
     stamps = tables.stamps("instruction_samples", pool).values()
     nothing = nothing_scorable([stamp.facts for stamp in stamps]) if stamps else None
-    # Stored `cam_scores` do not count if EL_CAM was switched off later.
-    with_cam = not tables.has("influence_scores") or has_cas(tables)
-    assets = ("hmg_scores", "cam_scores") if with_cam else ("hmg_scores",)
+    # Stored tables of other selectors may be from before these were switched off.
+    assets = tables_of(measured_in(tables) if tables.has("influence_scores") else SELECTORS)
     scored = [stamp for asset in assets for stamp in tables.stamps(asset, pool).values()]
     lost = [f"{s.asset} of {s.partition}: {line}" for s in scored for line in not_finite(s.facts, "samples")]
     return [*([f"no sample can be scored: {nothing}"] if nothing else []), *(f"{line}. {OTHER_DTYPE}" for line in lost)]
@@ -85,7 +90,7 @@ def _auc_row(settings: Settings, tables: ShardTables, shards: list[str]) -> list
     if not len(far) or far.all() or not far.any():
         return []
     found = []
-    for name in ("hmp", "cas", "score") if has_cas(tables) else ("hmp", "score"):
+    for name in (*(one.column for one in measured_in(tables)), "score"):
         values = known[name].to_numpy().astype(np.float64)
         auc = roc_auc(values[far], values[~far], seed=settings.seed)
         found.append(f"{name} {auc['auc']:.2f} [{auc['low']:.2f}, {auc['high']:.2f}]")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from el_assets.gateau import looks
+from el_assets.parts import FRACTIONS
 from el_assets.tables.columns import SCORES, Column, TableSchema
 from el_assets.tables.description import LONG_MODEL, ROW_BOUNDS, SHORT_MODEL, Drafted, Recipe, Table
 from el_resources.models.attention_kinds import mixes_windows
@@ -124,6 +125,7 @@ def _layers(table: Drafted) -> Mapping[str, str]:
 TABLES = (
     Table(
         name="instruction_samples",
+        job="score_samples",
         columns=INSTRUCTION_SAMPLES,
         recipe=Recipe(
             code_version="4",
@@ -143,6 +145,7 @@ TABLES = (
     ),
     Table(
         name="hmg_scores",
+        job="score_samples",
         columns=HMG_SCORES,
         recipe=Recipe(
             code_version="2",
@@ -158,6 +161,7 @@ TABLES = (
     ),
     Table(
         name="cam_scores",
+        job="score_samples",
         columns=CAM_SCORES,
         recipe=Recipe(
             code_version="2",
@@ -176,6 +180,7 @@ TABLES = (
     ),
     Table(
         name="influence_scores",
+        job="select_samples",
         columns=INFLUENCE_SCORES,
         recipe=Recipe(
             code_version="2",
@@ -195,6 +200,8 @@ TABLES = (
     ),
     Table(
         name="selected_subsets",
+        job="select_samples",
+        partitions=tuple(FRACTIONS),
         columns=SELECTED_SUBSETS,
         recipe=Recipe(code_version="3", inputs_over_shards=("influence_scores", "instruction_samples")),
     ),

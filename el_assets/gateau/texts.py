@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from el_assets.gateau.cam import contextual_awareness
-from el_assets.gateau.hmg import mean_nll
-from el_assets.gateau.influence import InfluenceRule
+from el_assets.gateau.hmg import mean_nll, perplexity_gap
 from el_assets.gateau.prompts import Parts, Prompt, build_prompt, segments_of
 
 if TYPE_CHECKING:
@@ -51,10 +50,9 @@ def guidance(
         short_window: tokens of the short window, BOS included.
         normalisation, perplexity: as the settings `hmp_normalisation` and `influence_perplexity`.
     """
-    rule = InfluenceRule(alpha=1.0, hmp_normalisation=normalisation, perplexity=perplexity, scale="none")
     long = _response_nll(scorer, _prompts(scorer, samples, scorer.engine.window))
     short = _response_nll(scorer, _prompts(scorer, samples, short_window))
-    return rule.hmp(short, long)
+    return perplexity_gap(short, long, normalisation=normalisation, perplexity=perplexity)
 
 
 def awareness(

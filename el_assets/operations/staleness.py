@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 from el_assets.catalogue import RECIPES
 from el_assets.partitions import HOW_TO_REGISTER
 from el_assets.tables.description import Recipe
-from el_assets.tables.recipes import SCORED_TEXTS, Cookbook, still_follows
+from el_assets.tables.recipes import SCORED_TEXTS, Cookbook, stamps_over_shards, still_follows
 from el_resources.settings import Settings
 from el_resources.sources.contracts import ShardedSource
 from el_resources.store.shard_tables import UNPARTITIONED, KnownStamps
@@ -130,6 +130,27 @@ class Inventory:
         if key not in self._found:
             self._found[key] = self.rules.over_shards(asset, partition)
         return self._found[key]
+
+    def of_all_shards(self, asset: str, inputs: Callable[[], Mapping[str, Stamp]] | None = None) -> Finding:
+        """Return the state of a table that is made of tables of the registered shards.
+
+        Args:
+            inputs: returns their stamps by `TABLE/SHARD`, or raises ValueError if they cannot be read together; those
+                that `Recipe.inputs_over_shards` names if None.
+        """
+        stored = self.tables.stamp(asset)
+        if stored is None:
+            return self.missing(asset)
+        if not self.registered:
+            return UNREGISTERED
+        try:
+            given = inputs() if inputs else stamps_over_shards(asset, self.tables, self.registered)
+        except ValueError as error:
+            return Finding("stale", (str(error),))
+        place = {shard: number for number, shard in enumerate(self.registered)}
+        names = sorted((tuple(name.split("/", 1)) for name in given), key=lambda name: place[name[1]])
+        waits = waits_for((f"{name}/{shard}", self.table(name, shard)) for name, shard in names)
+        return self.against(stored, given, waits)
 
     def against(self, stored: Stamp, inputs: Mapping[str, Stamp], waits: tuple[str, ...]) -> Finding:
         """Return the state of a stored table.

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from el_assets.catalogue import TABLES, has_table_a_shard
 from el_assets.operations.staleness import Finding, Inventory, n_shards
 from el_assets.partitions import HOW_TO_REGISTER
 from el_assets.sources import KINDS, Kind
@@ -110,18 +111,17 @@ def status_of(
         verify: read every table and compare it with its digest.
     """
     inventory = kind.inventory(instance, settings, source, verify=verify)
-    assets = _by_shard(inventory, kind.made_under(settings))
-    for name, partitions in kind.whole.items():
-        keys = partitions.get_partition_keys() if partitions else [UNPARTITIONED]
-        chosen = [key for key in keys if not partitions or subsets is None or key in subsets]
-        assets.append(AssetStatus.of(name, ((key, inventory.over_shards(name, key)) for key in chosen)))
-    return _status(kind.uri(settings), inventory, sorted(assets, key=lambda one: kind.order.index(one.asset)))
+    made = kind.made_under(settings)
+    inventory.tables.read_ahead([name for name in made if has_table_a_shard(name)], inventory.registered)
+    return _status(kind.uri(settings), inventory, [_asset_status(inventory, name, subsets) for name in made])
 
 
-def _by_shard(inventory: Inventory, tables: Sequence[str]) -> list[AssetStatus]:
-    shards = inventory.registered
-    inventory.tables.read_ahead(tables, shards)
-    return [AssetStatus.of(name, ((shard, inventory.table(name, shard)) for shard in shards)) for name in tables]
+def _asset_status(inventory: Inventory, name: str, subsets: Sequence[str] | None) -> AssetStatus:
+    if has_table_a_shard(name):
+        return AssetStatus.of(name, ((shard, inventory.table(name, shard)) for shard in inventory.registered))
+    keys = TABLES[name].partitions if name in TABLES else ()
+    chosen = [key for key in keys if subsets is None or key in subsets] if keys else [UNPARTITIONED]
+    return AssetStatus.of(name, ((key, inventory.over_shards(name, key)) for key in chosen))
 
 
 def _status(uri: str, inventory: Inventory, assets: Sequence[AssetStatus]) -> SourceStatus:
@@ -155,7 +155,8 @@ def made_again(
         entropy_maps: 4 tables made again: setting alpha was 1.5, is 1.25
     """
     for kind, source in sources.items() if not settings.force else ():
-        tables = [name for name in KINDS[kind].made_under(settings) if name in assets]
+        made = KINDS[kind].made_under(settings)
+        tables = [name for name in made if name in assets and has_table_a_shard(name)]
         try:
             yield from _made_again(KINDS[kind].inventory(instance, settings, source), chosen[kind], tables)
         except (OSError, ValueError):  # the steps of the run report the same error

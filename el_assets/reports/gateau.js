@@ -12,7 +12,7 @@ function showSample(entry) {
     element("h4", {}, `Rank ${count(entry.rank + 1)} of ${count(data.n_samples)}`),
     bandedPlace(entry.rank, marker),
     element("p", { class: "faint keys" }, `best first; coloured: ${data.subsets.map((one) => one.name).join(", ")}`),
-    facts({ score: fixed(entry.score, 3), HMP: fixed(entry.hmp, 3), CAS: fixed(entry.cas, 3), "perplexity, short window": fixed(short), "perplexity, long window": fixed(long),
+    facts({ score: fixed(entry.score, 3), ...Object.fromEntries(data.terms.map(([column, called]) => [called, fixed(entry[column], 3)])), "perplexity, short window": fixed(short), "perplexity, long window": fixed(long),
       "context tokens": count(entry.n_context_tokens), "not in the short window": count(entry.n_dropped_short), "cut from the long window": count(entry.n_dropped_context_tokens),
       "response tokens": count(entry.n_response_tokens), "attention outside the context": percent(entry.rest_attention) }),
     element("h4", {}, "Instruction"), element("div", { class: "text tokens", tabindex: 0 }, entry.instruction),
@@ -52,7 +52,7 @@ function segments(entry) {
 place("subject").textContent = `${count(data.n_samples)} ranked samples of ${count(data.shards.length)} shards in ${data.store}`;
 place("funnel").append(funnel(data.funnel));
 place("correlations").textContent = data.with_cam
-  ? `Rank correlation of the final score with HMP ${fixed(data.correlations[0])}, with CAS ${fixed(data.correlations[1])}: how much each term decides the order.`
+  ? `Rank correlation of the final score ${data.terms.map(([, called], i) => `with ${called} ${fixed(data.correlations[i])}`).join(", ")}: how much each term decides the order.`
   : "CAM is off (EL_CAM=false): no awareness was measured, and samples are ranked by HMP alone.";
 if (data.evidence.length) place("evidence").append(table("Ranks of samples by the place of the needed passage", ["passage", "samples", "median rank", ...data.subsets.map((one) => `in ${one.name}`)], data.evidence));
 place("samples-shown").textContent = shownOf(data.samples.length, data.n_samples, "samples");

@@ -10,10 +10,11 @@ import polars as pl
 
 from el_assets.catalogue import SAMPLE_TABLES
 from el_assets.gateau.assets import refuse_changed_samples
-from el_assets.gateau.cam import HIGHEST_NLL_NATS, importance
-from el_assets.gateau.influence import has_cas
+from el_assets.gateau.cam import importance
 from el_assets.gateau.prompts import cut_context
 from el_assets.gateau.samples import refuse_old_samples
+from el_assets.gateau.scales import HIGHEST_NLL_NATS
+from el_assets.gateau.selectors import CAS, SELECTORS, measured_in, tables_of
 from el_assets.parts import FRACTIONS, subset_size
 from el_assets.plots import gateau as figures
 from el_assets.plots.drawing import svg
@@ -72,13 +73,12 @@ class RankedPool:
         stamps = tables.stamps("instruction_samples", shards)
         refuse_changed_samples(influence.facts["samples_fingerprints"], stamps)
         refuse_old_samples(stamps)
-        with_cam = has_cas(tables)
-        scored = ("hmg_scores", "cam_scores") if with_cam else ("hmg_scores",)
-        for scores in scored:
+        measured = measured_in(tables)
+        for scores in tables_of(measured):
             refuse_torn_chain([tables.require_stamp(scores, shards[0]), influence])
         keys = ["shard", "sample_id"]
         hmg = tables.scan_many("hmg_scores", shards)
-        cam = tables.scan_many("cam_scores", shards) if with_cam else _no_awareness()
+        cam = tables.scan_many("cam_scores", shards) if CAS in measured else _no_awareness()
         awareness = cam.drop("n_dropped_context_tokens")
         samples = tables.scan_many("instruction_samples", shards).select(
             *keys, "n_instruction_tokens", "evidence", "evidence_distance_tokens", "source"
@@ -97,9 +97,10 @@ def _no_awareness() -> pl.LazyFrame:
 def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
     """Return the page's data. Raises ValueError (see tokenizer_of)."""
     tables, shards = ranked.tables, ranked.shards
-    with_cam = has_cas(tables)
-    # If EL_CAM was switched off later, the store still holds `cam_scores`, which are not part of this ranking.
-    made = [name for name in SAMPLE_TABLES if with_cam or name != "cam_scores"]
+    measured = measured_in(tables)
+    # A store may still hold `cam_scores` from before EL_CAM was switched off; they are no part of this ranking.
+    unused = set(tables_of(SELECTORS)) - set(tables_of(measured))
+    made = [name for name in SAMPLE_TABLES if name not in unused]
     stamps = [
         *(stamp for name in made for stamp in tables.stamps(name, shards[:1]).values()),
         ranked.influence,
@@ -114,8 +115,9 @@ def report_data(settings: Settings, ranked: RankedPool) -> dict[str, Any]:
             *cost_rows(tables, ("selected_subsets",), list(FRACTIONS)),
         ],
         "funnel": funnel(ranked),
-        "with_cam": with_cam,
-        "correlations": [ranked.influence.facts[f"rank_correlation_with_{term}"] for term in ("hmp", "cas")],
+        "with_cam": CAS in measured,
+        "terms": [[one.column, one.called] for one in SELECTORS],
+        "correlations": [ranked.influence.facts.get(f"rank_correlation_with_{one.column}") for one in SELECTORS],
         "subsets": [{"name": subset_name(name), "share": float(share)} for name, share in FRACTIONS.items()],
         "evidence": evidence_rows(ranked.pool),
         "samples": sample_entries(ranked, settings),
@@ -150,7 +152,7 @@ def funnel(ranked: RankedPool) -> list[list[Any]]:
             if segments
             else "none was read: CAM is off, or no sample has a context",
         ],
-        ["ranked", ranked.pool.height, "both scores exist" if has_cas(ranked.tables) else "by HMP alone"],
+        ["ranked", ranked.pool.height, "both scores exist" if CAS in measured_in(ranked.tables) else "by HMP alone"],
         *reversed(subsets),
     ]
 
@@ -198,7 +200,7 @@ def sample_entries(ranked: RankedPool, settings: Settings) -> list[dict[str, Any
 def _sample(
     row: Mapping[str, Any], texts: Mapping[str, Any], tokenizer: ModelTokenizer, made_under: Mapping[str, Any]
 ) -> dict[str, Any]:
-    lengths = row["segment_tokens"] or []
+    lengths, scores = row["segment_tokens"] or [], [*(one.column for one in SELECTORS), "score"]
     sign = importance(np.asarray(row["segment_nll_nats"] or [], dtype=np.float64), made_under["importance_sign"])
     return {
         "shard": row["shard"],
@@ -206,7 +208,7 @@ def _sample(
         "source": row["source"],
         **{name: row[name] for name in ("rank", "n_response_tokens", "n_context_tokens", "n_dropped_context_tokens")},
         "n_dropped_short": row["n_dropped_context_tokens_short"],
-        **dict(zip(("hmp", "cas", "score"), rounded((row[n] for n in ("hmp", "cas", "score")), 4), strict=True)),
+        **dict(zip(scores, rounded((row.get(name) for name in scores), 4), strict=True)),
         "perplexities": rounded(_perplexity(row[name]) for name in ("nll_short_nats", "nll_long_nats")),
         "rest_attention": rounded([row["rest_attention"]], 4)[0],
         "evidence": row["evidence"] if row["evidence"] in EVIDENCE else None,

@@ -93,6 +93,8 @@ class Table:
 
     Attributes:
         name: its asset's key.
+        job: the job that makes it (el_assets.parts.JOBS).
+        partitions: keys of its partitions if those are not shards; empty too for a table of all shards together.
         columns: names and types that every written frame must have.
         recipe: None for a side table, which is written together with the table of an asset.
         seen_columns: columns that `look` needs.
@@ -100,6 +102,8 @@ class Table:
     """
 
     name: str
+    job: str
+    partitions: tuple[str, ...] = ()
     columns: TableSchema
     recipe: Recipe | None = None
     seen_columns: tuple[str, ...] = ()

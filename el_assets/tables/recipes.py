@@ -5,7 +5,7 @@ depends on. The retrieval index is not part of it but pinned, so that a newer in
 (see el_resources.store.stamps.Stamp).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from el_assets.catalogue import RECIPES, SETTINGS_WITHOUT_RECIPE
@@ -14,8 +14,8 @@ from el_assets.tables.model_roles import ModelRoles
 from el_resources.settings import Settings
 from el_resources.sources.bad_rows import BAD_ROW_REASONS, most_bad_rows
 from el_resources.sources.contracts import ShardedSource
-from el_resources.store.shard_tables import ShardTables
-from el_resources.store.stamps import Stamp, digest
+from el_resources.store.shard_tables import MissingTableError, ShardTables
+from el_resources.store.stamps import Stamp, digest, refuse_mixed_settings
 
 # Settings that decide where, how fast and whether a table is made, but not its content. Sources are not listed: a table
 # depends on the fingerprint of its shard.
@@ -143,6 +143,23 @@ class Cookbook:
         if not recipe.is_scored or reads_scores or not dtype:
             return False
         return stored.recipe == self.draft(stored.asset, stored.partition, auto_was=dtype).recipe
+
+
+def stamps_over_shards(asset: str, tables: ShardTables, shards: Sequence[str]) -> dict[str, Stamp]:
+    """Return the stamps of the tables that an asset over shards is made from, by `TABLE/SHARD`.
+
+    Raises:
+        MissingTableError: none of the shards has a table of an input.
+        MixedSettingsError: tables of an input were made under different settings.
+    """
+    found: dict[str, Stamp] = {}
+    for name in RECIPES[asset].inputs_over_shards:
+        stamps = tables.stamps(name, shards)
+        if not stamps:
+            raise MissingTableError(f"no shard in store {str(tables.store)!r} has {name}; make it first")
+        refuse_mixed_settings(stamps)
+        found |= {f"{name}/{shard}": stamp for shard, stamp in stamps.items()}
+    return found
 
 
 def scored_texts(samples: Stamp) -> str:

@@ -147,7 +147,7 @@ class ModelChoice:
         return "float32" if (place or self.place()) == "cpu" else checkpoint_dtype(self.folder())
 
     def fingerprint(self, place: Place | None = None) -> str:
-        """Return the hash of all that scores depend on: weights, tokenizer, dtype, window, and a BOS from the settings.
+        """Return the hash of what scores depend on: weights, tokenizer, dtype, window, and a BOS that is not its own.
 
         Kernels, batches and devices are not part of it, since they change scores by rounding only.
         """
@@ -210,11 +210,8 @@ def checkpoint_dtype(folder: Path) -> str:
                 named = str(holder[key]).removeprefix("torch.")
                 return named if named in DTYPES else "auto"
     weights = sorted(folder.glob("*.safetensors"))
-    return (
-        next((STORED_DTYPES[name] for name in _tensor_dtypes(weights[0]) if name in STORED_DTYPES), "auto")
-        if weights
-        else "auto"
-    )
+    stored = _tensor_dtypes(weights[0]) if weights else []
+    return next((STORED_DTYPES[name] for name in stored if name in STORED_DTYPES), "auto")
 
 
 def _tensor_dtypes(path: Path) -> list[str]:

@@ -1,12 +1,12 @@
-"""Makes `token_idf.safetensors`: how informative each token of the reference vocabulary is.
+"""Make `token_idf.safetensors`, the inverse document frequency of each token of the reference vocabulary.
 
 Method: documentation is stripped of its markup and cut into windows of 128 tokens. A token that occurs in n of N
-windows weighs `ln((N + 1) / (n + 1))`: 0 if it is in all of them, `ln(N + 1)` if in none.
+windows has the weight `ln((N + 1) / (n + 1))`: 0 if it is in all of them, `ln(N + 1)` if it is in none.
 
 Provenance of the shipped table: the documentation of free software as Debian 12 packages it, unpacked with `dpkg -x`,
 one folder a package, each giving 4 MB of text if it has that much: apache2-doc 2.4.71, bash-doc 5.2.15, cmake-doc
 3.25.1, git-doc 2.39.5, perl-doc 5.36.0, postgresql-doc-15 15.20, python-django-doc 3.2.25, python3.11-doc 3.11.2,
-rust-doc 1.63.0, sqlite3-doc 3.40.1. The table holds a statistic of tokens, nothing of the texts.
+rust-doc 1.63.0, sqlite3-doc 3.40.1. The table contains a statistic of tokens, and no text.
 
     python -m el_resources.reference_models.make_token_idf FOLDER [FOLDER ...]
 
@@ -30,13 +30,13 @@ HERE = Path(__file__).parent
 OUTPUT = HERE / "token_idf.safetensors"
 WINDOW_TOKENS = 128
 CHARS_PER_FOLDER = 4_000_000
-# A long file must not speak for its whole package.
+# A long file must not dominate its package.
 CHARS_PER_FILE = 100_000
 SUFFIXES = {".html", ".htm", ".txt", ".rst", ".md", ".pod"}
 
 
 class _Text(HTMLParser):
-    """Collects what a reader of the page sees; block elements begin a line."""
+    """Collector of a page's visible text; block elements begin a line."""
 
     UNSEEN = frozenset({"script", "style", "head", "nav"})
     BLOCKS = frozenset({"p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "pre", "dd", "dt", "table", "section"})
@@ -62,7 +62,7 @@ class _Text(HTMLParser):
 
 
 def texts_of(folder: Path, max_chars: int) -> Iterator[str]:
-    """Texts of a folder's documentation files, in an order by hash of their path, until `max_chars` are given."""
+    """Yield the texts of a folder's documentation files, ordered by a hash of their paths, up to `max_chars`."""
     files = [
         path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and _suffix(path) in SUFFIXES
     ]
@@ -91,7 +91,7 @@ def _read(path: Path) -> str:
 
 
 def windows_of(texts: Iterable[str], tokenizer: ModelTokenizer) -> Iterator[NDArray[np.int32]]:
-    """Whole windows of token ids; what is left at a text's end is dropped."""
+    """Yield whole windows of token ids; the rest at a text's end is dropped."""
     for text in texts:
         ids = tokenizer.encode(text)
         n_windows = len(ids) // WINDOW_TOKENS
@@ -99,7 +99,7 @@ def windows_of(texts: Iterable[str], tokenizer: ModelTokenizer) -> Iterator[NDAr
 
 
 def inverse_document_frequency(windows: Iterable[NDArray[np.int32]], vocab_size: int) -> NDArray[np.float32]:
-    """`ln((N + 1) / (n + 1))` of every token."""
+    """Return `ln((N + 1) / (n + 1))` for every token."""
     n_windows = 0
     n_with_token = np.zeros(vocab_size, dtype=np.int64)
     for window in windows:

@@ -1,13 +1,13 @@
-"""The masks that a model asks for, compared with the packed attention that would replace them.
+"""Comparison of a model's own masks with the packed attention that would replace them.
 
-A model states a sliding window twice: to the function that makes its masks, and to its attention. Packed attention
-knows the second only. Some models state it in the mask alone (PhiMoE), or to the attention of layers whose mask has
-none.
+A model passes a sliding window twice: to the function that makes its masks, and to its attention. Packed attention
+gets the second only. Some models have the window in the mask alone (PhiMoE), or pass one to the attention of layers
+whose mask has none.
 
-Algorithm: the model reads a few tokens under an attention implementation of its own, whose masks are the rules that
-transformers composed (`AskedMask`). Each attention layer evaluates its rule on rows and keys around every window that
-the configuration names, and around its own, and compares what is seen.
-Guarantees: windows of any size are checked exactly, however short the text that is read.
+Algorithm: the model reads a few tokens with a special attention implementation, whose masks are the rules that
+transformers composed (`AskedMask`). In each attention layer the rule is evaluated on rows and keys around every window
+of the configuration and around the layer's own, and compared with packed attention.
+Guarantees: windows of any size are checked exactly, however short the text is.
 Costs: a forward of a few tokens, and a few thousand comparisons a layer.
 """
 
@@ -28,13 +28,13 @@ from el_resources.scoring.pieces import Piece
 PROBING = "packed_sequences_probe"
 
 _WINDOW_WORDS = ("window", "chunk", "local_attention", "index_topk", "block_size", "extent")
-# Rows and keys of the comparison without any window: near the beginning, and at the ends of long contexts.
+# Rows and keys that are compared for every model: near the beginning, and at the ends of long contexts.
 _PLACES = (0, 1, 2, 5, 127, 4097, 131_071)
 
 
 @dataclass(frozen=True)
 class AskedMask:
-    """The rule of a mask: which keys a row sees. Models may cut it to their keys before they hand it on."""
+    """The rule of a mask, which gives the keys that a row sees. Models may cut it to their keys and pass it on."""
 
     rule: Callable[..., Tensor]
 
@@ -42,7 +42,7 @@ class AskedMask:
         return self
 
     def shows(self, window: int | None, places: set[int], device: torch.device) -> bool:
-        """Return true if rows see what causal attention shows them, as far back as the window."""
+        """Return true if rows see the same keys as in causal attention with this window."""
         near = {place + step for place in places for step in (-1, 0, 1)}
         window_edges = {place - (window or 0) + step for place in places for step in (-1, 0, 1, 2)}
         rows = torch.tensor(sorted(places), device=device)[:, None]
@@ -57,7 +57,7 @@ class AskedMask:
 
 @dataclass
 class AttentionCalls:
-    """Windows that the attention layers of one forward asked for, in their order."""
+    """Windows that the attention layers of one forward were given, in their order."""
 
     windows_named: list[int]
     windows: list[int | None] = field(default_factory=list)
@@ -67,7 +67,7 @@ _calls: ContextVar[AttentionCalls | None] = ContextVar("_calls", default=None)
 
 
 def windows_named_in(config: Any) -> list[int]:
-    """Every window, chunk or budget of attention that a configuration names, smallest first."""
+    """Return every window, chunk or budget of attention that a configuration names, smallest first."""
     found = set()
     for name, value in config.to_dict().items():
         values = value if isinstance(value, (list, tuple)) else [value]
@@ -78,10 +78,10 @@ def windows_named_in(config: Any) -> list[int]:
 
 @contextmanager
 def asking(model: Any, n_inputs: int) -> Iterator[AttentionCalls]:
-    """Let the forward of one sequence check the masks that it asks for.
+    """Make the forward of one sequence check the model's own masks in this context.
 
     Raises, in the forward:
-        ValueError: an attention layer sees something else by its mask than packed attention would show it.
+        ValueError: the mask of an attention layer shows other keys than packed attention would.
     """
     calls = AttentionCalls(windows_named_in(model.config.get_text_config()))
     token = _calls.set(calls)

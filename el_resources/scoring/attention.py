@@ -1,23 +1,22 @@
-"""Attention over packed sequences: many sequences in one row of inputs, none of which sees another.
+"""Attention over packed sequences: many sequences in one row of inputs, each of which sees only itself.
 
 Shapes: T inputs of a batch, H query heads, K key heads, E width of a head, P pieces, J keys of all pieces.
 
-A batch is one row of T inputs, cut into pieces. A piece is a sequence, or what follows a beginning that several
-sequences share; that beginning is then a piece of its own, computed once, and its keys come before those of every
-piece that follows it:
+A batch is one row of T inputs, cut into pieces. A piece is a whole sequence, or the rest of a sequence after a prefix
+that it shares with others. The shared prefix is a piece of its own, which is computed once, and its keys come before
+those of every piece that follows it:
 
     inputs    | BOS C sep | root A | root B | BOS sequence D |
     pieces         0          1        2            3
     keys of 1: piece 0, piece 1        keys of 2: piece 0, piece 2        keys of 3: piece 3
 
-Rows of a piece see all keys of the shared beginning and, causally, those of the piece itself; if a layer has a
-sliding window, as far back as it reaches. Exact: sharing changes nothing but the order of sums.
+Rows of a piece see all keys of the shared prefix and, causally, those of the piece itself; in a layer with a sliding
+window only those within it. The result is exact: sharing changes only the order of sums.
 
 Algorithm: `packed_attention` is registered with transformers' attention interface and finds the batch's layout in a
-context variable. On a GPU in half precision it is one kernel for all pieces: this project's own on Hopper for heads 64
-or 128 wide (attention_kernel.py), else torch's variable-length flash attention; or cuDNN's for a long sequence that is
-alone. Elsewhere it is one call of SDPA for each piece. Sequences are not padded to each other, and no mask of T × T
-exists.
+context variable. On a GPU in half precision one kernel takes all pieces: this project's own on Hopper for heads of
+width 64 or 128 (attention_kernel.py), else torch's variable-length flash attention; a long sequence that is alone in
+its batch goes to cuDNN. Otherwise SDPA is called for each piece. There is no padding and no T × T mask.
 """
 
 import inspect
@@ -38,26 +37,26 @@ from transformers.modeling_utils import AttentionInterface
 
 from el_resources.scoring.pieces import LayerWatcher, Piece, visible
 
-# In transformers' registries for the life of the process; no model refers to it but while one is read.
+# Name in transformers' registries; a model refers to it only while it is read.
 PACKED = "packed_sequences"
 
-# What some models ask of their attention that is not done here.
+# Arguments of some models' attention that are not supported here.
 _BEYOND = {"softcap": "capped scores", "s_aux": "attention sinks", "position_bias": "position biases"}
 
 _HALF = (torch.float16, torch.bfloat16)
 
-# Inputs from which on a sequence that is alone in its batch is worth a kernel of its own, and what lengths round up to.
+# Least inputs for which a sequence alone in its batch goes to cuDNN, and the step to which its length is rounded up.
 LONG, LONG_STEP = 16_384, 2048
 
 
 @dataclass(kw_only=True)
 class Layout:
-    """The pieces of a batch, as the attention of every layer needs them.
+    """The pieces of a batch, in the form that the attention of every layer needs.
 
     Attributes:
         cu_queries_P1, cu_keys_P1: starts of each piece's queries and keys, and the end.
-        watcher: sees the queries and keys of every layer.
-        masks, work: what layers of one kind share, made by the first of them.
+        watcher: gets the queries and keys of every layer.
+        masks, work: values that layers of one kind share; the first of these layers makes them.
     """
 
     pieces: Sequence[Piece]
@@ -84,7 +83,7 @@ class Layout:
 
     @cached_property
     def keys_J(self) -> Tensor | None:
-        """The input that each key comes from; None if every piece has only its own."""
+        """Return the input of each key; None if no piece has a shared prefix."""
         if not any(piece.n_shared for piece in self.pieces):
             return None
         spans = [span for p in self.pieces for span in ((p.shared_start, p.shared_end), (p.start, p.end))]
@@ -92,7 +91,7 @@ class Layout:
 
 
 def to_device(values: "np.ndarray[Any, Any]", device: torch.device) -> Tensor:
-    """An array on the device; the copy to a GPU does not wait for what the GPU is doing."""
+    """Return an array on the device; the copy does not wait for the GPU's current work."""
     tensor = torch.from_numpy(values)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
@@ -102,7 +101,7 @@ _layout: ContextVar[Layout | None] = ContextVar("_layout", default=None)
 
 @contextmanager
 def reading(model: Any, layout: Layout) -> Iterator[None]:
-    """Let a model's forwards attend by this layout; it is left as it was found, after an error too."""
+    """Use this layout in a model's forwards inside the context; the model is then restored, also after an error."""
     token = _layout.set(layout)
     try:
         with implementation(model, PACKED):
@@ -113,7 +112,7 @@ def reading(model: Any, layout: Layout) -> Iterator[None]:
 
 @contextmanager
 def implementation(model: Any, name: str) -> Iterator[None]:
-    """Let a model's forwards attend by a registered implementation."""
+    """Use a registered attention implementation in a model's forwards inside the context."""
     config = model.config.get_text_config()
     before = config._attn_implementation
     config._attn_implementation = name
@@ -127,10 +126,10 @@ def implementation(model: Any, name: str) -> Iterator[None]:
 def packed_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attention of one layer over a packed batch; arguments and result as transformers' interface has them.
+    """Return the attention of one layer over a packed batch; arguments and result are those of transformers' interface.
 
     Raises:
-        ValueError: the layer asks for what is not done here.
+        ValueError: the layer passes an argument that is not supported here.
     """
     for option, what in _BEYOND.items():
         if options.get(option) is not None:
@@ -145,7 +144,7 @@ def packed_attention(
 
 
 def _choose(layout: Layout, query: Tensor, window: int | None) -> Callable[..., Tensor]:
-    """The fastest way that takes this batch; all give T × H × E."""
+    """Return the fastest function that supports this batch; all of them return T × H × E."""
     if not (query.is_cuda and query.dtype in _HALF and query.shape[3] % 8 == 0):
         return _piece_by_piece
     if window is not None:
@@ -156,9 +155,9 @@ def _choose(layout: Layout, query: Tensor, window: int | None) -> Callable[..., 
 def _long_alone(
     layout: Layout, query_HTE: Tensor, key_KTE: Tensor, value_KTE: Tensor, scale: float | None, window: int | None
 ) -> Tensor:
-    """Attend in one long sequence, by cuDNN if it is there: 1.5 to 1.8 times as fast as flash attention on Hopper.
+    """Attend in one long sequence, by cuDNN if available: 1.5 to 1.8 times as fast as flash attention on Hopper.
 
-    Lengths are rounded up, since cuDNN plans for every new one; no row sees what is added after it.
+    Lengths are rounded up, since cuDNN makes a plan for every new one; no row sees the inputs added after it.
     """
     n_inputs = query_HTE.shape[1]
     added = -n_inputs % LONG_STEP
@@ -173,7 +172,7 @@ def _long_alone(
 def _tiled(
     layout: Layout, query_HTE: Tensor, key_KTE: Tensor, value_KTE: Tensor, scale: float | None, window: int | None
 ) -> Tensor:
-    """Attend in all pieces by this project's own kernel, if it takes such heads."""
+    """Attend in all pieces by this project's own kernel, if it supports such heads."""
     from el_resources.scoring import attention_kernel as kernel
 
     query, key, value = (heads.transpose(0, 1) for heads in (query_HTE, key_KTE, value_KTE))
@@ -192,13 +191,13 @@ def _tiled(
 def _varlen(
     layout: Layout, query_HTE: Tensor, key_KTE: Tensor, value_KTE: Tensor, scale: float | None, window: int | None
 ) -> Tensor:
-    """One flash attention kernel for all pieces: T × H × E."""
+    """Attend in all pieces by one flash attention kernel: T × H × E."""
     from torch.nn.attention.varlen import varlen_attn
 
     key_JKE, value_JKE = key_KTE.transpose(0, 1), value_KTE.transpose(0, 1)
     if layout.keys_J is not None:
         key_JKE, value_JKE = key_JKE[layout.keys_J], value_JKE[layout.keys_J]
-    # Older versions let query heads share key heads without being told.
+    # Versions of torch without this option let query heads share key heads by themselves.
     grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
     # Rows align with keys at the bottom right: the last row of a piece sees all of its keys.
     output = varlen_attn(
@@ -220,7 +219,7 @@ def _varlen(
 def _piece_by_piece(
     layout: Layout, query_HTE: Tensor, key_KTE: Tensor, value_KTE: Tensor, scale: float | None, window: int | None
 ) -> Tensor:
-    """SDPA for each piece: T × H × E."""
+    """Attend by SDPA in one piece after another: T × H × E."""
     n_heads, n_inputs, _ = query_HTE.shape
     output_THE = query_HTE.new_empty(n_inputs, n_heads, value_KTE.shape[2])
     for piece in layout.pieces:
@@ -255,7 +254,7 @@ def _mask(layout: Layout, piece: Piece, window: int | None, device: torch.device
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """Make no mask: the layout replaces it."""
+    """Return no mask, since the layout replaces it."""
 
 
 AttentionInterface.register(PACKED, packed_attention)

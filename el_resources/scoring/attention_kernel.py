@@ -1,4 +1,4 @@
-"""Causal attention over packed pieces on a Hopper GPU: one kernel, written for the short sequences that packing is for.
+"""Causal attention over packed pieces on a Hopper GPU: one kernel for the short sequences of packed batches.
 
 Shapes: T inputs of a batch, H query heads, K key heads, G = H / K of them a key head, E width of a head, W work items.
 
@@ -6,12 +6,12 @@ A work item is a block of inputs of one piece. One program takes a block and a k
 the key head become rows of one tile, so that a tile spans few inputs and little of it is above the diagonal. The
 program walks over the keys of the shared prefix, then over the piece's own keys up to its rows, and keeps the running
 maximum and sum of the softmax, in fp32 and powers of two; only blocks at the prefix's end or on the diagonal need a
-mask. The tensor memory accelerator loads keys and values from their places: those of a shared prefix are not copied.
-The blocks with the most keys start first.
+mask. The tensor memory accelerator loads keys and values from where they are, so those of a shared prefix are not
+copied. The blocks with the most keys start first.
 
-Guarantees: as `packed_attention` (attention.py), to the rounding of half precision.
-Costs: for documents of 64 to 4,095 tokens on an H100, flash attention 2 takes 1.35 times (128-wide heads) to 2 times
-(64-wide heads) as long; long single sequences are left to cuDNN (attention.py).
+Guarantees: the result is that of `packed_attention` (attention.py), up to rounding in half precision.
+Costs: for documents of 64 to 4,095 tokens on an H100, flash attention 2 takes 1.35 times (heads of width 128) to 2
+times (width 64) as long; long single sequences are left to cuDNN (attention.py).
 """
 
 import math
@@ -29,7 +29,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from el_resources.scoring.pieces import Piece
 
 LOG2_E = math.log2(math.e)
-FAR_BELOW = tl.constexpr(-1e30)  # finite, so that no difference of infinities arises
+FAR_BELOW = tl.constexpr(-1e30)  # finite, so that infinities are never subtracted
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Tile:
     stages: int
 
 
-# Most programs along the second dimension of a grid.
+# Largest number of programs along the second dimension of a grid.
 MAX_WORK_ITEMS = 65_535
 # Tile by width of a head: the fastest of the tiles tried on an H100.
 TILES = {64: Tile(128, 64, 4, 3), 128: Tile(64, 32, 4, 3)}
@@ -70,9 +70,9 @@ def _step(  # type: ignore[no-untyped-def]
     KEYS: tl.constexpr,
     MASK: tl.constexpr,
 ):
-    """Add KEYS keys from `at` on to the running softmax.
+    """Add KEYS keys, from `at`, to the running softmax.
 
-    MASK says which of them count: "none" all, "end" those before `end`, "causal" those up to each row's input.
+    MASK selects the keys that count: "none" all, "end" those before `end`, "causal" those up to each row's input.
     """
     key = tl.reshape(keys.load([at, head, 0]), [KEYS, E])
     scores = tl.dot(query, key.T)
@@ -139,7 +139,7 @@ def _attend(  # type: ignore[no-untyped-def]
 
 
 def takes(query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor) -> bool:
-    """Return True if there is a tile for heads of this width and number, and a GPU whose accelerator loads it."""
+    """Return true if there is a tile for heads of this width and number, and the GPU's accelerator can load it."""
     (_, n_heads, width), n_key_heads = query_THE.shape, key_TKE.shape[1]
     sharing = n_heads // n_key_heads
     return (
@@ -174,7 +174,7 @@ def work_items(pieces: Sequence[Piece], n_inputs: int) -> NDArray[np.int32]:
 def attend_to_pieces(query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, work_W5: Tensor, scale: float) -> Tensor:
     """Return the attention [T, H, E] of every input to the inputs that it may see.
 
-    The heads must be such that `takes` returns True; `work_W5` is the result of `work_items`.
+    `takes` has to return true for the heads; `work_W5` is the result of `work_items`.
     """
     (_, n_heads, width), n_key_heads = query_THE.shape, key_TKE.shape[1]
     tile, sharing = TILES[width], n_heads // n_key_heads

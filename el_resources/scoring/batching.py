@@ -1,9 +1,9 @@
-"""Plan of batches: the inputs that a model has to read, and those that it reads together.
+"""Plan of batches: the inputs that a model has to read, and the sequences that it reads together.
 
 Shapes: T inputs of a packed batch, R wanted rows of it.
 
-Algorithm: a sequence is cut after its last wanted position. Sequences that declare the same first tokens as common
-(`n_common`), and want no scores there, form a family. By prefix sharing a family's prefix is read once, and each
+Algorithm: a sequence is cut after its last wanted position. Sequences form a family if they declare the same first
+tokens as common (`n_common`) and want no scores there. By prefix sharing, a family's prefix is read once, and each
 sequence's own inputs follow it (attention.py). Families fill batches up to a budget of inputs, without padding, those
 with the most inputs first. A family that exceeds the budget is divided, and a sequence that exceeds it by itself has a
 batch of its own.
@@ -29,7 +29,7 @@ class ScoreRequest:
     """A request for the predictions at some positions of one sequence.
 
     Attributes:
-        n_common: number of its first tokens that other sequences may have in common with it; 0 if none may.
+        n_common: number of its first tokens that other sequences may share; 0 for none.
     """
 
     token_ids: IntArray
@@ -43,7 +43,7 @@ class ScoreRequest:
 
     @property
     def whole_length(self) -> int:
-        """Number of inputs of the whole sequence, BOS included, wherever it is cut."""
+        """Number of inputs of the whole sequence, BOS included, also if it is cut earlier."""
         return 1 + len(self.token_ids)
 
     def inputs(self, bos_id: int) -> IntArray:
@@ -51,7 +51,7 @@ class ScoreRequest:
         return np.concatenate([[bos_id], self.token_ids[: self.n_inputs - 1]])
 
     def beginning(self) -> bytes | None:
-        """Return the prefix that makes other sequences members of this one's family; None if it can have none."""
+        """Return the prefix by which sequences are grouped in a family; None if this one cannot share a prefix."""
         if not self.n_common or not len(self.positions) or self.positions.min() < self.n_common:
             return None
         return self.token_ids[: self.n_common].astype(np.int64).tobytes()
@@ -79,8 +79,8 @@ class PackedBatch:
     Attributes:
         pieces: shared prefixes and own inputs of sequences, as spans of the row.
         inputs_T, places_T: the inputs, and the place of each in its sequence.
-        rows_R: inputs whose predictions are wanted, request by request and in the order of its positions.
-        targets_R: the token that each of these rows should predict.
+        rows_R: inputs with a wanted prediction, request by request and in the order of its positions.
+        targets_R: the true next token of each of these rows.
     """
 
     pieces: tuple[Piece, ...]
@@ -93,7 +93,7 @@ class PackedBatch:
 def input_lengths(sequences: Sequence[IntArray], positions: Sequence[IntArray] | None = None) -> NDArray[np.int64]:
     """Return the number of inputs of each sequence up to its last wanted position, BOS included.
 
-    It is the cost of scoring without prefix sharing, and the unit of progress.
+    This is the cost of scoring without prefix sharing, and the unit of progress.
     """
     if positions is None:
         return np.array([len(sequence) for sequence in sequences], dtype=np.int64)

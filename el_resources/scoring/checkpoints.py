@@ -1,7 +1,7 @@
-"""A model folder's configuration and weights, refused in words unless they are those of a whole causal language model.
+"""Checks of a model folder: it has to contain a complete causal language model.
 
-transformers fills what a checkpoint lacks with random numbers, and leaves out what it has no place for, with a log
-message. Both would be scored, so both are errors here; so is a tokenizer with more ids than the model.
+If weights are missing, transformers fills them with random numbers; if there are too many, it ignores some. Both only
+give a log message, so both are errors here. So is a tokenizer with more ids than the model.
 Costs: reads the configuration, the headers of the weights and tokenizer.json before the weights.
 """
 
@@ -27,10 +27,10 @@ _LAYER = re.compile(r"(?P<before>.*\b(?:layers|h|blocks|layer))\.(?P<index>\d+)\
 
 
 def checked_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The configuration of a folder that holds a causal language model.
+    """Return the configuration of a causal language model's folder.
 
     Raises:
-        ValueError: the folder holds something else, or its configuration or tokenizer does not fit.
+        ValueError: the folder contains something else, or its configuration or tokenizer does not fit.
     """
     _check_folder(folder)
     stated = read_config(folder)
@@ -49,13 +49,13 @@ def checked_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def refuse_other_weights(folder: Path, config: Any) -> None:
-    """Refuse weights that by their headers have other shapes or another number of layers than the configuration.
+    """Compare the headers of the weights with the configuration: shapes and number of layers.
 
-    Nothing is read but headers, and no memory is taken. Tensors that transformers renames when it loads them, quantized
-    ones and those of a folder's own code are judged by `load_checkpoint` alone.
+    Only headers are read. Tensors that transformers renames when it loads them, quantized ones and those of a folder's
+    own code are checked by `load_checkpoint` alone.
 
     Raises:
-        ValueError: as `load_checkpoint` would.
+        ValueError: they differ; the errors are those of `load_checkpoint`.
     """
     if getattr(config, "quantization_config", None) or getattr(config, "auto_map", None):
         return
@@ -63,7 +63,7 @@ def refuse_other_weights(folder: Path, config: Any) -> None:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (*FAILURES, ImportError):
-        return  # loading says why
+        return  # loading gives the reason
     expected, found = {key: tuple(one.shape) for key, one in model.state_dict().items()}, weight_shapes(folder)
     other = {(key, found[key], shape) for key, shape in expected.items() if found.get(key, shape) != shape}
     missing = _of_whole_layers(expected.keys() - found.keys(), found)
@@ -73,10 +73,10 @@ def refuse_other_weights(folder: Path, config: Any) -> None:
 
 
 def load_checkpoint(folder: Path, config: Any, **options: Any) -> Any:
-    """The model of a folder, every tensor of which was read from it.
+    """Load the model of a folder; every tensor comes from its files.
 
     Raises:
-        ValueError: tensors are missing, of another shape, or of layers that the configuration does not have.
+        ValueError: tensors are missing, have another shape, or belong to layers that the configuration lacks.
     """
     check_weights(folder)
     try:
@@ -114,7 +114,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_type(folder: Path, stated: dict[str, Any], trust_remote_code: bool) -> None:
-    """Refuse a configuration of no known type, and code of the folder's own that may not run."""
+    """Raise ValueError for a configuration of unknown type, or one that needs code of the folder without permission."""
     file, model_type = folder / "config.json", stated.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         raise ValueError(
@@ -134,7 +134,7 @@ def _check_type(folder: Path, stated: dict[str, Any], trust_remote_code: bool) -
 
 
 def _check_kind(folder: Path, config: Any, stated: dict[str, Any]) -> None:
-    """Refuse what is no decoder-only causal language model."""
+    """Raise ValueError unless the model is a decoder-only causal language model."""
     architectures = [one for one in stated.get("architectures") or [] if isinstance(one, str)]
     what = f"{folder} holds a {config.model_type} model{f' ({architectures[0]})' if architectures else ''}"
     if getattr(config, "is_encoder_decoder", False):
@@ -147,7 +147,7 @@ def _check_kind(folder: Path, config: Any, stated: dict[str, Any]) -> None:
 
 
 def _check_layers(folder: Path, config: Any) -> None:
-    """Refuse a model without layers, which would be scored all the same."""
+    """Raise ValueError for a model without layers, which transformers would run."""
     n_layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
     if isinstance(n_layers, int) and n_layers < 1:
         raise ValueError(
@@ -156,7 +156,7 @@ def _check_layers(folder: Path, config: Any) -> None:
 
 
 def _check_tokenizer(folder: Path, n_rows: int | None) -> None:
-    """Refuse a tokenizer that gives ids beyond the model's vocabulary; added tokens may have such ids, text may not."""
+    """Raise ValueError if text can have ids beyond the model's vocabulary; added tokens may have such ids."""
     file = folder / "tokenizer.json"
     if not file.is_file() or not isinstance(n_rows, int):
         return
@@ -198,7 +198,7 @@ def _check_tensors(folder: Path, model: Any, found: dict[str, Any]) -> None:
 
 
 def _of_whole_layers(missing: Iterable[str], found: Iterable[str]) -> list[str]:
-    """The missing tensors of layers without any tensor, among layers that have the same parts and are there."""
+    """Return the missing tensors of layers that are missing as a whole, if other layers have the same parts."""
     matched = [match for key in found if (match := _LAYER.match(key))]
     parts = {(match["before"], match["part"]) for match in matched}
     layers = {(match["before"], match["index"]) for match in matched}
@@ -212,7 +212,7 @@ def _of_whole_layers(missing: Iterable[str], found: Iterable[str]) -> list[str]:
 
 
 def _layers_beyond(model: Any, unexpected: Iterable[str]) -> list[str]:
-    """Unread tensors of whole further layers; layers with parts of their own, which predict further tokens, are not."""
+    """Return unread tensors of whole further layers, except layers with other parts, which predict further tokens."""
     parts: dict[str, set[str]] = {}
     own = model.state_dict().keys()
     for key in own:

@@ -10,19 +10,19 @@ Alignment, the same everywhere in this project. A sequence is token ids without 
     gives entropy[t]     0    1    2   …  t
 
 So `entropy[t]` belongs to the distribution that predicts token t: it comes from logits row t-1, and the first token is
-predicted from BOS. `nll[t]` is -ln of what that distribution gives to token t. Positions count from 0, as sequences do.
+predicted from BOS. `nll[t]` is -ln of the probability of token t in that distribution. Positions count from 0.
 
-Algorithm: each sequence is cut after its last wanted position; batches of whole sequences, packed without padding, run
-through the model's body without a cache or a mask (batching.py, attention.py; probe.py says which are padded
-instead). The head runs on the wanted rows alone, in bounded chunks. While a GPU works on one batch, the next is made
-and handed over, and the one before is read back. A batch that does not fit a GPU's memory is halved and run again, and
-the smaller size is kept. Segment attention is watched in such a forward, one sequence at a time (segment_mass.py).
-Frequencies of RoPE that follow the length follow that of the whole sequence (rope.py).
-Guarantees: scores are fp32 and come back in the order of the request. The same call gives the same bytes on one device,
-unless memory ran out in between; what else is in a batch moves a score by rounding only (below 1e-4 nats in fp32). All
+Algorithm: each sequence is cut after its last wanted position. Batches of whole sequences, packed without padding, run
+through the model's body without a cache or a mask (batching.py, attention.py); models for which probe.py finds that
+packing is not exact get padded batches. The head runs on the wanted rows alone, in bounded chunks. While a GPU works on
+one batch, the next is prepared and sent, and the one before is read back. A batch that does not fit a GPU's memory is
+halved and run again, and the smaller size is kept. Segment attention is watched in such a forward, one sequence at a
+time (segment_mass.py). If RoPE's frequencies depend on the length, the whole sequence's length counts (rope.py).
+Guarantees: scores are fp32 and in the order of the request. The same call gives the same bytes on one device, unless
+memory ran out in between; other sequences in a batch change a score by rounding only (below 1e-4 nats in fp32). All
 input is checked before the first forward.
-Costs: 2 × parameters operations a token, and 2 × D × V more a wanted row; memory of one batch's activations and one
-chunk's logits.
+Costs: 2 × parameters operations a token, and 2 × D × V more for a wanted row; memory for the activations of one batch
+and the logits of one chunk.
 """
 
 import time
@@ -55,9 +55,9 @@ from el_resources.scoring.segment_mass import (
     segment_scores,
 )
 
-# Inputs of a batch. What fits its caches suits a CPU; a GPU wants to be filled.
+# Inputs of a batch: as many as fit the caches of a CPU, and as many as fill a GPU.
 CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS = 2048, 32_768
-# A call that reads this many inputs on a GPU earns back the ten seconds that compiling the layers costs.
+# From this number of inputs in a call, compiled layers save more than the ten seconds of their compilation.
 TOKENS_WORTH_COMPILING = 2_000_000
 
 
@@ -69,11 +69,11 @@ class ScoringEngine:
         vocab_size: V; token ids are in [0, V) and entropies in [0, ln V].
         bos_id: token put before every sequence.
         device: the model's device.
-        dtype: of the weights in memory, such as `float32`.
-        why_not_watched: why `segment_attention` is refused for this model, in words; empty if it is not.
+        dtype: dtype of the weights in memory, such as `float32`.
+        why_not_watched: reason for which `segment_attention` refuses this model; empty if it does not.
         max_batch_tokens: inputs of a batch; less after a GPU's memory ran out.
         forwards: sequences put through the model since construction.
-        tokens: input tokens put through the model, BOS included, padding excluded; what sequences share counts once.
+        tokens: input tokens put through the model, with BOS and without padding; a shared prefix counts once.
         seconds: time spent scoring.
     """
 
@@ -87,15 +87,15 @@ class ScoringEngine:
         head_rows: int | None = None,
         compiled: bool | None = None,
     ) -> None:
-        """Wrap a model that is on its device already.
+        """Wrap a model that is already on its device.
 
         Args:
             model: a transformers model for causal language modelling.
-            bos_id: what to put before every sequence; end-of-text for a model without BOS.
-            window: overrides the `max_position_embeddings` of the model's config.
-            max_batch_tokens: inputs of a batch; if None what suits a CPU's caches, or fits a GPU's free memory.
-            head_rows: rows of logits alive at once; a default for device and vocabulary if None.
-            compiled: run the model's layers compiled; if None, on a GPU from the first call that is worth it.
+            bos_id: token put before every sequence; end-of-text for a model without BOS.
+            window: replaces the `max_position_embeddings` of the model's config.
+            max_batch_tokens: inputs of a batch; None for a size that suits a CPU's caches or a GPU's free memory.
+            head_rows: rows of logits in memory at once; None for a default for device and vocabulary.
+            compiled: run the model's layers compiled; None does so on a GPU from the first call that is large enough.
         """
         refuse_unfit(model)
         self._model = model.eval()
@@ -141,8 +141,8 @@ class ScoringEngine:
                 the checkpoint's on a GPU.
             device: `cpu`, `cuda`, `cuda:1`, or `auto`: a GPU if there is one.
             trust_remote_code: run code that the folder ships.
-            rope_scaling: how a model is read beyond its own window, without training: `dynamic` (NTK) stretches RoPE
-                with the length of what is read, and `none` leaves it.
+            rope_scaling: extension of the window without training: `dynamic` (NTK) scales RoPE with the length of each
+                sequence, `none` does not.
             bos_id, window, max_batch_tokens, head_rows, compiled: as in the constructor. With `dynamic` the window
                 must be given.
         """
@@ -178,16 +178,16 @@ class ScoringEngine:
 
         Args:
             sequences: token ids without BOS.
-            positions: for each sequence the positions of interest, in any order; None scores all of them. A sequence
-                without any is not run.
-            on_progress: called after each batch with its sequences' inputs, as if nothing were shared; the total of a
-                call is `input_lengths(sequences, positions).sum()`.
-            n_common: for each sequence number of its first tokens that others may begin with too. If they do, and no
-                wanted position is among them, the equal ones are read once for all of a batch.
+            positions: the wanted positions of each sequence, in any order; None scores all of them. A sequence without
+                a wanted position is not run.
+            on_progress: called after each batch with the number of its inputs, counted without prefix sharing; the
+                total of a call is `input_lengths(sequences, positions).sum()`.
+            n_common: for each sequence the number of its first tokens that others may share. Sequences of a batch that
+                share them, and want no position among them, read them once.
 
         Raises:
-            ValueError: a sequence is longer than the window, or holds ids outside the vocabulary, or positions that it
-                does not have. Nothing has run then. Or a single sequence does not fit a GPU's memory.
+            ValueError: a sequence is longer than the window, has an id outside the vocabulary, or lacks a wanted
+                position; nothing has run then. Or a single sequence does not fit a GPU's memory.
 
         Example:
             >>> from el_resources.scoring.texts import TextScorer
@@ -214,18 +214,18 @@ class ScoringEngine:
         responses: Sequence[Response],
         on_progress: Callable[[int], None] | None = None,
     ) -> list[SegmentScores]:
-        """Return the attention mass of each response on its sequence's segments, and its NLL; one pass for each.
+        """Return the attention mass of each response on its sequence's segments, and its NLL, in one pass for each.
 
         Args:
             sequences: token ids without BOS.
-            segments: for each sequence the positions [start, end) of its segments: disjoint, before the response, in
-                any order, with gaps or without, or none at all.
-            responses: for each sequence the positions [start, end) of its response, or of each piece of it, first to
-                last. What follows is not read.
-            on_progress: called after each sequence with its input tokens, as many as the end of its response.
+            segments: for each sequence the positions [start, end) of its segments: disjoint and before the response, in
+                any order, with or without gaps; there may be none.
+            responses: for each sequence the positions [start, end) of its response, or of the pieces of it in order.
+                Tokens after the response are not read.
+            on_progress: called after each sequence with the number of its inputs up to the end of its response.
 
         Raises:
-            ValueError: as in `score`; or a response is empty or not there, or segments are not as above; or the model
+            ValueError: as in `score`; or a response is empty or missing, or segments are not as above, or the model
                 cannot be watched (see `why_not_watched`). Nothing has run then.
         """
         with self._timed():
@@ -246,7 +246,7 @@ class ScoringEngine:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Run on the model's device and count the seconds spent inside."""
+        """Run on the model's device, and add the time inside the context to `seconds`."""
         with _current(self.device):
             started = time.perf_counter()
             try:
@@ -255,7 +255,7 @@ class ScoringEngine:
                 self.seconds += time.perf_counter() - started
 
     def _run_watched(self, request: ScoreRequest, segments: Sequence[Span], rows: Sequence[Span]) -> SegmentScores:
-        """One forward for one sequence, of which some rows are watched: row t predicts token t."""
+        """Run one forward for one sequence and watch some of its rows; row t predicts token t."""
         assert isinstance(self._reader, PackedReader)
         watcher = AttentionWatcher(rows=rows)
         with torch.inference_mode(), self._rope.reading(request.whole_length):
@@ -266,7 +266,7 @@ class ScoringEngine:
         return segment_scores(watcher, segments, nll_R.cpu().numpy())
 
     def _batches(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[list[Family], list[TokenScores]]]:
-        """Every batch with the scores of its members; the one before is read back while a GPU works on the next."""
+        """Yield every batch with the scores of its members; a GPU works on the next batch while one is read back."""
         kinds = [self._rope.scaled_length(request.whole_length) for request in requests]
         todo = deque(self._reader.plan(requests, kinds, self.max_batch_tokens, range(len(requests))))
         running: deque[tuple[list[Family], OnItsWay]] = deque()
@@ -287,7 +287,7 @@ class ScoringEngine:
 
     @torch.inference_mode()
     def _start(self, requests: Sequence[ScoreRequest], batch: Sequence[Family]) -> OnItsWay:
-        """One forward for a batch, whose sequences share their rotary frequencies; entropies and NLLs, 2 × R."""
+        """Start one forward for a batch of one length class; return entropies and NLLs, 2 × R."""
         with self._rope.reading(max(requests[index].whole_length for index in _members(batch))):
             hidden_RD, targets_R = self._reader.read(requests, batch)
             return OnItsWay(torch.stack(self._head.scores(hidden_RD, targets_R, self.head_rows)))
@@ -298,7 +298,7 @@ class ScoringEngine:
         batch: Sequence[Family],
         on_progress: Callable[[int], None] | None,
     ) -> None:
-        """Add what has run to the counters, and report it."""
+        """Add a batch to the counters, and report progress."""
         members = list(_members(batch))
         self.forwards += len(members)
         self.tokens += sum(family.n_inputs for family in batch)
@@ -306,7 +306,7 @@ class ScoringEngine:
             on_progress(sum(requests[index].n_inputs for index in members))
 
     def _compile_if_worth(self, n_inputs: int) -> None:
-        """Compile the layers if that was asked for, or pays."""
+        """Compile the layers if the caller asked for it, or if the call is large enough."""
         worth = self.device.type == "cuda" and n_inputs >= TOKENS_WORTH_COMPILING
         if isinstance(self._reader, PackedReader) and (worth if self._compiled is None else self._compiled):
             self._reader.compile()
@@ -320,19 +320,19 @@ class ScoringEngine:
 
 
 def _at_least_1(name: str, value: int | None, default: int) -> int:
-    """A size that was given, or its default."""
+    """Return the given size, or its default if it is None."""
     if value is not None and value < 1:
         raise ValueError(f"{name} is {value}; give at least 1, or None for the default")
     return default if value is None else value
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Kernels and events of the thread go to this device; there is nothing to choose on a CPU."""
+    """Return a context in which the thread's kernels and events use this device; a CPU needs none."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _members(batch: Sequence[Family]) -> Iterator[int]:
-    """The requests of a batch, in the order of its scores."""
+    """Return the requests of a batch, in the order of its scores."""
     return (index for family in batch for index in family.members)
 
 

@@ -1,4 +1,4 @@
-"""Models that are refused by what they are: decoders of an encoder-decoder model, and weights that are no numbers."""
+"""Models that are refused before they read anything: decoders of encoder-decoder models, and weights with NaN."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import torch
 
 from el_resources.scoring.body import hidden_states
 
-# What transformers calls the attention of a decoder on its encoder.
+# Names in transformers of the attention of a decoder on its encoder.
 _ON_ENCODER = ("encoder_attn", "crossattention", "cross_attn", "EncDecAttention", "encdec_attn")
 
-# What models raise that are asked for what they do not do.
+# Errors of models for calls that they do not support.
 FAILURES = (
     ValueError,
     TypeError,
@@ -25,10 +25,10 @@ _FEW_TOKENS = 8
 
 @torch.inference_mode()
 def refuse_unfit(model: Any) -> None:
-    """Refuse a model that no reading makes right, by its class and its weights.
+    """Refuse a model that cannot be scored at all, by its class and its weights.
 
     Raises:
-        ValueError: it is half of an encoder-decoder model, has no head, or holds weights that are not finite.
+        ValueError: it is half of an encoder-decoder model, has no head, or has weights that are not finite.
     """
     name = type(model).__name__
     if reads_an_encoder(model):
@@ -39,10 +39,10 @@ def refuse_unfit(model: Any) -> None:
     if model.get_output_embeddings() is None:
         raise ValueError(f"{name} has no output embeddings; give a causal language model")
     for tensor_name, tensor in model.named_parameters():
-        # A sum is one pass without a copy; it is finite unless a number is not, or the numbers are very large.
+        # A sum is one pass without a copy. It is finite, unless a number is not or the numbers are very large.
         if tensor.sum(dtype=torch.float32).isfinite():
             continue
-        # Numbers beyond the range of float16 are infinite in it: their scores are set aside, and the dtype is named.
+        # Large numbers are infinite in float16: their scores are set aside later, with the dtype in the reason.
         faulty = tensor.isnan() if tensor.dtype == torch.float16 else ~tensor.isfinite()
         if faulty.any():
             n_faulty = int(faulty.sum())
@@ -59,7 +59,7 @@ def refuse_unfit(model: Any) -> None:
 
 
 def why_forward_fails(model: Any) -> str:
-    """Return the error that a model raises when it reads a few tokens, in one line; empty if it gives logits."""
+    """Return the error of a model that reads a few tokens, in one line; empty if it returns logits."""
     n_tokens = min(_FEW_TOKENS, model.get_input_embeddings().weight.shape[0])
     try:
         _ = model(input_ids=torch.arange(n_tokens, device=model.device)[None], use_cache=False).logits
@@ -72,13 +72,13 @@ def why_forward_fails(model: Any) -> str:
 
 
 def told(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error in one line."""
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words[:200]}{'…' if len(words) > 200 else ''}" if words else type(error).__name__
 
 
 def reads_an_encoder(model: Any) -> bool:
-    """Return true for the decoder half of another model; layers that read images (Mllama) make no such half."""
+    """Return true for the decoder of an encoder-decoder model; layers that read images (Mllama) do not count."""
     if getattr(model.config.get_text_config(), "cross_attention_layers", None):
         return False
     if getattr(model.config, "is_encoder_decoder", False):

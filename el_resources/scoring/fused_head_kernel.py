@@ -1,9 +1,9 @@
-"""Entropy and NLL from hidden states on a Hopper GPU, without logits in memory: they never leave the chip.
+"""Entropy and NLL from hidden states on a Hopper GPU, without writing logits to memory.
 
 Shapes: R rows, D hidden width, V vocabulary, J tiles of the vocabulary.
 
-One program multiplies a tile of rows with a tile of the output embeddings. Of the resulting logits x it stores only, in
-fp32, the statistics that the softmax needs: the largest logit m, Z = Σ exp(s) and S = Σ s·exp(s) with s = x - m, and
+One program multiplies a tile of rows with a tile of the output embeddings. It stores of the resulting logits x only the
+statistics, in fp32, that the softmax needs: the largest logit m, Z = Σ exp(s) and S = Σ s·exp(s) with s = x - m, and
 the target's logit if it is among them. A second kernel merges the J tiles of each row as head_kernel.py merges blocks.
 The grid is persistent, so that the sums over one tile overlap the loads of the next. It walks over groups of rows whose
 hidden states stay in the cache while all embeddings are loaded.
@@ -108,7 +108,7 @@ def _merge(  # type: ignore[no-untyped-def]
 
 
 def takes(hidden_RD: Tensor, weight_VD: Tensor) -> bool:
-    """Return True if the GPU has a tensor memory accelerator and the matrices' type, width and alignment suit it."""
+    """Return true if the GPU has a tensor memory accelerator that supports the matrices' type, width and alignment."""
     return (
         hidden_RD.dtype in (torch.float16, torch.bfloat16)
         and hidden_RD.dtype == weight_VD.dtype
@@ -126,7 +126,7 @@ def rows_at_once(n_vocabulary: int) -> int:
 def entropy_and_nll_of(hidden_RD: Tensor, weight_VD: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
     """Return the entropy of each row's distribution and the NLL of its target, in nats and fp32.
 
-    The matrices must be such that `takes` returns True.
+    `takes` has to return true for the matrices.
     """
     (n_rows, width), n_vocabulary = hidden_RD.shape, weight_VD.shape[0]
     n_across = triton.cdiv(n_vocabulary, COLUMNS)

@@ -1,13 +1,13 @@
-"""From hidden states to entropy and negative log-likelihood, without ever holding the logits of a whole sequence.
+"""Entropy and negative log-likelihood from hidden states, without the logits of a whole sequence in memory.
 
 Shapes: R rows whose predictions are wanted, D hidden width, V vocabulary.
 
 Algorithm: the head runs on a bounded chunk of rows at a time; entropy `-Σ p ln p` and NLL `-ln p(target)` come from the
 same fp32 exponentials, on a GPU in one pass over the logits (head_kernel.py). A plain head in half precision on Hopper
 does not write logits at all (fused_head_kernel.py).
-Guarantees: scores are fp32 whatever the weights' dtype. What some models do to their logits after the head, scaling
-(Granite, Cohere, Falcon-H1) and soft-capping (Gemma), is applied; a model that does anything else is refused.
-Costs: on a CPU three fp32 buffers of chunk rows × V, and logits of another dtype next to them; on a GPU one, or none.
+Guarantees: scores are fp32 for every dtype of the weights. Scaling of logits after the head (Granite, Cohere,
+Falcon-H1) and soft-capping (Gemma) are applied; a model that changes its logits in another way is refused.
+Costs: three fp32 buffers of chunk rows × V on a CPU, and the logits if they have another dtype; on a GPU one or none.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from el_resources.scoring.body import hidden_states
 
 _PROBE_TOKENS = 8
-# Logits alive at once. What fits its caches suits a CPU; a GPU wants to be filled.
+# Logits in memory at once: as many as fit the caches of a CPU, and as many as fill a GPU.
 CPU_LOGITS, CUDA_LOGITS = 2**20, 2**29
-# A product with few rows reads all of the output embeddings for little work: on a CPU a large vocabulary, such as the
-# 262,144 tokens of Gemma 3, is read at these many rows at least, which is about twice as fast as at 4.
+# Least rows on a CPU. A product with few rows reads all output embeddings for little work: with a large vocabulary,
+# such as the 262,144 tokens of Gemma 3, this number is about twice as fast as 4 rows.
 CPU_ROWS_MIN = 64
 
 _Scores = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -31,7 +31,7 @@ _Scores = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyHead:
-    """A model's output embeddings and its changes to the logits after them."""
+    """A model's output embeddings, and the changes that it makes to their logits."""
 
     projection: nn.Module
     scale: float = 1.0
@@ -39,7 +39,7 @@ class VocabularyHead:
 
     @classmethod
     def from_model(cls, model: Any) -> "VocabularyHead":
-        """The head of a causal language model, compared on a few tokens with the logits that the model itself gives."""
+        """Return the head of a causal language model, after a comparison with the model's logits for a few tokens."""
         projection = model.get_output_embeddings()
         if projection is None:
             raise ValueError(f"{type(model).__name__} has no output embeddings; give a causal language model")
@@ -49,7 +49,7 @@ class VocabularyHead:
         return head
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Return logits of rows, in the weights' dtype; in fp32 on a GPU, which need not round products of halves."""
+        """Return the logits of rows in the weights' dtype; in fp32 on a GPU, which keeps products of halves exact."""
         logits_RV = self._products(hidden_RD)
         if self.scale != 1.0:
             logits_RV = logits_RV * self.scale
@@ -65,19 +65,19 @@ class VocabularyHead:
         return logits_RV
 
     def _plain_weight(self) -> Tensor | None:
-        """The output embeddings V × D if the head is a product with them and nothing else."""
+        """Return the output embeddings V × D if the head is a plain product with them; else None."""
         plain = isinstance(self.projection, nn.Linear) and type(self.projection) is nn.Linear
         return self.projection.weight if plain and self.projection.bias is None else None
 
     def scores(self, hidden_RD: Tensor, targets_R: Tensor, head_rows: int) -> tuple[Tensor, Tensor]:
-        """Entropy and NLL, in nats, of each row's prediction, at most `head_rows` rows at a time."""
+        """Return entropy and NLL of each row's prediction in nats, computed for at most `head_rows` rows at a time."""
         score, n_rows = self._fastest(hidden_RD, head_rows)
         chunks = zip(hidden_RD.split(n_rows), targets_R.split(n_rows), strict=True)
         entropies, nlls = zip(*(score(hidden, targets) for hidden, targets in chunks), strict=True)
         return torch.cat(entropies), torch.cat(nlls)
 
     def _fastest(self, hidden_RD: Tensor, head_rows: int) -> tuple[_Scores, int]:
-        """Return the fastest function to score rows like these on their device, and the rows that it takes at once."""
+        """Return the fastest function that scores such rows on their device, and its number of rows at once."""
         if not hidden_RD.is_cuda:
             return lambda hidden, targets: entropy_and_nll(self.logits(hidden), targets), head_rows
         from el_resources.scoring import fused_head_kernel, head_kernel
@@ -89,19 +89,19 @@ class VocabularyHead:
         return lambda hidden, targets: head_kernel.entropy_and_nll_once(self.logits(hidden), targets), head_rows
 
     def _probe(self, model: Any, inputs_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """The model's own logits and this head's, a row for each input."""
+        """Return the model's own logits and those of this head, a row for each input."""
         expected = model(input_ids=inputs_BN, use_cache=False).logits
         logits = self.logits(hidden_states(model, inputs_BN).flatten(0, 1))
         return expected.flatten(0, 1).float(), logits.float()
 
     @torch.inference_mode()
     def _check_against(self, model: Any) -> None:
-        """Refuse a model whose own logits are not this head's, or are not finite for any token."""
+        """Raise ValueError if a model's own logits differ from this head's, or if no token has finite ones."""
         n_tokens = min(_PROBE_TOKENS, model.get_input_embeddings().weight.shape[0])
         tokens_N = torch.arange(n_tokens, device=model.device)
         expected_NV, logits_NV = self._probe(model, tokens_N[None])
         if not expected_NV.isfinite().all():
-            # One token that overflows spoils a whole sequence: each by itself, and those that do not overflow.
+            # A token that overflows spoils its whole sequence: read each alone, and leave out those that overflow.
             expected_NV, logits_NV = self._probe(model, tokens_N[:, None])
             fine_N = expected_NV.isfinite().all(dim=-1)
             if not fine_N.any():
@@ -111,7 +111,7 @@ class VocabularyHead:
                     "range is wider than that of float16; if float32 does not help, its weights are faulty"
                 )
             expected_NV, logits_NV = expected_NV[fine_N], logits_NV[fine_N]
-        # Both ways round alike; what is looked for is a factor or a cap that this module does not know of.
+        # Both ways round alike, so a larger difference is a factor or a cap that this module does not know.
         rounding = 1e-5 if model.dtype == torch.float32 else 1e-2
         tolerance = rounding * float(expected_NV.abs().max()) + 1e-6
         gap = float((expected_NV - logits_NV).abs().max())
@@ -123,7 +123,7 @@ class VocabularyHead:
 
 
 def rows_at_once(vocab_size: int, *, on_cpu: bool) -> int:
-    """Return the rows of logits that suit the device; matrix products on a GPU come in tiles of 128 rows."""
+    """Return the number of rows of logits at once for the device; products on a GPU use tiles of 128 rows."""
     if on_cpu:
         return max(CPU_ROWS_MIN, CPU_LOGITS // vocab_size)
     rows = max(1, CUDA_LOGITS // vocab_size)
@@ -133,22 +133,22 @@ def rows_at_once(vocab_size: int, *, on_cpu: bool) -> int:
 def entropy_and_nll(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
     """Return the entropy of each row's distribution and the NLL of its target, in nats and fp32.
 
-    With s = logits - max and Z = Σ exp(s): `H = ln Z - Σ s exp(s) / Z` and `NLL = ln Z - s[target]`. Of likely
-    tokens s is near 0, so that the sums round about a fifth as much as those of p ln p.
+    With s = logits - max and Z = Σ exp(s): `H = ln Z - Σ s exp(s) / Z` and `NLL = ln Z - s[target]`. For
+    likely tokens s is near 0, so the rounding errors are about a fifth of those of Σ p ln p.
     """
     logits_RV = logits_RV.float()
     shifted_RV = logits_RV - logits_RV.amax(dim=-1, keepdim=True)
     target_R = shifted_RV.gather(-1, targets_R[:, None]).squeeze(-1)
-    # A token that a model rules out has a logit of -inf, and 0 · inf is not a number.
+    # A token that a model excludes has a logit of -inf, and 0 · inf is NaN.
     shifted_RV.clamp_(min=torch.finfo(torch.float32).min)
     weights_RV = shifted_RV.exp()
     total_R = weights_RV.sum(dim=-1)
     entropy_R = total_R.log() - weights_RV.mul_(shifted_RV).sum(dim=-1) / total_R
-    return entropy_R.clamp_(min=0.0), total_R.log() - target_R  # a certain row may round to just below zero
+    return entropy_R.clamp_(min=0.0), total_R.log() - target_R  # it may round to just below zero
 
 
 def _scale(config: Any) -> float:
-    """The factor between head and logits. Granite's config states a divisor, the others a factor."""
+    """Return the factor between head and logits. Granite's config states a divisor, the others a factor."""
     for name in ("logit_scale", "lm_head_multiplier"):
         if getattr(config, name, None) is not None:
             return float(getattr(config, name))
@@ -157,7 +157,7 @@ def _scale(config: Any) -> float:
 
 
 def _softcap(config: Any) -> float | None:
-    """The cap of the logits, by the names that Gemma, RecurrentGemma and xLSTM give it."""
+    """Return the cap of the logits, by the names of Gemma, RecurrentGemma and xLSTM for it; None if there is none."""
     for name in ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap"):
         if getattr(config, name, None) is not None:
             return float(getattr(config, name))

@@ -1,4 +1,4 @@
-"""Entropy and NLL of rows of logits on a GPU, reading each logit once.
+"""Entropy and NLL of rows of logits on a GPU; each logit is read once.
 
 Shapes: R rows, V vocabulary.
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 BLOCK = 4096
 WARPS = 8
-FAR_BELOW = -1e30  # a finite start, so that no difference of infinities arises
+FAR_BELOW = -1e30  # a finite start, so that infinities are never subtracted
 
 
 @triton.jit

@@ -1,13 +1,13 @@
-"""The last layer, on the rows that are asked for: what it makes of the others, nobody reads.
+"""The last layer on the wanted rows alone, since nothing reads its results for the others.
 
 Shapes: T inputs of a packed batch, R of them wanted, D hidden width.
 
-After the attention itself every part of a decoder layer works on each input alone: the product that ends attention,
-and the MLP. Layers before the last owe their rows to the attention of the next; the last owes only what is asked for.
-There these parts take the wanted rows and give zeros for the others, which the residual stream carries to the end.
-Guarantees: exact, to rounding; readers.py tries it on every model before it relies on it.
-Saves, if few rows are wanted, as in verification: 88 % of a layer of an 8B Llama, which is 2.8 % of its body, or
-77 % of one of the reference model's, which is 13 %. Costs: on a GPU this layer runs uncompiled meanwhile.
+After the attention itself, every part of a decoder layer works on each input alone: the output projection of attention,
+and the MLP. Other layers need all rows, because the attention of the next layer reads them; the last layer does not. So
+its parts get the wanted rows alone and return zeros for the others, which the residual stream carries to the end.
+Guarantees: exact up to rounding; readers.py checks it on every model before it uses it.
+Savings if few rows are wanted, as in verification: 88 % of a layer of an 8B Llama, which is 2.8 % of its body, or 77 %
+of a layer of the reference model, which is 13 %. Costs: on a GPU this layer runs uncompiled meanwhile.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,29 +18,29 @@ from torch import Tensor, nn
 
 from el_resources.scoring.body import body_of
 
-# Names of these parts in transformers, in the decoders that name their layers `layers`.
+# Names of these parts in transformers' decoders that call their layers `layers`.
 _PARTS = ("self_attn.o_proj", "mlp")
 
 
 def decoder_layers(model: Any) -> Sequence[Any]:
-    """Return the layers of a model's body; none if it does not keep them in a list called `layers`."""
+    """Return the layers of a model's body; empty if it has no list called `layers`."""
     return list(getattr(body_of(model), "layers", ()))
 
 
 def parts_by_row(model: Any) -> list[nn.Module]:
-    """Return the parts of the last layer that should work on each input alone; none if they have other names."""
+    """Return the parts of the last layer that, by their names, work on each input alone; empty if there are none."""
     found = dict(decoder_layers(model)[-1].named_modules()) if decoder_layers(model) else {}
     return [found[name] for name in _PARTS if name in found]
 
 
 @contextmanager
 def on_rows_alone(model: Any, parts: Sequence[nn.Module], rows_R: Tensor) -> Iterator[None]:
-    """Let these parts of the last layer work on these rows, each named once, of inputs 1 × T × D."""
+    """Run these parts of the last layer on these rows of inputs 1 × T × D inside the context; rows must not repeat."""
     layer = decoder_layers(model)[-1]
     compiled, layer._compiled_call_impl = layer._compiled_call_impl, None  # a compiled layer does not see the hooks
     with ExitStack() as hooks:
         for part in parts:
-            n_inputs: list[int] = []  # of the call under way
+            n_inputs: list[int] = []  # of the current call
             hooks.enter_context(part.register_forward_pre_hook(_take(rows_R, n_inputs)))
             hooks.enter_context(part.register_forward_hook(_spread(rows_R, n_inputs)))
         try:

@@ -1,4 +1,4 @@
-"""From a model folder to a causal language model on its device."""
+"""Loading of a causal language model from a folder to its device."""
 
 from pathlib import Path
 from typing import Any

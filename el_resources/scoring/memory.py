@@ -25,13 +25,13 @@ def tokens_that_fit(device: torch.device, read: Callable[[int], object], *, at_m
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes that torch may still allocate: the device's free memory, and memory that torch holds unused."""
+    """Return the bytes that torch can still allocate: free memory of the device, and unused memory of torch's cache."""
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
 
 
 def half_of(n_tokens: int, n_sequences: int) -> int:
-    """Return the size of the next smaller batch, after one that did not fit.
+    """Return the size of the next smaller batch after one that did not fit.
 
     Raises:
         ValueError: the batch was a single sequence.

@@ -26,7 +26,7 @@ class Piece:
 
 
 class LayerWatcher(Protocol):
-    """Sees the queries and keys of every layer of a forward."""
+    """Receiver of the queries and keys of every layer of a forward."""
 
     def add_layer(self, query_HNE: Tensor, key_KNE: Tensor, *, window: int | None, scale: float | None) -> None:
         """Take one layer's queries and keys, after rotation."""

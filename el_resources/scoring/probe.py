@@ -1,23 +1,23 @@
-"""A model is tried before it scores: how may it be read, and are its scores those that it would give itself?
+"""Test of a model before it scores: can it be read in packed or padded batches with the scores of a plain forward?
 
 Shapes: T inputs of a packed batch, B sequences of a padded one, N inputs of the longest of them, D hidden width.
 
-Algorithm: two sequences of random tokens are read, each alone, by transformers' own forward. If the configuration names
-a window, the first reaches beyond the smallest one.
-1. Causality: with another last token, and with padding after it, no earlier row moves. Otherwise the model is refused:
-   it sees what it is to predict.
-2. Packed: both sequences in one row give what each gives alone, and the masks that the model asks for show what packed
-   attention shows (asked_masks.py), which holds for windows of any size. Otherwise the model is read padded, and one
-   warning says why: it mixes tokens elsewhere than in attention (recurrent models), or asks for attention that is not
-   done here (capped scores, sinks, biases, chunks, sparse attention).
-3. Watched: packed, and each layer attends once.
-In half precision rounding hides what moves a row by less than it, so 1 and 2 are asked twice: of two longer sequences
-in the model's own precision, which tries its kernels, and of two short ones with float32 weights (widened.py), which
-shows a model that mixes the least of tokens elsewhere. A model that cannot be read so is asked in its own alone.
-Guarantees: nothing is scored by a reading that was not compared with the plain one. If experts are chosen, or in half
-precision, rounding may move a few rows by more than rounding; a quarter of the rows may.
-Costs: six times the longer sequence, and in half precision eight copies of the weights more. The length is bounded, on
-a CPU to some 3e10 operations (half a second), on a GPU to 1e14; windows beyond that are checked by the masks alone.
+Algorithm: transformers' own forward reads two sequences of random tokens, each alone. If the configuration names a
+window, the first sequence is longer than the smallest one.
+1. Causality: another last token, or padding after it, must not change an earlier row. Otherwise the model sees the
+   tokens that it should predict, and is refused.
+2. Packed: both sequences in one row must give the same as each alone, and the model's own masks must show the same keys
+   as packed attention (asked_masks.py), which checks windows of any size. Otherwise the model gets padded batches, and
+   a warning gives the reason: it mixes tokens outside attention (recurrent models), or needs attention that is not
+   supported here (capped scores, sinks, biases, chunks, sparse attention).
+3. Watched: the model can be packed, and each layer attends once.
+In half precision, rounding hides smaller changes, so 1 and 2 run twice: on two longer sequences in the model's own
+precision, which tests its kernels, and on two short ones with float32 weights (widened.py), which shows even slight
+mixing of tokens outside attention. A model that cannot run with float32 weights is tested in its own precision alone.
+Guarantees: a model only scores by a reading that was compared with the plain forward. In half precision, or if a router
+chooses experts, a rounding error can have large effects in a few rows, so up to a quarter of the rows may differ.
+Costs: six forwards of the longer sequence, and in half precision eight more copies of the weights. The length is
+bounded to some 3e10 operations on a CPU (half a second) and 1e14 on a GPU; longer windows are checked by masks alone.
 """
 
 import warnings
@@ -38,16 +38,16 @@ from el_resources.scoring.pieces import Piece
 from el_resources.scoring.readers import PackedReader, PaddedReader, read_packed
 from el_resources.scoring.widened import in_float32, is_half
 
-# Inputs of the two sequences, without a window.
+# Inputs of the two sequences for a model without a window.
 _LONGER, _SHORTER = 12, 7
 _CPU_OPERATIONS, _CUDA_OPERATIONS, _MOST_INPUTS = 3e10, 1e14, 1280
-# Largest difference of a row, as a share of its largest number, and the share of rows that may differ by more. Rounding
-# in bfloat16 moves a row of 32 layers with random weights by 0.06, in padded and packed batches alike (8B, one H100);
-# another token anywhere before it, or a shift, moves it by 1.
+# Largest difference in a row, relative to its largest number, and the share of rows that may differ by more. Rounding
+# in bfloat16 changes a row of 32 layers with random weights by 0.06, in padded and packed batches alike (8B, one H100);
+# another token before it, or a shift, changes it by 1.
 _ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
 _FEW_ROWS = 0.25
-# The same if both rows come from one batch, whose shape moves them alike: rows of causal models are then equal in
-# any precision, and those of XLM, BERT and CPM-Ant move by 0.06 to 0.3.
+# The same for two rows of one batch, which round alike: rows of causal models are then equal in any precision, and
+# those of XLM, BERT and CPM-Ant differ by 0.06 to 0.3.
 _ROUNDING_IN_A_BATCH = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 
 
@@ -59,8 +59,8 @@ class Reading:
     """A way to read a model.
 
     Attributes:
-        why_padded: why packed batches would not be exact, in words; empty if they are.
-        why_not_watched: why the attention of its layers cannot be watched; empty if it can.
+        why_padded: reason for which packed batches would not be exact; empty if they are.
+        why_not_watched: reason for which the attention of its layers cannot be watched; empty if it can.
     """
 
     reader: PackedReader | PaddedReader
@@ -70,10 +70,10 @@ class Reading:
 
 @torch.inference_mode()
 def choose_reading(model: Any, bos_id: int, max_inputs: int) -> Reading:
-    """Try a model with at most `max_inputs` inputs, and choose its reader; a warning says so if it is padded.
+    """Test a model with at most `max_inputs` inputs, and choose its reader, with a warning if that is the padded one.
 
     Raises:
-        ValueError: the model cannot be read, or not without seeing what it is to predict.
+        ValueError: the model cannot be read, or sees the tokens that it should predict.
     """
     name = type(model).__name__
     probe, exact = _Probe.of(model, max_inputs), _ExactProbe.of(model, max_inputs)
@@ -101,7 +101,7 @@ def why_not_packed(model: Any) -> str:
 
 
 def last_layer_runs_by_row(model: Any) -> bool:
-    """Return true if the last layer of a model gives the same for wanted rows when its parts work on these alone."""
+    """Return true if the last layer gives the same for the wanted rows if its parts work on these alone."""
     with torch.inference_mode():
         probes = (_Probe.of(model, _MOST_INPUTS), _ExactProbe.of(model, _MOST_INPUTS))
         return all(probe.runs_by_row(model, parts_by_row(model)) for probe in probes)
@@ -109,7 +109,7 @@ def last_layer_runs_by_row(model: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Probe:
-    """Two sequences, each 1 × N, the number of the first's inputs within the smallest window, and the precision."""
+    """Two test sequences, each 1 × N, with the precision and the first one's inputs within the smallest window."""
 
     first: Tensor
     second: Tensor
@@ -143,14 +143,14 @@ class _Probe:
         except FAILURES as error:
             return f"a plain forward fails ({told(error)})"
         if not self._alike(model, found_BND[1][:-1], found_BND[0][:-1], bounds=_ROUNDING_IN_A_BATCH):
-            return "it is not causal: what it makes of a token changes with a later one"
+            return "it is not causal: its state at a token changes with a later token"
         same = self._alike(model, found_BND[0], first) and self._alike(
             model, found_BND[2][: second.shape[0]], second, near=second.shape[0]
         )
         return "" if same else "it gives other hidden states in a padded batch than for each sequence alone"
 
     def why_not_packed(self, model: Any) -> tuple[str, int]:
-        """Return why packed batches would not be exact, in words, or empty; and how often its layers attend."""
+        """Return (reason for which packed batches would not be exact or empty, how often the layers attend)."""
         strange = _strange_layers(model.config.get_text_config())
         if strange:
             return strange, 0
@@ -172,7 +172,7 @@ class _Probe:
         return "" if same else "packed, its hidden states are not those of each sequence alone", len(calls.windows)
 
     def runs_by_row(self, model: Any, parts: Sequence[Any]) -> bool:
-        """Return true if the last layer gives the same for wanted rows when these parts of it work on them alone."""
+        """Return true if the last layer gives the same for the wanted rows if these parts work on them alone."""
         n_inputs = self.first.shape[1] + self.second.shape[1]
         rows_R = torch.tensor(sorted({1, 4, n_inputs - 4, n_inputs - 1}), device=model.device)
         if not decoder_layers(model):
@@ -183,11 +183,11 @@ class _Probe:
         except torch.OutOfMemoryError:
             raise
         except FAILURES:
-            return False  # parts of these names that are something else
+            return False  # parts with these names but another function
         return self._alike(model, found_TD[rows_R], read_packed(model, *self._row())[rows_R], near=len(rows_R))
 
     def _row(self) -> tuple[Tensor, Tensor, list[Piece]]:
-        """Both sequences in one row: inputs, places and pieces."""
+        """Return both sequences in one row: inputs, places and pieces."""
         n_first, n_inputs = self.first.shape[1], self.first.shape[1] + self.second.shape[1]
         places = [torch.arange(one.shape[1], device=one.device)[None] for one in (self.first, self.second)]
         pieces = [Piece(0, n_first), Piece(n_first, n_inputs)]
@@ -201,12 +201,12 @@ class _Probe:
         near: int | None = None,
         bounds: Mapping[torch.dtype, float] = _ROUNDING,
     ) -> bool:
-        """Return true if only rounding differs, in the rows within the smallest window and in those beyond."""
+        """Return true if the rows within the smallest window, and those beyond it, differ by rounding only."""
         n_near = self.n_near if near is None else near
         found_TD, expected_TD = found_TD.float(), expected_TD.float()
         gap_T = (found_TD - expected_TD).abs().amax(dim=-1)
         strange_T = ~(gap_T <= bounds[self.dtype] * expected_TD.abs().amax(dim=-1) + 1e-6)
-        strange_T &= expected_TD.isfinite().all(dim=-1)  # rows that overflow are the head's to judge (head.py)
+        strange_T &= expected_TD.isfinite().all(dim=-1)  # head.py checks rows that overflow
         exact = self.dtype == torch.float32 and not _chooses_experts(model)
         few = 0.0 if exact else _FEW_ROWS
         return all(float(part.float().mean()) <= few for part in (strange_T[:n_near], strange_T[n_near:]) if len(part))
@@ -214,7 +214,7 @@ class _Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class _ExactProbe:
-    """Two short sequences, for a model in half precision with float32 weights; None for a model not to be read so."""
+    """Test of a half-precision model with float32 weights on two short sequences; None if it cannot run so."""
 
     short: _Probe | None
 
@@ -241,7 +241,7 @@ class _ExactProbe:
         return self._asked(model, lambda short: short.runs_by_row(model, parts), True)
 
     def _asked(self, model: Any, ask: Callable[[_Probe], _Answer], unknown: _Answer) -> _Answer:
-        """Return the answer of the short sequences in float32; `unknown` if the model is not to be read so."""
+        """Return the answer of the short sequences in float32; `unknown` if the model cannot run with such weights."""
         if self.short is None:
             return unknown
         try:
@@ -252,12 +252,12 @@ class _ExactProbe:
 
 
 def expected_dtype(model: Any) -> torch.dtype:
-    """The precision to which hidden states are alike: that of the weights; bfloat16 for any that is not listed."""
+    """Return the precision of hidden states: the weights' dtype, or bfloat16 for dtypes that are not listed."""
     return model.dtype if model.dtype in _ROUNDING else torch.bfloat16
 
 
 def _length(model: Any, max_inputs: int) -> tuple[int, int]:
-    """Return the number of inputs of the longer sequence, and of those within the smallest window."""
+    """Return the number of inputs of the longer sequence, and the number of those within the smallest window."""
     operations = _CUDA_OPERATIONS if model.device.type == "cuda" else _CPU_OPERATIONS
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     bound = min(_MOST_INPUTS, max(_LONGER, int(operations / (12 * n_parameters))), max_inputs)
@@ -270,7 +270,7 @@ def _length(model: Any, max_inputs: int) -> tuple[int, int]:
 
 
 def _strange_layers(config: Any) -> str:
-    """Kinds of layers, named by a configuration, that packed attention does not do, in words; empty without any."""
+    """Return in words the layer kinds of a configuration that packed attention does not support; empty if none."""
     strange = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENTION_LAYERS)
     if strange or getattr(config, "attention_chunk_size", None):
         return f"it has layers of the kind {', '.join(strange) or 'chunked_attention'}"
@@ -278,7 +278,7 @@ def _strange_layers(config: Any) -> str:
 
 
 def _why_packing_fails(error: BaseException) -> str:
-    """The reason that a model which fails when it is packed gives, in words."""
+    """Return in words why a model fails in a packed forward."""
     if isinstance(error, IndexError):
         return "its masks depend on the tokens that are read"
     if AskedMask.__name__ in str(error):

@@ -1,4 +1,4 @@
-"""Ways to put a batch of sequences through a model's body: packed in one row, or padded to a rectangle.
+"""Readers, which put a batch of sequences through a model's body: packed in one row, or padded to a rectangle.
 
 Shapes: T inputs of a packed batch, B sequences of a padded one, N inputs of the longest of them, R wanted rows, D
 hidden width.
@@ -21,33 +21,33 @@ from el_resources.scoring.last_layer import decoder_layers, on_rows_alone
 from el_resources.scoring.pieces import Piece
 from el_resources.scoring.segment_mass import AttentionWatcher
 
-# Share of a batch's inputs up to which its wanted rows alone go through the last layer.
+# Largest share of wanted rows for which the last layer runs on these rows alone.
 FEW_ROWS = 0.5
 
 
 class Reader(Protocol):
-    """Plans batches and reads them."""
+    """Planner and reader of batches."""
 
     def plan(
         self, requests: Sequence[ScoreRequest], kinds: Sequence[int], max_inputs: int, wanted: Iterable[int]
     ) -> list[list[Family]]:
-        """Batches that together hold the wanted requests."""
+        """Return batches that together contain the wanted requests."""
         ...
 
     def read(self, requests: Sequence[ScoreRequest], batch: Sequence[Family]) -> tuple[Tensor, Tensor]:
-        """Hidden states R × D of the batch's wanted rows, and their targets, in the order of its families' members."""
+        """Return hidden states R × D and targets of the batch's wanted rows, in the order of its families' members."""
         ...
 
 
 class PackedReader:
-    """Reads a batch as one row, without padding, and runs the last layer on the wanted rows if these are few.
+    """Reader of a batch as one row without padding; the last layer runs on the wanted rows alone if these are few.
 
     Attributes:
-        compiled: whether the layers run compiled, which pays on a GPU and costs ten seconds at first.
+        compiled: true if the layers run compiled, which is faster on a GPU and takes ten seconds at first.
     """
 
     def __init__(self, model: Any, bos_id: int, parts_by_row: Sequence[nn.Module] = ()) -> None:
-        """Wrap a model and the parts of its last layer that may work on the wanted rows alone."""
+        """Wrap a model and the parts of its last layer that can run on the wanted rows alone."""
         self._model = model
         self._bos_id = bos_id
         self._parts_by_row = parts_by_row
@@ -79,7 +79,7 @@ class PackedReader:
 
 
 class PaddedReader:
-    """Reads a batch as a rectangle, padded on the right; attention is causal, so no wanted row sees padding."""
+    """Reader of a batch as a rectangle, padded on the right; attention is causal, so no wanted row sees padding."""
 
     def __init__(self, model: Any, bos_id: int) -> None:
         self._model = model
@@ -88,7 +88,7 @@ class PaddedReader:
     def plan(
         self, requests: Sequence[ScoreRequest], kinds: Sequence[int], max_inputs: int, wanted: Iterable[int]
     ) -> list[list[Family]]:
-        """Longest first, neighbours together while sequences × longest stays within the budget."""
+        """Return batches of similar lengths, longest first, with sequences × longest length within the budget."""
         batches: list[list[Family]] = []
         chosen = [index for index in wanted if requests[index].n_inputs]
         for index in sorted(chosen, key=lambda index: (-kinds[index], -requests[index].n_inputs)):
@@ -118,6 +118,6 @@ class PaddedReader:
 def read_packed(
     model: Any, inputs_1T: Tensor, places_1T: Tensor, pieces: Sequence[Piece], watcher: AttentionWatcher | None = None
 ) -> Tensor:
-    """Hidden states T × D of a packed row."""
+    """Return the hidden states T × D of a packed row."""
     with reading(model, Layout.of(pieces, model.device, watcher)):
         return hidden_states(model, inputs_1T, position_ids=places_1T)[0]

@@ -1,4 +1,4 @@
-"""Requests to the engine, checked before the first forward."""
+"""Checks of requests to the engine, before the first forward."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def checked_requests(
     window: int,
     vocab_size: int,
 ) -> list[ScoreRequest]:
-    """Return a request for each sequence, at all of its positions if none are given.
+    """Return a request for each sequence; without positions it is for all of them.
 
     Raises:
         ValueError: a sequence is longer than the window, has ids outside the vocabulary, or lacks a wanted position.
@@ -47,7 +47,7 @@ def check_ids(token_ids: IntArray, name: str, vocab_size: int) -> None:
 
 
 def _check_positions(request: ScoreRequest, name: str, window: int) -> None:
-    """Raise ValueError if the model cannot read the sequence whole, or if a wanted position does not exist."""
+    """Raise ValueError if the sequence exceeds the model's window, or lacks a wanted position."""
     n_tokens = len(request.token_ids)
     if request.whole_length > window:
         raise ValueError(
@@ -63,7 +63,7 @@ def _check_positions(request: ScoreRequest, name: str, window: int) -> None:
 
 
 def _as_integers(values: IntArray) -> NDArray[np.int64]:
-    """Return ids or positions as an integer array, also an empty list, which numpy takes for floats."""
+    """Return ids or positions as an integer array, also for an empty list, which numpy reads as floats."""
     array = np.asarray(values)
     if array.size and array.dtype.kind not in "iu":
         raise ValueError(f"token ids and positions are integers; got an array of {array.dtype}")

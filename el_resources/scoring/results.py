@@ -18,7 +18,7 @@ class TokenScores:
 
 
 class OnItsWay:
-    """A result that a GPU may still be computing; on a CPU it is ready at once."""
+    """Result that a GPU may still be computing; on a CPU it is ready at once."""
 
     def __init__(self, values: Tensor) -> None:
         self._done: torch.cuda.Event | None = None
@@ -38,7 +38,7 @@ class OnItsWay:
 
 
 def split_scores(found_2R: NDArray[np.float32], counts: Sequence[int]) -> list[TokenScores]:
-    """Split the entropies and NLLs of a batch into the scores of its sequences, of which each has its `counts`."""
+    """Split the entropies and NLLs of a batch into the scores of its sequences; `counts` are their numbers."""
     ends = np.cumsum(counts)[:-1]
     entropies, nlls = (np.split(row_R, ends) for row_R in found_2R)
     return [TokenScores(entropy_nats=entropy, nll_nats=nll) for entropy, nll in zip(entropies, nlls, strict=True)]

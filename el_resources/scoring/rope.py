@@ -1,7 +1,7 @@
-"""RoPE whose frequencies depend on the length of the input, made to depend on one sequence's length alone.
+"""RoPE with frequencies that depend on the length: here on the length of each sequence, and not of its batch.
 
-By dynamic NTK scaling a short-window model reads beyond its window without training. A sequence of n tokens, more than
-the trained window T, is read with a larger base of the rotary frequencies:
+With dynamic NTK scaling a short-window model can read beyond its window without training. If a sequence has more tokens
+n than the trained window T, the base of the rotary frequencies becomes larger:
 
     base · (factor · n / T - factor + 1) ^ (d / (d - 2))        d: rotated dimensions; factor: wanted window / T
 
@@ -9,10 +9,10 @@ transformers takes n from the longest sequence of the batch and keeps the freque
 score would depend on the other sequences of the batch and on earlier batches. LongRoPE switches between two sets of
 frequencies in the same way.
 
-Algorithm: `LengthScaledRope` switches transformers' choice off during a forward and sets the frequencies that
-transformers' own formula gives for the length of the whole sequence, BOS included, wherever the sequence is cut.
-Guarantees: a sequence's scores depend on its own tokens only, not on the choice of wanted positions, on its batch or on
-earlier batches. The model is left as it was found, also after an error.
+Algorithm: during a forward, `LengthScaledRope` disables transformers' choice and sets the frequencies that the formula
+of transformers gives for the length of the whole sequence, BOS included, even if the sequence is cut earlier.
+Guarantees: a sequence's scores depend on its own tokens only, not on the wanted positions, on its batch or on earlier
+batches. The model is restored afterwards, also after an error.
 Costs: sequences longer than T share a batch only with sequences of the same length (their length class).
 """
 
@@ -31,7 +31,7 @@ _FOLLOW_LENGTH = {"dynamic", "longrope"}
 
 @dataclass(frozen=True, kw_only=True)
 class LengthScaledRope:
-    """The rotary embeddings of a model whose frequencies depend on the length; most models have none."""
+    """The rotary embeddings of a model that have length-dependent frequencies; most models have none."""
 
     rotaries: tuple[Any, ...]
 
@@ -48,9 +48,9 @@ class LengthScaledRope:
         return cls(rotaries=tuple(rotaries))
 
     def scaled_length(self, n_inputs: int) -> int:
-        """Return the length class of a sequence, on which its frequencies depend: its length if above T, else 0.
+        """Return the length class of a sequence: its length if that exceeds T, else 0.
 
-        Sequences of one class may share a batch.
+        Sequences of one class have the same frequencies and may share a batch.
         """
         beyond = any(n_inputs > _trained_window(rotary) for rotary in self.rotaries)
         return n_inputs if beyond else 0
@@ -65,9 +65,9 @@ class LengthScaledRope:
 
 
 def extend_window(config: Any, window: int | None) -> None:
-    """Set dynamic NTK scaling to a wider window in a config, before a model is made of it.
+    """Set dynamic NTK scaling to a wider window in a config, before the model is made.
 
-    `max_position_embeddings` stays as it is: the formula takes the trained window from there.
+    `max_position_embeddings` does not change, since the formula takes the trained window from there.
     """
     config = config.get_text_config()
     trained = getattr(config, "max_position_embeddings", None)
@@ -86,7 +86,7 @@ def extend_window(config: Any, window: int | None) -> None:
 
 
 def readable_window(config: Any, override: int | None) -> int:
-    """Return the inputs that a model may read at once: the override, else the number that its config states."""
+    """Return the number of inputs that a model may read at once: the override, else that of its config."""
     text = config.get_text_config()
     stated = getattr(text, "max_position_embeddings", None)
     stated = stated if isinstance(stated, int) and stated > 0 else None  # XLNet says -1 for any length
@@ -108,10 +108,10 @@ def check_scaling(rope_scaling: str) -> None:
 
 @contextmanager
 def _fixed_frequencies(rotary: Any, n_inputs: int) -> Iterator[None]:
-    """Set the frequencies of one length, and switch off transformers' own choice, inside the context."""
+    """Set the frequencies of one length, and disable transformers' own choice, inside the context."""
     rope_type, inv_freq, parameters = rotary.rope_type, rotary.inv_freq, rotary.config.rope_parameters
     rotary.inv_freq = _inverse_frequencies(rotary, n_inputs)
-    if "long_mscale" in parameters:  # PhiMoE scales its rotations, too, by the length that it reads
+    if "long_mscale" in parameters:  # PhiMoE also scales its rotations by the length that it reads
         scale = parameters["long_mscale" if n_inputs > _trained_window(rotary) else "short_mscale"]
         rotary.config.rope_parameters = {**parameters, "long_mscale": scale, "short_mscale": scale}
     rotary.rope_type = "default"  # a type that transformers' forward ignores

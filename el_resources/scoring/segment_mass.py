@@ -1,9 +1,9 @@
-"""Attention mass of a sequence's last rows on segments of it, without a matrix of inputs × inputs.
+"""Attention mass of a sequence's last rows on its segments, without an N × N matrix.
 
 Shapes: N inputs (BOS first), H query heads, K key heads, E width of a head, r rows of a chunk, M inputs up to its end.
 
-Alignment. Columns of attention are inputs, and rows predict. With BOS in front, token t is input t + 1, and the row
-that predicts token t, and so explains it, is row t, which reads token t - 1 (see engine.py). For a response a … b-1:
+Alignment. Columns of attention are inputs, and rows predict. With BOS in front, token t is input t + 1. Token t is
+predicted by row t, which reads token t - 1 (see engine.py). For a response a … b-1:
 
     input               0    1    2  …   a        a+1 …  b-1       N = b inputs are read
     reads              BOS  x_0  x_1 …  x_{a-1}  x_a  …  x_{b-2}
@@ -12,19 +12,19 @@ that predicts token t, and so explains it, is row t, which reads token t - 1 (se
 
 A segment of tokens s … e-1 is columns s+1 … e.
 
-Algorithm: the packed attention of every layer (attention.py) shows its queries and keys to a watcher. It computes
-softmax(q·Kᵀ·scale) for the wanted rows only, in fp32, a bounded chunk of rows at a time, and averages it over heads and
-rows. What is left is one number for each layer and input; a layer's mass on a segment is a sum of those, and its masses
-on all segments and on the rest sum to 1.
+Algorithm: the packed attention of every layer (attention.py) passes its queries and keys to a watcher. The watcher
+computes softmax(q·Kᵀ·scale) in fp32 for the wanted rows, in bounded chunks of rows, and averages it over heads and
+rows. The result is one number for each layer and input. A layer's mass on a segment is the sum over its inputs, and
+its masses on all segments and on the rest sum to 1.
 
-Layers with a sliding window give exactly 0 to inputs beyond it, whatever the model would give. A layer reaches a
-segment if its window, from the last wanted row, holds the segment's first input: then no wanted row is kept from any of
-the segment's inputs. The mass of a segment is the mean over the layers that reach it; if none does, over those with the
-widest window. So a mean over layers compares segments only as far as the same layers reach them, and `segment_layers`
-says how many did. In a model whose layers all have one window, or none, it is the mean over all layers.
+A layer with a sliding window gives exactly 0 to inputs beyond it. It reaches a segment if the window of the last wanted
+row includes the segment's first input: then every wanted row sees all inputs of the segment. The mass of a segment is
+the mean over the layers that reach it, or over the layers with the widest window if none does. So masses of two
+segments are comparable if the same layers reach them; `segment_layers` gives the number of layers. If all layers have
+the same window, or none, the mass is the mean over all layers.
 
-Guarantees: exact but for rounding, whatever the weights' dtype. Sliding windows are honoured.
-Costs: 2 × rows × N × H × E operations a layer in addition to the forward; memory of a chunk's weights, twice.
+Guarantees: exact up to rounding for every dtype of the weights and for sliding windows.
+Costs: 2 × rows × N × H × E operations a layer in addition to the forward; memory for a chunk's weights, twice.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ from torch import Tensor
 
 from el_resources.scoring.pieces import visible
 
-# Attention weights alive at once: what suits a CPU's caches, and 256 MiB on a GPU.
+# Attention weights in memory at once: as many as fit a CPU's caches, and 256 MiB on a GPU.
 CPU_WEIGHTS, CUDA_WEIGHTS = 2**20, 2**26
 
 Span = tuple[int, int]
@@ -52,14 +52,14 @@ class SegmentScores:
     """Attention of a response on segments of its sequence, and its NLL.
 
     Attributes:
-        segment_attention: mass on each segment, mean over heads, response rows and the layers that reach the segment;
-            in the order of the request.
-        rest_attention: mass on all inputs of no segment (BOS, instruction, response), mean over all layers. If every
-            layer reaches every segment, everything sums to 1.
-        nll_nats: of each response token, from the same pass.
-        segment_layers: number of layers that each segment's mean is over.
-        layer_windows: of each layer, the inputs that a row sees; None for all before it.
-        layer_sum_error: how far the masses of one layer, on everything, are from 1 at worst.
+        segment_attention: mass on each segment, as mean over heads, response rows and the layers that reach the
+            segment; in the order of the request.
+        rest_attention: mass on all inputs outside segments (BOS, instruction, response), as mean over all layers. If
+            every layer reaches every segment, this and the segments' masses sum to 1.
+        nll_nats: NLL of each response token, from the same pass.
+        segment_layers: number of layers in each segment's mean.
+        layer_windows: number of inputs that a row sees, for each layer; None for all before it.
+        layer_sum_error: largest difference from 1 of the sum of a layer's masses.
     """
 
     segment_attention: NDArray[np.float32]
@@ -72,13 +72,13 @@ class SegmentScores:
 
 @dataclass
 class AttentionWatcher:
-    """Collect the attention mass of some rows of one sequence on each input.
+    """Collector of the attention mass of some rows of one sequence on each input.
 
     Attributes:
-        rows: the rows [start, end), of which the last is the sequence's last.
-        max_weights: attention weights alive at once; a default for the device if None.
-        layers_N: of each layer, the mean over heads and wanted rows.
-        windows: of each layer, the inputs that a row sees, itself included; None for all.
+        rows: spans [start, end) of the wanted rows; the last span ends at the sequence's end.
+        max_weights: attention weights in memory at once; None for a default for the device.
+        layers_N: mean over heads and wanted rows, for each layer.
+        windows: number of inputs that a row sees, itself included, for each layer; None for all.
     """
 
     rows: Sequence[Span]
@@ -95,7 +95,7 @@ class AttentionWatcher:
         chunk = max(1, self._weights_alive(query_HNE) // (n_heads * n_inputs))
         chunks = [(start, min(start + chunk, last)) for first, last in self.rows for start in range(first, last, chunk)]
         for start, end in chunks:  # inputs after `end` are seen by no row of the chunk
-            # Neighbouring query heads share a key head: H × r is K × (heads that share it × r).
+            # Neighbouring query heads share a key head: H × r = K × (heads that share a key head × r).
             query_KqE = query_HNE[:, start:end].reshape(n_key_heads, -1, width)
             weights_HrM = products_in_fp32(query_KqE, key_KNE[:, :end]).mul_(scale).view(n_heads, -1, end)
             weights_HrM.masked_fill_(~visible(start, end, 0, end, window, weights_HrM.device), -torch.inf)
@@ -105,7 +105,7 @@ class AttentionWatcher:
         self.windows.append(window)
 
     def masses(self) -> NDArray[np.float64]:
-        """Return the mass of each layer on each input, layers × N; a layer's sum to 1."""
+        """Return the mass of each layer on each input, layers × N; the masses of a layer sum to 1."""
         masses_LN: NDArray[np.float64] = torch.stack(self.layers_N).cpu().numpy()
         return masses_LN
 
@@ -122,14 +122,14 @@ class AttentionWatcher:
 
 
 def products_in_fp32(left_KqE: Tensor, right_KME: Tensor) -> Tensor:
-    """left · rightᵀ in fp32. Products of halves are exact in fp32, so that a GPU need not widen them first."""
+    """Return left · rightᵀ in fp32; products of halves are exact in fp32, so a GPU multiplies them directly."""
     if left_KqE.is_cuda and left_KqE.dtype != torch.float32:
         return torch.bmm(left_KqE, right_KME.mT, out_dtype=torch.float32)
     return left_KqE.float() @ right_KME.float().mT
 
 
 def segment_scores(watcher: AttentionWatcher, segments: Sequence[Span], nll_nats: NDArray[np.float32]) -> SegmentScores:
-    """Return what a watcher saw, by segment; segments are positions of the sequence without BOS."""
+    """Return a watcher's masses by segment; segments are positions of the sequence without BOS."""
     masses_LN = watcher.masses()
     free_N = np.ones(masses_LN.shape[1], dtype=bool)
     on_segments, n_layers = [], []
@@ -149,7 +149,7 @@ def segment_scores(watcher: AttentionWatcher, segments: Sequence[Span], nll_nats
 
 
 def pieces_of(response: Response) -> list[Span]:
-    """The pieces of a response, in the order of the request."""
+    """Return the pieces of a response, in the order of the request."""
     pieces: Any = response if not response or isinstance(response[0], Sequence) else [response]
     return [(start, end) for start, end in pieces]
 
@@ -157,7 +157,7 @@ def pieces_of(response: Response) -> list[Span]:
 def check_spans(
     sequences: Sequence[Any], segments: Sequence[Sequence[Span]], responses: Sequence[Sequence[Span]]
 ) -> None:
-    """Refuse responses that are empty, not there or out of order, and segments that overlap or reach into them."""
+    """Raise ValueError for responses that are empty, missing or out of order, and for overlapping segments."""
     if not len(sequences) == len(segments) == len(responses):
         raise ValueError(
             f"{len(segments)} lists of segments and {len(responses)} responses for {len(sequences)} sequences; "

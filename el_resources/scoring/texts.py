@@ -1,7 +1,7 @@
-"""Scores of texts: the scoring engine together with its model's tokenizer, for use as a library (docs/engine.md).
+"""Scores of texts: the scoring engine with its model's tokenizer, for use as a library (docs/engine.md).
 
-Algorithm: texts are tokenized part by part and joined as ids, so that every token's position is known; the engine does
-the rest. Guarantees and costs are those of engine.py.
+Algorithm: texts are tokenized part by part and joined as ids, so that the position of every token is known; the engine
+scores the ids. Guarantees and costs are those of engine.py.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-"""A model in half precision, read as if its weights were float32.
+"""A model in half precision that runs as if its weights were float32.
 
-Algorithm: hooks put a float32 copy in place of each half-precision parameter as long as the module that holds it runs.
-Guarantees: every copy is exact, and the model is left as it was found, also after an error.
-Costs: memory for the float32 parameters of one module (the largest is the embedding or a layer's experts), and one copy
-of all weights a forward.
+Algorithm: while a module runs, hooks replace its half-precision parameters by float32 copies.
+Guarantees: every copy is exact, and the model is restored afterwards, also after an error.
+Costs: memory for the float32 parameters of one module (the largest is the embedding, or the experts of a layer), and a
+copy of all weights in each forward.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def is_half(model: Any) -> bool:
-    """Return true if the weights are in half precision, and plainly so: neither quantized nor of 8 bits."""
+    """Return true if the weights are in plain half precision, neither quantized nor with 8 bits."""
     kinds = {parameter.dtype for parameter in model.parameters()}
     quantized = getattr(model.config, "quantization_config", None)
     return not quantized and bool(kinds & {*HALF}) and kinds <= {*HALF, torch.float32}
@@ -25,9 +25,9 @@ def is_half(model: Any) -> bool:
 
 @contextmanager
 def in_float32(model: Any) -> Iterator[None]:
-    """Read a model's half-precision weights in float32 inside the context, and multiply in it (not in TF32).
+    """Convert a model's half-precision weights to float32 inside the context, and multiply without TF32.
 
-    A module that reads the weights of another by itself gets them as they are, and may raise for it.
+    A module that reads the weights of another one gets them unconverted, and may raise an error.
     """
     held: dict[nn.Module, dict[str, nn.Parameter]] = {}
 
@@ -56,5 +56,5 @@ def in_float32(model: Any) -> Iterator[None]:
 
 
 def _halves(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The half-precision parameters that a module itself holds."""
+    """Return the half-precision parameters of a module itself, without its children."""
     return {name: one for name, one in module._parameters.items() if one is not None and one.dtype in HALF}

@@ -51,8 +51,8 @@ LONGEST_PASSAGE_TOKENS = 240
 SPARE_TOKENS = 16
 # Shortest and longest context, in sixteenths of the long window; lengths are spread evenly between them.
 CONTEXT_SIXTEENTHS = (10, 13)
-# The longest excerpt is this part of the long window, so that a context has several modules; an excerpt shorter than
-# the second number is little more than a heading.
+# The longest excerpt is this part of the long window, so that a context has several modules; one shorter than the
+# second number is little more than a heading.
 EXCERPTS_A_WINDOW = 8
 SHORTEST_EXCERPT_TOKENS = 32
 

@@ -76,7 +76,7 @@ def client_options(place: str) -> dict[str, str] | None:
 
 
 def _credentials() -> dict[str, str | None]:
-    """Keys from the variables, else from a profile; none for a role, whose short-lived keys each client renews."""
+    """Return keys from the variables, else from a profile; none for a role, since clients renew its keys themselves."""
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     if os.environ.get("AWS_ACCESS_KEY_ID"):
         return {name.lower(): os.environ.get(name) for name in names}

@@ -1,13 +1,23 @@
 """The catalogue's entries of every asset, before anything is made."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 
-from el_assets.catalogue import RECIPES, TABLES
+from el_assets.catalogue import ASSETS_OF_JOBS, RECIPES, TABLES
+from el_assets.corpus.assets import open_corpus_of
 from el_assets.definitions import defs
-from el_assets.tables.schemas import dagster_schema
+from el_assets.gateau.selectors import SELECTORS, tables_of
+from el_assets.operations.status import AssetStatus, status_of
+from el_assets.sources import KINDS
+from el_assets.tables.description import Recipe, Table
+from el_assets.tables.recipes import Cookbook, stamps_over_shards
+from el_assets.tables.schemas import dagster_schema, polars_schema
+from tests.conftest import Workspace
 
 GRAPH = defs.resolve_asset_graph()
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
@@ -115,3 +125,46 @@ def test_the_link_to_the_source_of_an_asset_leads_to_its_step() -> None:
         *("documents", "retrieval_index", "entropy_maps", "packed_sequences", "hmg_scores", "selected_subsets")
     }
     assert "shard_assets.py" not in found.values()
+
+
+def test_every_table_is_made_by_one_job() -> None:
+    made = [asset for assets in ASSETS_OF_JOBS.values() for asset in assets]
+    assert sorted(made) == sorted([*RECIPES, "retrieval_index"])
+
+
+def test_every_selector_has_its_column_and_its_table() -> None:
+    ranking = TABLES["influence_scores"]
+    assert {selector.column for selector in SELECTORS} < set(ranking.columns)
+    assert RECIPES["influence_scores"].inputs_over_shards == tuple(tables_of(SELECTORS))
+
+
+def test_a_table_of_all_shards_that_only_names_its_job_is_listed_with_its_state(
+    new_workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(code_version="1", inputs_over_shards=("documents",))
+    listing = Table(name="listing", job="build_index", columns=TABLES["documents"].columns, recipe=recipe)
+    monkeypatch.setitem(TABLES, "listing", listing)
+    monkeypatch.setitem(RECIPES, "listing", recipe)
+    monkeypatch.setitem(ASSETS_OF_JOBS, "build_index", (*ASSETS_OF_JOBS["build_index"], "listing"))
+    workspace = new_workspace()
+    for shard in ("a.jsonl", "b.jsonl"):
+        workspace.write_shard(shard, [{"id": "1", "text": f"text of {shard}"}])
+    shards, settings, tables = workspace.register(), workspace.loaded(), workspace.tables
+    cookbook, empty = (
+        Cookbook(settings, tables, open_corpus_of(settings)),
+        pl.DataFrame(schema=polars_schema("documents")),
+    )
+
+    def state(**changes: Any) -> AssetStatus:
+        found = status_of(KINDS["corpus"], workspace.instance, workspace.loaded(**changes)).assets
+        return next(one for one in found if one.asset == "listing")
+
+    assert state().missing == ["all"]
+    for shard in shards:
+        tables.write(empty, cookbook.draft("documents", shard))
+    tables.write(empty, cookbook.draft("listing", "all", stamps_over_shards("listing", tables, shards)))
+    assert (state().done, state().stale) == (1, {})
+    assert state(text_column="body").stale == {"all": ("its input documents/a.jsonl is stale, and 1 more",)}
+    workspace.write_shard("b.jsonl", [{"id": "1", "text": "another"}])
+    tables.write(empty, Cookbook(settings, tables, open_corpus_of(settings)).draft("documents", "b.jsonl"))
+    assert len(state().stale) == 1

@@ -40,8 +40,8 @@ def finish_pool(workspace: Workspace, *shards: str) -> None:
             samples = tables.stamp("instruction_samples", shard)
             facts = {"samples_fingerprint": samples.fingerprint} if samples else {}
             tables.write(pl.DataFrame(schema=polars_schema(name)), replace(stamp, facts=facts))
-    hmg, cam = scored_pool(tables, list(shards))
-    influence = cookbook.draft("influence_scores", "all", influence_inputs(hmg, cam))
+    scores = scored_pool(tables, list(shards), ("hmg_scores", "cam_scores"))
+    influence = cookbook.draft("influence_scores", "all", influence_inputs(scores))
     influence = replace(influence, facts={"shards": list(shards)})
     tables.write(pl.DataFrame(schema=polars_schema("influence_scores")), influence)
     inputs = subset_inputs(influence, tables.stamps("instruction_samples", shards))

@@ -1,5 +1,6 @@
 """The keep rule, what chance passes, and the cap on uses, against slow loops and numbers to check by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from el_assets.entropylong.checks import kept_reductions_exceed_epsilon
 from el_assets.entropylong.selection import (
     KeepRule,
     PassRates,
@@ -16,6 +18,8 @@ from el_assets.entropylong.selection import (
     pass_rates,
 )
 from el_assets.tables.schemas import polars_schema
+from el_resources.store.shard_tables import ShardTables
+from el_resources.store.stamps import Stamp
 
 BY_EPSILON = KeepRule(epsilon=0.4, criterion="entropy", beats_controls=False)
 BEATS = KeepRule(epsilon=0.4, criterion="entropy", beats_controls=True)
@@ -313,3 +317,20 @@ class TestKeeping:
         assert kept(table(rows), cap) == kept(table(data.draw(st.permutations(rows))), cap)
         uses = [chunk for _, chunk, *_ in kept(table(rows), cap)]
         assert not cap or all(uses.count(chunk) <= cap for chunk in uses)
+
+
+@pytest.mark.parametrize(("criterion", "found"), [("entropy", ["low"]), ("nll", ["nll"]), ("both", ["low", "nll"])])
+def test_the_check_finds_a_kept_context_that_its_criterion_would_not_keep(
+    tmp_path: Path, criterion: str, found: list[str]
+) -> None:
+    falls = {"fine": ([0.5, 0.9], [0.6, 0.5]), "low": ([0.9, 0.4], [0.9, 0.9]), "nll": ([0.9, 0.9], [0.1, 0.9])}
+    rows = [
+        {"doc_id": "d", "chunk_id": chunk, "chunk_hash": chunk, "anchors": [1, 2], "reductions": h, "nll_reductions": n}
+        for chunk, (h, n) in falls.items()
+    ]
+    tables, schema = ShardTables(str(tmp_path)), polars_schema("verified_pairs")
+    stamp = Stamp(asset="verified_pairs", partition="a", recipe="r", settings={"epsilon": 0.4, "criterion": criterion})
+    tables.write(pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema), stamp)
+    assert kept_reductions_exceed_epsilon(tables, "a") == [
+        f"root 'd', chunk {chunk!r} falls by too little" for chunk in found
+    ]

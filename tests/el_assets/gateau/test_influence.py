@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from el_assets.gateau.hmg import perplexity_gap
 from el_assets.gateau.influence import (
-    InfluenceRule,
     influence_table,
     is_small_for,
     rank_correlation,
@@ -15,20 +15,29 @@ from el_assets.gateau.influence import (
     subset_size,
 )
 
-RULE = InfluenceRule(alpha=0.8, hmp_normalisation="none", perplexity="log_ppl", scale="rank")
+WEIGHTS = {"hmp": 0.8, "cas": 0.2}
 
 
-def pool(short: list[float], long: list[float], cas: list[float]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    ids = [f"s{number}" for number in range(len(short))]
-    keys = {"shard": ["x"] * len(ids), "sample_id": ids}
-    columns = {"nll_short_nats": short, "nll_long_nats": long, "cas": cas}
-    table = pl.DataFrame({**keys, **columns}, schema_overrides=dict.fromkeys(columns, pl.Float64), strict=False)
-    return table.drop("cas"), table.select("shard", "sample_id", "cas")
+def ranked(
+    short: list[float],
+    long: list[float],
+    cas: list[float],
+    *,
+    weights: dict[str, float] = WEIGHTS,
+    perplexity: str = "log_ppl",
+    scale: str = "rank",
+) -> pl.DataFrame:
+    """Return the `influence_scores` of a pool."""
+    readings = np.array(short, dtype=np.float64), np.array(long, dtype=np.float64)
+    hmp = perplexity_gap(*readings, normalisation="none", perplexity=perplexity)
+    columns = {"hmp": hmp, "cas": np.array(cas, dtype=np.float64)}
+    pool = pl.DataFrame({"shard": ["x"] * len(cas), "sample_id": [f"s{n}" for n in range(len(cas))], **columns})
+    return influence_table(pool, weights, scale)
 
 
 def test_the_score_by_hand() -> None:
     # HMP 3, 1, 2 -> ranks 1, 0, 0.5; CAS 0.1, 0.9, 0.5 -> ranks 0, 1, 0.5.
-    table = influence_table(*pool([4, 3, 3], [1, 2, 1], [0.1, 0.9, 0.5]), RULE)
+    table = ranked([4, 3, 3], [1, 2, 1], [0.1, 0.9, 0.5])
     assert table["sample_id"].to_list() == ["s0", "s2", "s1"]
     np.testing.assert_allclose(table["score"], [0.8, 0.5, 0.2])
     assert table["hmp"].to_list() == [3, 2, 1]
@@ -36,9 +45,8 @@ def test_the_score_by_hand() -> None:
 
 
 def test_alpha_turns_the_order_over() -> None:
-    scores = pool([4, 3, 3], [1, 2, 1], [0.1, 0.9, 0.5])
-    only_cas = InfluenceRule(alpha=0.0, hmp_normalisation="none", perplexity="log_ppl", scale="rank")
-    assert influence_table(*scores, only_cas)["sample_id"].to_list() == ["s1", "s2", "s0"]
+    table = ranked([4, 3, 3], [1, 2, 1], [0.1, 0.9, 0.5], weights={"hmp": 0.0, "cas": 1.0})
+    assert table["sample_id"].to_list() == ["s1", "s2", "s0"]
 
 
 @pytest.mark.parametrize("scale", ["softmax", "minmax", "zscore", "rank"])
@@ -46,8 +54,9 @@ def test_alpha_turns_the_order_over() -> None:
 def test_neither_term_is_ignored(scale: str, perplexity: str) -> None:
     random = np.random.default_rng(0)
     short, long, cas = (random.uniform(1, 3, 200) for _ in range(3))
-    rule = InfluenceRule(alpha=0.6, hmp_normalisation="none", perplexity=perplexity, scale=scale)
-    share = shares(influence_table(*pool(list(short), list(long), list(cas)), rule))
+    weights = {"hmp": 0.6, "cas": 0.4}
+    table = ranked(list(short), list(long), list(cas), weights=weights, perplexity=perplexity, scale=scale)
+    share = shares(table)
     by_hmp, by_cas = share["rank_correlation_with_hmp"], share["rank_correlation_with_cas"]
     assert by_hmp is not None
     assert by_cas is not None
@@ -55,16 +64,16 @@ def test_neither_term_is_ignored(scale: str, perplexity: str) -> None:
 
 
 def test_one_exploding_perplexity_moves_one_rank_only() -> None:
-    calm = influence_table(*pool([4, 3, 3.5, 2], [1, 2, 1, 1], [0.1, 0.9, 0.5, 0.3]), RULE)
-    exploded = influence_table(*pool([4e3, 3, 3.5, 2], [1, 2, 1, 1], [0.1, 0.9, 0.5, 0.3]), RULE)
+    calm = ranked([4, 3, 3.5, 2], [1, 2, 1, 1], [0.1, 0.9, 0.5, 0.3])
+    exploded = ranked([4e3, 3, 3.5, 2], [1, 2, 1, 1], [0.1, 0.9, 0.5, 0.3])
     assert calm["sample_id"].to_list() == exploded["sample_id"].to_list()
     np.testing.assert_allclose(calm["score"], exploded["score"])
 
 
 def test_ties_keep_the_order_of_ids_and_a_single_sample_is_a_pool() -> None:
-    table = influence_table(*pool([2, 2, 2], [1, 1, 1], [0.5, 0.5, 0.5]), RULE)
+    table = ranked([2, 2, 2], [1, 1, 1], [0.5, 0.5, 0.5])
     assert table["sample_id"].to_list() == ["s0", "s1", "s2"]
-    single = influence_table(*pool([2], [1], [0.5]), RULE)
+    single = ranked([2], [1], [0.5])
     assert single["score"].to_list() == [0.5]
     assert shares(single) == {"rank_correlation_with_hmp": None, "rank_correlation_with_cas": None}
 
@@ -102,7 +111,7 @@ def test_a_pool_is_small_for_a_subset_if_it_has_less_than_one_sample_for_it() ->
 
 
 def test_a_subset_holds_the_conversations_as_they_came_in() -> None:
-    influence = influence_table(*pool([4, 3, 3], [1, 2, 1], [0.1, 0.9, 0.5]), RULE)
+    influence = ranked([4, 3, 3], [1, 2, 1], [0.1, 0.9, 0.5])
     conversations = [[{"role": "human", "content": f"i{n}"}, {"role": "gpt", "content": None}] for n in range(3)]
     samples = pl.DataFrame(
         {

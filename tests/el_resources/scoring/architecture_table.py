@@ -14,15 +14,15 @@ from tests.el_resources.scoring.tiny_models import NOT_TINY, model_types
 PAGE = Path(__file__).parents[3] / "docs" / "architectures.md"
 _HEAD = """# Architectures
 
-How each causal language model class of transformers 5.23 is read, found by trying a tiny model with random weights of
-each (`tests/el_resources/scoring/test_architectures.py`). A model that is read is scored as transformers' own forward
-scores it, within 1e-4 nats in fp32. Every checkpoint is tried in the same way when it is opened
-(`el_resources/scoring/probe.py`), so that the table says what to expect and the trial decides.
+This page lists how the engine reads each causal language model class of transformers 5.23. It was tested with a tiny
+model with random weights of each class (`tests/el_resources/scoring/test_architectures.py`): its scores equal those of
+transformers' own forward within 1e-4 nats in fp32. Every checkpoint is tested in the same way when it is opened
+(`el_resources/scoring/probe.py`), and that test decides.
 
 - **packed**: whole sequences in one row, without padding; the fastest.
-- **padded**: sequences of like length in a rectangle; exact too, slower.
+- **padded**: sequences of similar length in a rectangle; exact too, but slower.
 - **refused**: an error that names the class, the cause and the remedy.
-- **CAM**: whether segment attention, which GATEAU's CAM needs, can be watched (within 1e-5 of eager attention).
+- **CAM**: yes if segment attention, which GATEAU's CAM needs, can be watched (within 1e-5 of eager attention).
 
 This page is generated: `python -m tests.el_resources.scoring.architecture_table`.
 
