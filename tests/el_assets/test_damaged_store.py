@@ -190,7 +190,7 @@ def test_a_schedule_asks_for_the_chunks_in_whose_bytes_a_run_found_damage(
     told = capsys.readouterr().err
     assert f"retrieval_index: context_chunks of {A} are damaged" in told
     command = f"python -m el_assets run --select index --shard {A}"
-    assert f"`{command}` makes them again" in told
+    assert f"make them again with `{command}`" in told
     monkeypatch.setattr("el_resources.store.hashing._known", {})  # the schedule's is another process
     with dg.DagsterInstance.get() as instance:
         workspace = Workspace(folder, instance, {**SETTINGS, "long_model": str(folder.parent / "model")})

@@ -33,7 +33,7 @@ def test_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert said.endswith("install them with `pip install 'entropylong[cluster]'`\n")
     monkeypatch.setattr(homes, "find_spec", lambda name: ModuleSpec(name, None))
     assert main(["backfill"]) == 2
-    assert "asks for DAGSTER_POSTGRES_URL, EL_RUNS_AT_ONCE, RAY_JOBS_ADDRESS, which is" in capsys.readouterr().err
+    assert "needs the variables DAGSTER_POSTGRES_URL, EL_RUNS_AT_ONCE, RAY_JOBS_ADDRESS" in capsys.readouterr().err
 
 
 def test_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
