@@ -14,6 +14,7 @@ from el_assets.gateau.influence import (
     shares,
     subset_size,
 )
+from el_assets.gateau.selectors import SELECTORS
 
 WEIGHTS = {"hmp": 0.8, "cas": 0.2}
 
@@ -75,7 +76,7 @@ def test_ties_keep_the_order_of_ids_and_a_single_sample_is_a_pool() -> None:
     assert table["sample_id"].to_list() == ["s0", "s1", "s2"]
     single = ranked([2], [1], [0.5])
     assert single["score"].to_list() == [0.5]
-    assert shares(single) == {"rank_correlation_with_hmp": None, "rank_correlation_with_cas": None}
+    assert shares(single) == {f"rank_correlation_with_{one.column}": None for one in SELECTORS}
 
 
 def test_rank_correlation_by_hand() -> None:
