@@ -1,5 +1,6 @@
 """Fixtures that more than one test module uses."""
 
+import gc
 import gzip
 import hashlib
 import io
@@ -121,6 +122,12 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the modules that take longest first, so that no worker is left with one of them at the end."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of garbage collection, which every run ends with."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -60,11 +60,14 @@ def panels(columns: int = 1) -> Iterator[tuple["Figure", list["Axes"]]]:
 
 def png(figure: "Figure") -> bytes:
     """Return the figure as a small PNG (about 20 kB), on white."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=PNG_DOTS_PER_INCH)
-    Image.open(full).convert("RGB").quantize(PNG_COLOURS).save(small, "PNG", optimize=True)
+    figure.set_dpi(PNG_DOTS_PER_INCH)
+    canvas, small = FigureCanvasAgg(figure), io.BytesIO()
+    canvas.draw()  # once; `savefig` would draw twice
+    full = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    full.convert("RGB").quantize(PNG_COLOURS).save(small, "PNG", optimize=True)
     return small.getvalue()
 
 
