@@ -1,6 +1,5 @@
 """States of tables after a change: small tables with real stamps, real fingerprints of real models and files."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,24 +12,12 @@ from el_assets.corpus.assets import open_corpus_of
 from el_assets.operations.status import made_again
 from el_resources.store.shard_tables import ShardTables
 from tests.conftest import Workspace, chat
-from tests.support.finished_tables import A, B, corpus, finish_pool, finished, pool, stale
+from tests.support.finished_tables import A, B, corpus, finish_pool, pool, stale
 
 FROM_MAPS = SEQUENCE_TABLES
 FROM_CANDIDATES, FROM_SCORES, FROM_PAIRS = FROM_MAPS[1:], FROM_MAPS[2:], FROM_MAPS[3:]
 SCORES = ("hmg_scores", "cam_scores")
 SELECTION = ("influence_scores", "selected_subsets")
-
-
-@pytest.fixture
-def workspace(new_workspace: Callable[..., Workspace]) -> Workspace:
-    """Two finished shards of a corpus and of a pool."""
-    return finished(new_workspace())
-
-
-@pytest.fixture(scope="module")
-def unchanged(new_module_workspace: Callable[..., Workspace]) -> Workspace:
-    """The same, for tests that write nothing."""
-    return finished(new_module_workspace())
 
 
 def test_nothing_is_stale_after_a_run(unchanged: Workspace) -> None:

@@ -1,7 +1,7 @@
 """The state of tables in words, as a check of the index page, and as the command `status` prints it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -14,19 +14,7 @@ from el_assets.operations.status_checks import status_result
 from el_assets.partitions import deregister_shards, instruction_shards, register_shards, registered_shards
 from el_resources.settings import Settings
 from tests.conftest import Workspace, chat
-from tests.support.finished_tables import A, corpus, finish_pool, finished, pool
-
-
-@pytest.fixture
-def workspace(new_workspace: Callable[..., Workspace]) -> Workspace:
-    """Two finished shards of a corpus and of a pool."""
-    return finished(new_workspace())
-
-
-@pytest.fixture(scope="module")
-def unchanged(new_module_workspace: Callable[..., Workspace]) -> Workspace:
-    """The same, for tests that write nothing."""
-    return finished(new_module_workspace())
+from tests.support.finished_tables import A, corpus, finish_pool, pool
 
 
 def test_the_check_passes_where_all_is_done_and_else_says_what_is_not(unchanged: Workspace) -> None:
