@@ -1,6 +1,6 @@
 """The step that makes one shard of `candidate_contexts`: search in a pinned index, exclusions, random controls."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,32 +24,39 @@ from el_resources.settings import Settings
 from el_resources.store.pinned_index import PinnedIndex
 from el_resources.store.shard_tables import ShardTables
 
+# Reciprocal rank fusion (Cormack et al., 2009): its constant, and the results of each search that are fused.
+RANK_CONSTANT = 60
+FUSED_RESULTS = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class Searching:
     """A pinned index and all that is needed to search it, made once for all shards of a run.
 
     Attributes:
-        encoder: encoder of the queries; None if retrieval is by full text.
+        encoder: encoder of the queries; None if retrieval is by full text alone.
+        by_words: true if chunks are searched for by their words.
         chunks: `chunk_id, doc_id, shard, content_hash` of the whole index.
         ring: the chunks of the index, ready for drawing controls.
     """
 
     index: PinnedIndex
     encoder: TextEncoder | None
+    by_words: bool
     chunks: pl.DataFrame
     ring: ControlRing
 
     @classmethod
     def of(cls, index: PinnedIndex, settings: Settings) -> "Searching":
         encoder = None
-        if settings.retriever == "dense":
+        if settings.retriever in ("dense", "hybrid"):
             encoder = open_encoder(
                 settings.encoder, device=settings.device, trust_remote_code=settings.trust_remote_code
             )
         chunks = index.chunk_ids()
         ring = ControlRing.of(chunks["chunk_id"].to_list(), seed=settings.seed)
-        return cls(index=index, encoder=encoder, chunks=chunks, ring=ring)
+        by_words = settings.retriever in ("full_text", "hybrid")
+        return cls(index=index, encoder=encoder, by_words=by_words, chunks=chunks, ring=ring)
 
 
 def refuse_other_encoder(tables: ShardTables, shard: str, settings: Settings) -> None:
@@ -73,7 +80,7 @@ def find_candidates(step: ShardStep, shard: str, searching: Searching) -> Made:
     settings = step.settings
     # Make the queries.
     maps = step.tables.read("entropy_maps", shard, ["doc_id", "token_ids", "anchors"])
-    queries = query_texts(maps, step.tokenizer.decode, half_width=settings.query_half_width)
+    queries = query_texts(maps, step.tokenizer.decode, half_width=settings.query_half_width, side=settings.query_side)
     exclusions = Exclusions(
         {doc_id: step.tokenizer.decode(np.asarray(ids)) for doc_id, ids, _ in maps.iter_rows()},
         settings.near_duplicate_containment,
@@ -81,7 +88,7 @@ def find_candidates(step: ShardStep, shard: str, searching: Searching) -> Made:
     # Retrieve K chunks.
     with step.show(f"retrieve {shard}", queries.height, "queries") as advance:
         vectors = _query_vectors(searching.encoder, queries["query_text"].to_list(), settings.long_chunks)
-        search = _search(shard, searching.index, queries["query_text"].to_list(), vectors, advance)
+        search = _search(shard, searching, queries["query_text"].to_list(), vectors, advance)
         retrieved = retrieve(
             queries, search, exclusions, k=settings.candidates_per_anchor, n_chunks=searching.index.n_rows
         )
@@ -124,19 +131,22 @@ def _query_vectors(encoder: TextEncoder | None, texts: list[str], long_texts: Lo
 
 
 def _search(
-    shard: str, index: PinnedIndex, texts: list[str], vectors: Vectors | None, advance: Advance
+    shard: str, searching: Searching, texts: list[str], vectors: Vectors | None, advance: Advance
 ) -> Callable[[np.ndarray, int], pl.DataFrame]:
     """Return a function that searches the index for some of the texts, given by their numbers.
 
     Its results have the columns of PinnedIndex; `query_index` is the number of the text. Document ids are unique only
     within a shard, so those of other shards get their shard as a prefix.
     """
+    fused_of = FUSED_RESULTS if vectors is not None and searching.by_words else 0
 
     def search(numbers: np.ndarray, k: int) -> pl.DataFrame:
-        if vectors is None:
-            found = index.search_text([texts[number] for number in numbers], k)
-        else:
-            found = index.search_dense(vectors[numbers], k)
+        lists = []
+        if vectors is not None:
+            lists.append(searching.index.search_dense(vectors[numbers], max(k, fused_of)))
+        if searching.by_words:
+            lists.append(searching.index.search_text([texts[number] for number in numbers], max(k, fused_of)))
+        found = lists[0] if len(lists) == 1 else fused(lists, k)
         advance(len(numbers))
         return found.with_columns(
             query_index=pl.Series(numbers).gather(found["query_index"]).cast(pl.Int64),
@@ -144,6 +154,25 @@ def _search(
         )
 
     return search
+
+
+def fused(lists: Sequence[pl.DataFrame], k: int) -> pl.DataFrame:
+    """Return the k best results of each query by the sum of their reciprocal ranks in the lists, 1 / (60 + rank)."""
+    ranked = [one.with_columns(fusion=1 / (RANK_CONSTANT + _place())) for one in lists]
+    return (
+        pl.concat(ranked)
+        .group_by("query_index", "chunk_id")
+        .agg(pl.exclude("similarity", "fusion").first(), similarity=pl.col("fusion").sum().cast(pl.Float32))
+        .sort("query_index", "similarity", "chunk_id", descending=[False, True, False])
+        .group_by("query_index", maintain_order=True)
+        .head(k)
+        .select(lists[0].columns)
+    )
+
+
+def _place() -> pl.Expr:
+    """Return the place of each result among its query's, from 1."""
+    return pl.int_range(1, pl.len() + 1).over("query_index")
 
 
 def _draw(

@@ -169,10 +169,19 @@ def control_rows(anchors: pl.DataFrame, controls: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def query_texts(entropy_maps: pl.DataFrame, decode: Callable[[np.ndarray], str], *, half_width: int) -> pl.DataFrame:
-    """Return `doc_id`, `anchor`, `query_text` of every anchor: the root's tokens [anchor - w, anchor + w) as text."""
+def query_texts(
+    entropy_maps: pl.DataFrame, decode: Callable[[np.ndarray], str], *, half_width: int, side: str = "around"
+) -> pl.DataFrame:
+    """Return `doc_id`, `anchor`, `query_text` of every anchor: 2w tokens of the root as text.
+
+    Args:
+        half_width: w.
+        side: `around` for the tokens [anchor - w, anchor + w), `before` for [anchor - 2w, anchor).
+    """
+    after = half_width if side == "around" else 0
+    before = 2 * half_width - after
     rows = [
-        (doc_id, anchor, decode(np.asarray(token_ids[max(0, anchor - half_width) : anchor + half_width])))
+        (doc_id, anchor, decode(np.asarray(token_ids[max(0, anchor - before) : anchor + after])))
         for doc_id, token_ids, anchors in entropy_maps.select("doc_id", "token_ids", "anchors").iter_rows()
         for anchor in anchors
     ]

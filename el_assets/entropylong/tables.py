@@ -12,6 +12,8 @@ from el_resources.sources.mixture import offers_roots
 
 # Name of the end-of-text token in the recipe and settings of sequences; left out if it is the checkpoint's own.
 END_OF_TEXT = "end_of_text"
+# Part of the recipe of candidates if queries are not the default's.
+QUERY_SIDE, AROUND = "query_side", "around"
 OWN_TOKEN = "the checkpoint's own end-of-text token"
 
 ROOT_ID = Column(pl.String(), "Root document's id.")
@@ -53,12 +55,15 @@ ENTROPY_MAPS: TableSchema = {
 CANDIDATE_CONTEXTS: TableSchema = {
     "doc_id": ROOT_ID,
     "anchor": ANCHOR,
-    "query_text": Column(pl.String(), "The root's text around the anchor, tokens [anchor - w, anchor + w)."),
+    "query_text": Column(pl.String(), "The root's text around or before the anchor, 2w tokens of it."),
     "chunk_id": CHUNK_ID,
     "chunk_shard": CHUNK_SHARD,
     "chunk_hash": Column(pl.String(), "Hash of the chunk's text."),
     "rank": Column(pl.Int32(), "Rank among the anchor's candidates, from 0; null for controls."),
-    "similarity": Column(pl.Float32(), "Cosine (dense) or BM25 (full_text) of query and chunk; null for controls."),
+    "similarity": Column(
+        pl.Float32(),
+        "Cosine (dense), BM25 (full_text) or sum of reciprocal ranks (hybrid) of query and chunk; null for controls.",
+    ),
     "is_control": Column(
         pl.Boolean(), "True for a control: a random chunk, scored to measure how often chance passes."
     ),
@@ -86,7 +91,7 @@ VERIFIED_PAIRS: TableSchema = {
         SCORES, "Relative fall of the true token's NLL at those anchors, shares of the NLL before."
     ),
     "similarities": Column(
-        SCORES, "Similarity of each anchor's query and the chunk: cosine (dense) or BM25 (full_text)."
+        SCORES, "Similarity of each anchor's query and the chunk: cosine (dense), BM25 (full_text) or reciprocal ranks."
     ),
     "best_reduction": Column(pl.Float32(), "The largest of the reductions, a share of H."),
 }
@@ -121,9 +126,15 @@ def _roots(table: Drafted) -> Mapping[str, str]:
     return {} if offers_roots(table.settings.corpus, table.shard) else {"roots": "none"}
 
 
+def _search(table: Drafted) -> Mapping[str, str]:
+    """Return what a search depends on in addition to the recipe's settings: how words are found, where a query ends."""
+    ends = {} if table.settings.query_side == AROUND else {QUERY_SIDE: table.settings.query_side}
+    return {**_full_text_tokenizer(table), **ends}
+
+
 def _full_text_tokenizer(table: Drafted) -> Mapping[str, str]:
-    """Return the full-text tokenizer if retrieval is by full text."""
-    if table.settings.retriever != "full_text":
+    """Return the full-text tokenizer if words are searched for."""
+    if table.settings.retriever == "dense":
         return {}
     return {"full_text_tokenizer": table.settings.full_text_tokenizer}
 
@@ -179,9 +190,13 @@ TABLES = (
                 "seed",
             ),
             models=("encoder",),
-            seen_too=("full_text_tokenizer",),
-            further=_full_text_tokenizer,
-            words={"full_text_tokenizer": lambda was, now: f"setting full_text_tokenizer was {was!r}, is {now!r}"},
+            seen_too=("full_text_tokenizer", "query_side"),
+            further=_search,
+            shown_parts=(QUERY_SIDE,),
+            words={
+                "full_text_tokenizer": lambda was, now: f"setting full_text_tokenizer was {was!r}, is {now!r}",
+                QUERY_SIDE: lambda was, now: f"setting query_side was {was or AROUND!r}, is {now or AROUND!r}",
+            },
         ),
         seen_columns=("doc_id", "anchor", "chunk_id", "rank", "similarity", "is_control"),
         look=looks.candidate_contexts,

@@ -20,7 +20,8 @@ from tests.conftest import library_documents, library_samples, tiny_model, write
 
 CHOICES = {
     "EL_CRITERION": "nll",
-    "EL_RETRIEVER": "full_text",
+    "EL_RETRIEVER": "hybrid",
+    "EL_QUERY_SIDE": "before",
     "EL_DTYPE": "float32",
     "EL_CONTEXT_CUT": "middle",
     "EL_HMG_FORM": "pair",

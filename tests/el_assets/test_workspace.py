@@ -3,6 +3,7 @@ text."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -209,18 +210,25 @@ def test_roots_score_the_same_whatever_else_is_in_the_shard(
     np.testing.assert_allclose(again.to_numpy(), stored["entropy_nats"][0].to_numpy(), atol=1e-3)
 
 
-def test_full_text_retrieval_fills_the_same_tables(
-    finished: Workspace, new_workspace: Callable[..., Workspace]
+@pytest.mark.parametrize(
+    "changes", [{"retriever": "full_text"}, {"retriever": "hybrid", "query_side": "before", "skip_tokens": 0}]
+)
+def test_another_search_fills_the_same_tables(
+    finished: Workspace, new_workspace: Callable[..., Workspace], changes: dict[str, Any]
 ) -> None:
-    workspace = new_workspace(**{**SMALL, "retriever": "full_text"})
+    workspace = new_workspace(**{**SMALL, **changes})
     workspace.write_shard(A, library_documents(6))
     workspace.register()
     workspace.run("build_index")
     result = workspace.run("build_sequences")
     assert result.success
-    lexical = workspace.tables.read("candidate_contexts", A)
-    assert lexical.schema == finished.tables.read("candidate_contexts", A).schema
-    assert lexical.filter(~pl.col("is_control"))["similarity"].min() > 0
+    candidates = workspace.tables.read("candidate_contexts", A)
+    assert candidates.schema == finished.tables.read("candidate_contexts", A).schema
+    assert candidates.filter(~pl.col("is_control"))["similarity"].min() > 0
+    recorded = workspace.tables.require_stamp("packed_sequences", A).settings
+    assert {name: recorded.get(name) for name in changes if name != "skip_tokens"} == {
+        name: value for name, value in changes.items() if name != "skip_tokens"
+    }
 
 
 def test_shard_names_may_hold_any_character(new_workspace: Callable[..., Workspace]) -> None:

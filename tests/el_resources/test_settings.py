@@ -193,6 +193,7 @@ def test_the_paper_profile_is_the_paper_with_our_additions_off() -> None:
         "query_half_width": 16,
         "candidates_per_anchor": 32,
         "retriever": "dense",
+        "query_side": "around",
         "criterion": "entropy",
         "sequence_tokens": 131_072,
     }

@@ -70,12 +70,17 @@ class EntropyLongSettings(BaseModel):
         ge=1,
         le=2048,
         description="Half width w of a query, in tokens: the text of the tokens [anchor - w, anchor + w) is what is "
-        "searched for.",
+        "searched for (see EL_QUERY_SIDE).",
     )
-    retriever: Literal["dense", "full_text"] = Field(
+    query_side: Literal["around", "before"] = Field(
+        default="around",
+        description="Text of a query: `around` the anchor as in the paper, with the anchor's token and w - 1 tokens "
+        "after it, or `before` it, the 2w tokens [anchor - 2w, anchor), which are all that a model knows there.",
+    )
+    retriever: Literal["dense", "full_text", "hybrid"] = Field(
         default="dense",
         description="Search for candidate contexts: `dense` ranks chunks by the cosine of their vectors, "
-        "`full_text` by BM25 over their words.",
+        "`full_text` by BM25 over their words, `hybrid` by the reciprocal ranks of both.",
     )
     candidates_per_anchor: int = Field(
         default=8,

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from el_assets.entropylong.candidate_search import fused
 from el_assets.entropylong.candidates import (
     SLACK,
     ControlRing,
@@ -246,6 +247,8 @@ def test_a_query_is_the_text_around_its_anchor() -> None:
     found = query_texts(maps, lambda ids: " ".join(map(str, ids.tolist())), half_width=2)
     assert found.rows() == [("r", 0, "0 1"), ("r", 2, "0 1 2 3"), ("r", 5, "3 4 5 6"), ("r", 9, "7 8 9")]
     assert query_texts(maps.clear(), str, half_width=2).schema == found.schema
+    before = query_texts(maps, lambda ids: " ".join(map(str, ids.tolist())), half_width=2, side="before")
+    assert before["query_text"].to_list() == ["", "0 1", "1 2 3 4", "5 6 7 8"]
 
 
 @pytest.mark.parametrize("text", ["short text", "-----", "x = 1"])
@@ -254,3 +257,16 @@ def test_a_text_that_stands_in_the_root_is_no_context_however_short(text: str) -
     assert not exclusions.allows("root", "other@0-aa", "other", text)
     assert exclusions.allows("root", "other@9-bb", "other", "something else")
     assert exclusions.counts == {"own_chunks": 0, "near_duplicates": 1}
+
+
+def test_fusion_by_hand() -> None:
+    def found(*chunks: str) -> pl.DataFrame:
+        return pl.DataFrame(
+            {"query_index": [0] * len(chunks), "chunk_id": chunks, "text": chunks, "similarity": [0.5] * len(chunks)},
+            schema_overrides={"similarity": pl.Float32},
+        )
+
+    table = fused([found("a", "b", "c"), found("c", "d")], k=3)
+    # c: 1/63 + 1/61; a: 1/61; b and d: 1/62, in the order of ids.
+    assert table["chunk_id"].to_list() == ["c", "a", "b"]
+    np.testing.assert_allclose(table["similarity"], [1 / 63 + 1 / 61, 1 / 61, 1 / 62], rtol=1e-6)

@@ -58,6 +58,12 @@ def test_a_run_says_of_each_asset_why_it_makes_tables_again(unchanged: Workspace
             "setting retriever was 'dense', is 'full_text'",
             FROM_CANDIDATES,
         ),
+        (
+            {"query_side": "before"},
+            "candidate_contexts",
+            "setting query_side was 'around', is 'before'",
+            FROM_CANDIDATES,
+        ),
         ({"epsilon": 0.3}, "verified_pairs", "setting epsilon was 0.4, is 0.3", FROM_PAIRS),
         ({"max_chunk_uses": 3}, "verified_pairs", "setting max_chunk_uses was 8, is 3", FROM_PAIRS),
         ({"long_model": "reference:short"}, "entropy_maps", "model changed: scorer", FROM_MAPS),
