@@ -20,7 +20,7 @@ test: $(VENV)/.installed-test ## lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 services: $(VENV)/.installed-services ## tests that need a server or a browser; installs Chromium and Postgres where there are none
 	$(BIN)/pytest -m services

@@ -119,6 +119,11 @@ LONGEST = (
 )
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than cores, at most four: some tests wait for servers, clocks and other processes."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the modules that take longest first, so that no worker is left with one of them at the end."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
