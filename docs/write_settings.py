@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from el_assets.catalogue import RECIPES
+from el_assets.catalogue import RECIPES, SETTINGS_WITHOUT_RECIPE
 from el_assets.tables.description import ROLE_SETTINGS
 from el_assets.tables.recipes import OPERATIONAL
 from el_resources.configuration.environment import variable_of
@@ -52,7 +52,12 @@ def files() -> dict[Path, str]:
 
 def page() -> str:
     """Return the page's Markdown: a section a table, a row a setting."""
-    sections: dict[str, list[str]] = {SOURCES: [], MODELS: [], **{f"`{name}`": [] for name in RECIPES}, RUNS: []}
+    sections: dict[str, list[str]] = {
+        SOURCES: [],
+        MODELS: [],
+        **{f"`{name}`": [] for name in (*SETTINGS_WITHOUT_RECIPE, *RECIPES)},
+        RUNS: [],
+    }
     for name in Settings.model_fields:
         sections[_section(name)].append(_row(name))
     return HEAD + "".join(_written(title, rows) for title, rows in sections.items() if rows)
@@ -97,7 +102,8 @@ def _section(name: str) -> str:
     of_sources = {name for recipe in RECIPES.values() for name in recipe.source_settings}
     if name in {"profile", "store", "hub_endpoint", *of_sources}:
         return SOURCES
-    tables = [table for table, recipe in RECIPES.items() if name in recipe.settings]
+    used = {table: (*recipe.settings, *recipe.seen_too) for table, recipe in RECIPES.items()}
+    tables = [table for table, names in {**SETTINGS_WITHOUT_RECIPE, **used}.items() if name in names]
     return f"`{tables[0]}`" if tables and name not in OPERATIONAL else RUNS
 
 

@@ -82,7 +82,7 @@ def page(browser: "playwright.Browser") -> Iterator["playwright.Page"]:
 
 
 def test_the_lineage_shows_every_asset(server: Server, page: "playwright.Page") -> None:
-    page.set_viewport_size({"width": 3400, "height": 3400})  # what lies outside is not drawn
+    page.set_viewport_size({"width": 3400, "height": 3400})  # what is outside is not drawn
     page.goto(f"{server.url}/asset-groups", wait_until="networkidle")
     playwright.expect(page.get_by_text("entropylong", exact=True).first).to_be_visible()
     page.keyboard.press("Alt+e")  # expands the groups

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("el_assets", "el_resources", "benchmarks", "docs", "examples")
+FOLDERS = ("el_assets", "el_resources", "benchmarks", "docs", "examples", "tests")
 HEADLESS = re.compile(r"(What|Whether|Those|Where|Which|How|Who|Whose|Whom|Why)\b")
-# Phrases in which "behind" or "beside" has its literal meaning.
+# Phrases in which such a word has its literal meaning.
 MEANT = re.compile(r"behind (a|the|its|this) (reverse )?(proxy|door|load balancer)\b")
 UNPLAIN = re.compile(r"\b(so many|beside|behind)\b")
 
@@ -43,7 +43,7 @@ def headless(source: str) -> list[int]:
 
 
 def unplain(source: str) -> list[int]:
-    """Return the lines of docstrings and comments that say "so many", "beside" or "behind" for plainer words."""
+    """Return the lines of docstrings and comments that have a word of UNPLAIN."""
     return [
         line + text.count("\n", 0, found.start())
         for line, text in [*docstrings(source), *comments(source)]

@@ -92,7 +92,7 @@ def candidate_contexts(context: dg.AssetExecutionContext, settings: Settings) ->
     pool=GPU_POOL,
 )
 def context_scores(context: dg.AssetExecutionContext, settings: Settings, causal_lm: CausalLM) -> dg.MaterializeResult:
-    """One row per anchor and chunk (candidate or control): entropy and NLL (nats) at the anchor with and without it.
+    """One row per anchor and chunk (candidate or control): entropy and NLL (nats) there with and without the chunk.
 
     One forward of `[BOS] chunk separator root` scores all anchors of the root. Pairs that the shard's earlier table
     holds for the same scorer and separator are not scored again. Metadata counts the pairs that are set aside because
@@ -112,7 +112,7 @@ def context_scores(context: dg.AssetExecutionContext, settings: Settings, causal
 def verified_pairs(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per kept context of a root: the anchors that it verifies, with their relative reductions.
 
-    The relative reduction is that of the entropy, the NLL or both (`criterion`). A context is kept if it exceeds ε at
+    The relative reduction is that of the entropy, the NLL or both (`criterion`). A context is kept if the reduction exceeds ε at
     an anchor and, unless `beats_controls` is off, also the reduction of every control at that anchor. The scores are
     read from `context_scores`, so another ε needs no model. Metadata holds the pass rates of retrieved and of random
     chunks, and the estimated false-discovery rate.

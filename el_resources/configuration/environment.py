@@ -57,7 +57,7 @@ class Environment:
         return next((name for name, layer in layers.items() if variable in layer), "")
 
     def without_flags(self) -> "Environment":
-        """Return the layers that other commands and the UI also read."""
+        """Return the environment without this command's flags, as other commands and the UI read it."""
         return Environment(file=self.file, shell=self.shell)
 
     def enter(self) -> None:

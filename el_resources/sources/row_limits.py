@@ -41,7 +41,7 @@ class RowLimits:
         return f"{place} has {n_bytes:,} bytes, more than EL_LINE_MIB_MAX={self.line_bytes // MIB} allows"
 
     def text_too_long(self, place: str, n_chars: int) -> str:
-        """Return the words for a text that is too long."""
+        """Return the error message for a text that is too long."""
         return f"{place} has {n_chars:,} characters, more than EL_DOCUMENT_CHARS_MAX={self.text_chars} allows"
 
 

@@ -29,7 +29,7 @@ Tell = Callable[[str], None]
 
 
 def silent(line: str) -> None:
-    """Tell nobody."""
+    """Ignore the line."""
 
 
 class Again:

@@ -1,4 +1,4 @@
-"""Choices that a setting offers are those that the code behind it implements."""
+"""Choices that a setting offers are those that the code implements."""
 
 from typing import get_args
 

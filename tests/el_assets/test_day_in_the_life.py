@@ -117,7 +117,7 @@ def test_a_day_of_a_corpus(new_workspace: Callable[..., Workspace]) -> None:
     workspace = new_workspace(**SETTINGS)
     cursor = first_day(workspace)
 
-    # The next: one shard comes, one changes, one goes. A restart lies between all ticks.
+    # The next: one shard comes, one changes, one goes. The daemon restarts between all ticks.
     workspace.write_shard(E, library_documents(3, offset=12))
     workspace.write_shard(B, library_documents(2, offset=3))
     (workspace.folder / "corpus" / D).unlink()

@@ -1,4 +1,4 @@
-"""Credentials in the sources' addresses: they open the sources, and nothing that a run leaves behind has them."""
+"""Credentials in the sources' addresses: they open the sources, and nothing that a run leaves has them."""
 
 import json
 import re
@@ -157,7 +157,7 @@ def test_nothing_that_a_run_leaves_has_the_credentials_of_its_sources(
     plain = site.plain("/corpus.jsonl").encode()
     found = {Path(place.split()[0]).suffix for place, content in recorded(tmp_path) if plain in content}
     assert found >= {".parquet", ".db", ".html"}, "where an address is recorded, the search sees it"
-    # By a flag, whose value stands in the run's configuration.
+    # By a flag, whose value is part of the run's configuration.
     code, said = command("run", "--select", "index", "--corpus", f"jsonl:{site.address('/corpus.jsonl')}")
     assert code == 0, said
     assert f"EL_CORPUS=jsonl:{site.plain('/corpus.jsonl')}" in said

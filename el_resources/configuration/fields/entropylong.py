@@ -31,7 +31,7 @@ class EntropyLongSettings(BaseModel):
     roots_per_shard: int = Field(
         default=25,
         ge=0,
-        description="Documents sampled per shard, by hash, as roots: the texts that contexts are sought for. 0 "
+        description="Documents sampled per shard, by hash, as roots: the texts for which contexts are searched. 0 "
         "takes every eligible document.",
     )
     root_tokens_min: int = Field(
@@ -70,12 +70,13 @@ class EntropyLongSettings(BaseModel):
         ge=1,
         le=2048,
         description="Half width w of a query, in tokens: the text of the tokens [anchor - w, anchor + w) is what is "
-        "searched for (see EL_QUERY_SIDE).",
+        "searched for, if a query is around its anchor.",
     )
     query_side: Literal["around", "before"] = Field(
         default="around",
         description="Text of a query: `around` the anchor as in the paper, with the anchor's token and w - 1 tokens "
-        "after it, or `before` it, the 2w tokens [anchor - 2w, anchor), which are all that a model knows there.",
+        "after it, or `before` it, the 2w tokens [anchor - 2w, anchor) without the anchor's token, which a model "
+        "must predict.",
     )
     retriever: Literal["dense", "full_text", "hybrid"] = Field(
         default="dense",

@@ -85,7 +85,8 @@ class GateauSettings(BaseModel):
         description="Weight of the HMP term in the influence; the CAS term has the rest, 1 - influence_alpha.",
     )
     hmp_normalisation: Literal["none", "softmax", "minmax", "zscore", "rank"] = Field(
-        default="none", description="Norm, over the pool, in HMP = Norm(PPL_short) - Norm(PPL_long)."
+        default="none",
+        description="Normalisation of the perplexities over the pool, Norm in HMP = Norm(PPL_short) - Norm(PPL_long).",
     )
     influence_perplexity: Literal["ppl", "log_ppl"] = Field(
         default="log_ppl",

@@ -235,7 +235,7 @@ def split_at_end_of_text(segments: Sequence[Segment]) -> list[list[Segment]]:
 
 
 def check_group(pieces: list[Segment], groups: Sequence[Group]) -> str | None:
-    """The group's root, whole and last, behind all its contexts, each followed by the separator. Returns its id."""
+    """The group's root, whole and last, after all its contexts, each followed by the separator. Returns its id."""
     *joined, root = pieces
     (made,) = (one for one in groups if one.root.doc_id == root.doc_id)
     assert (root.kind, root.cut, root.token_ids.tolist()) == ("root", 0, made.root.token_ids.tolist())

@@ -38,7 +38,7 @@ def ids(*values: int) -> Ids:
 class SumScorer:
     """A causal scorer to check by hand: entropy[t] is the sum of the tokens before t, NLL[t] the token t itself.
 
-    It reads everything in front of a position and nothing behind, as a language model does.
+    It reads everything before a position and nothing after it, as a language model does.
     """
 
     sequences: list[list[int]] = field(default_factory=list)

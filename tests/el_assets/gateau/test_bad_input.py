@@ -19,7 +19,7 @@ TOP_10, TOP_30, TOP_50 = FRACTIONS
 WINDOW = 256
 USER = {"role": "user", "content": "Context.\n\nQuestion?"}
 ANSWER = {"role": "assistant", "content": "Answer."}
-# Reason by sample; what each lacks stands in its id.
+# Reason by sample; its id names what it lacks.
 FLAWED: list[tuple[dict[str, Any], str]] = [
     ({"id": "no-role", "messages": [{"content": "Question?"}, ANSWER]}, "missing_role"),
     ({"id": "no-answer", "messages": [USER]}, "no_assistant_turn"),

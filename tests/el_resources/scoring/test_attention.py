@@ -174,7 +174,7 @@ def test_a_sequence_is_read_up_to_the_end_of_its_response() -> None:
     assert engine.segment_attention([], [], []) == []
 
 
-# --- nothing is left behind
+# --- nothing is left over
 
 
 def test_scores_are_the_same_afterwards(reference: ScoringEngine, text: NDArray[np.int32]) -> None:

@@ -11,14 +11,14 @@ from el_resources.scoring.pieces import Piece
 # Half precision rounds queries, keys, weights and outputs of size 1; bf16 to 2^-8 of that, fp16 to 2^-11.
 TOLERANCE = {torch.bfloat16: 0.03, torch.float16: 0.004}
 
-# Ends of pieces that share nothing, and of pieces behind a beginning of so many inputs.
+# Ends of pieces that share nothing, and of pieces after a common beginning of this many inputs.
 UNSHARED = {"one input": [1], "a block and its neighbours": [31, 64, 161, 289], "many": [900, 901, 965, 1300, 1317]}
 SHARED = {"whole blocks of keys": (256, [700, 701, 900]), "a last block in part": (77, [78, 109, 500, 1200])}
 FAMILIES = "two families, the second not at the row's start"
 
 
 def pieces_of(ends: list[int], n_shared: int = 0) -> list[Piece]:
-    """Neighbouring pieces; behind the first where that is shared."""
+    """Neighbouring pieces, or pieces after the first if that is shared."""
     starts = [n_shared, *ends[:-1]]
     beginning = [Piece(0, n_shared)] if n_shared else []
     return beginning + [Piece(*span, 0, n_shared) for span in zip(starts, ends, strict=True)]

@@ -112,7 +112,7 @@ def test_a_packed_batch_by_hand() -> None:
     ]
     families = [Family(members=(0, 1), n_shared=2, n_inputs=5), Family(members=(2,), n_shared=0, n_inputs=1)]
     batch = pack(requests, families, bos_id=1)
-    # Shared: BOS, 11. Then 12, 13 of the first and 12 of the second, each behind the shared inputs. Tokens 14, 15, 16
+    # Shared: BOS, 11. Then 12, 13 of the first and 12 of the second, each after the shared inputs. Tokens 14, 15, 16
     # and all of the third are not read: what is predicted need not be.
     assert batch.inputs_T.tolist() == [1, 11, 12, 13, 12, 1]
     assert batch.places_T.tolist() == [0, 1, 2, 3, 2, 0]

@@ -31,7 +31,7 @@ from tests.el_resources.scoring.oracle import (
 
 
 def families() -> tuple[list[NDArray[np.int32]], list[NDArray[np.int64]], list[int]]:
-    """Sequences of three families and two that are alone, with wanted positions behind what they share."""
+    """Sequences of three families and two that are alone, with wanted positions after what they share."""
     beginnings = random_sequences([40, 7, 25])
     ends = random_sequences([30, 12, 1, 44, 20, 50, 3, 9, 16])
     pairs = [(0, 0), (0, 1), (0, 2), (1, 3), (1, 4), (2, 5), (2, 6), (2, 7), (2, 8)]

@@ -48,7 +48,7 @@ class TestSetAside:
     def test_messages(
         self, tmp_path: Path, scheme: str, turns: list[tuple[Any, Any]], reason: str, detail: str
     ) -> None:
-        # A whole sample beside it gives Parquet the column's type.
+        # A whole sample with it gives Parquet the column's type.
         rows = [messages(*turns, id="odd"), messages(USER, ASSISTANT, id="whole")]
         assert read_rows(tmp_path, scheme, rows) == [
             set_aside(reason, detail, "odd"),
