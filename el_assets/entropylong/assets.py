@@ -112,10 +112,10 @@ def context_scores(context: dg.AssetExecutionContext, settings: Settings, causal
 def verified_pairs(context: dg.AssetExecutionContext, settings: Settings) -> dg.MaterializeResult:
     """One row per kept context of a root: the anchors that it verifies, with their relative reductions.
 
-    The relative reduction is that of the entropy, the NLL or both (`criterion`). A context is kept if the reduction exceeds ε at
-    an anchor and, unless `beats_controls` is off, also the reduction of every control at that anchor. The scores are
-    read from `context_scores`, so another ε needs no model. Metadata holds the pass rates of retrieved and of random
-    chunks, and the estimated false-discovery rate.
+    The relative reduction is that of the entropy, the NLL or both (`criterion`). A context is kept if the reduction
+    exceeds ε at an anchor and, unless `beats_controls` is off, also the reduction of every control at that anchor. The
+    scores are read from `context_scores`, so another ε needs no model. Metadata holds the pass rates of retrieved and
+    of random chunks, and the estimated false-discovery rate.
     """
     return materialize_shards(context, settings, partial(verify_pairs, ShardStep.of(context, settings)))
 
